@@ -1,0 +1,24 @@
+"Packaging: everything that varies is read from settings.ini, which nbdev reads too."
+from configparser import ConfigParser
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+config = ConfigParser(delimiters=["="])
+config.read(here/"settings.ini", encoding="utf-8")
+cfg = config["DEFAULT"]
+readme = here/"README.md"
+
+setup(
+    name=cfg["lib_name"], version=cfg["version"], description=cfg["description"], author=cfg["author"],
+    author_email=cfg["author_email"], license="MIT", keywords=cfg["keywords"], url=cfg["git_url"],
+    long_description=readme.read_text(encoding="utf-8") if readme.exists() else "",
+    long_description_content_type="text/markdown",
+    packages=find_packages(include=[f"{cfg['lib_path']}*"]), include_package_data=True,
+    python_requires=f">={cfg['min_python']}",
+    install_requires=cfg["requirements"].split(),
+    extras_require={"dev": cfg["dev_requirements"].split()},
+    entry_points={"console_scripts": cfg["console_scripts"].split()},
+    classifiers=["Programming Language :: Python :: 3", "Intended Audience :: Science/Research"],
+)
