@@ -10,6 +10,7 @@ import math
 import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Float
+from matplotlib.ticker import FixedLocator, NullLocator
 from torch import Tensor
 
 from .registry import InputError
@@ -58,8 +59,11 @@ def spectrum_axes(
     *,
     ylabel: str = "power", # what is drawn
 ) -> plt.Axes: # the same axes
-    "Log-log axes with the project's frequency label."
+    "Log-log axes with the project's frequency label and plain numbers along it."
     ax.set(xscale="log", yscale="log", xlabel="frequency (cycles/pixel)", ylabel=ylabel)
+    ax.xaxis.set_major_locator(FixedLocator([0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5]))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_locator(NullLocator())
     return ax
 
 # %% ../../nbs/core/plot.ipynb #a8e46955

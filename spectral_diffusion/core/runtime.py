@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 
@@ -145,7 +146,7 @@ def environment() -> dict: # literals only
     versions = {p: metadata.version(p) for p in packages if _installed(p)}
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}", "processor": processor(),
-            "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu, "packages": versions, "commit": commit()}
+            "date": datetime.now(timezone.utc).date().isoformat(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu, "packages": versions, "commit": commit()}
 
 def _installed(package: str) -> bool:
     "Whether a distribution is there; asked without importing it."

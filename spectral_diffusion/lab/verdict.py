@@ -14,10 +14,10 @@ import pandas as pd
 from scipy import stats
 
 from ..core.registry import InputError, unknown_name
-from ..core.runtime import atomic_file
+from .records import load_record, run_folders, write_json
 
 # %% auto #0
-__all__ = ['Claim', 't_interval', 'Verdict', 'paired', 'judge']
+__all__ = ['Claim', 't_interval', 'Verdict', 'paired', 'judge', 'save_verdicts', 'load_verdicts']
 
 # %% ../../nbs/lab/verdict.ipynb #529911c3
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +76,9 @@ class Verdict:
         return (f"**{self.outcome}**: {c.text}. `{c.metric}` {self.baseline:.4g} ({c.baseline}) against {self.contender:.4g} ({c.contender}): "
                 f"gain {self.gain:+.1%} ({span}, {self.pairs} paired seeds), margin {c.margin:.0%}{cut}.")
 
-    def save(self, path: Path | str) -> None:
-        "Write the verdict as JSON."
-        with atomic_file(path) as partial: partial.write_text(json.dumps({**asdict(self), "sentence": self.sentence()}, indent=2, allow_nan=False) + "\n")
+    def as_dict(self) -> dict:
+        "Plain data, the sentence included."
+        return {**asdict(self), "sentence": self.sentence()}
 
 # %% ../../nbs/lab/verdict.ipynb #88c3439c
 def paired(
@@ -120,3 +120,25 @@ def judge(
     ends = (None, None) if math.isinf(low) else (gain(low), gain(high))
     return Verdict(claim=claim, outcome=outcome, gain=gain(mean), low=ends[0], high=ends[1], baseline=math.exp(pairs.baseline.mean()),
                    contender=math.exp(pairs.contender.mean()), pairs=len(pairs), censored=sum(cut.values()))
+
+# %% ../../nbs/lab/verdict.ipynb #9d45af4d
+def save_verdicts(
+    path: Path | str, # verdict.json of a record
+    verdicts: dict[str, Verdict], # by name
+) -> None:
+    "Write verdicts as JSON."
+    write_json(path, {name: v.as_dict() for name, v in verdicts.items()})
+
+def load_verdicts(
+    root: Path | str | None = None, # of the results
+) -> pd.DataFrame: # one row per verdict
+    "All verdicts of all benchmark records, with preset, machine and date."
+    rows = []
+    for path in run_folders(root):
+        if not (path/"verdict.json").is_file(): continue
+        record = load_record(path)
+        for name, v in json.loads((path/"verdict.json").read_text(encoding="utf-8")).items():
+            rows.append({"bench": path.parent.name, "fingerprint": path.name, "preset": record.config.get("preset"), "name": name, "claim": v["claim"]["text"],
+                         "outcome": v["outcome"], "gain": v["gain"], "low": v["low"], "high": v["high"], "margin": v["claim"]["margin"], "seeds": v["pairs"],
+                         "machine": record.system.get("gpu") or record.system.get("processor"), "date": record.system.get("date"), "sentence": v["sentence"]})
+    return pd.DataFrame(rows)
