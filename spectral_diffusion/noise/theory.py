@@ -174,6 +174,11 @@ class WienerDenoiser:
         level = gains_for(self.field, self.process, t)
         return self.field.back(wiener_gain(self.field.power, level).to(xt)*self.field.centred(xt, level.a))
 
+    def predict(self, xt: Float[Tensor, "b c h w"], t: Float[Tensor, " b"], target: str = "x0") -> Float[Tensor, "b c h w"]:
+        "The same estimate in another form: a name in `TARGETS`."
+        m, n = TARGETS[target](self.process.gains(t))
+        return self.process.mix([(m, xt), (n, self(xt, t))])
+
 # %% ../../nbs/noise/theory.ipynb #8f851935
 def flow_velocity(
     field: GaussianField, # data

@@ -1,0 +1,179 @@
+"""Everything that must be green before a commit, in one place. `make test` calls it and nothing else.
+
+    python tools/check.py                 all stages, stopping at the first red one
+    python tools/check.py --only STAGE    one stage (may be repeated)
+
+No stage writes into nbs/ or spectral_diffusion/: what a fresh export would give is made in a copy and compared.
+"""
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+from tools import laws  # noqa: E402
+
+BIN = Path(sys.executable).parent
+ENV = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": os.environ.get("MPLBACKEND", "Agg"), "PYTHONUNBUFFERED": "1",
+       "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+
+
+class Red(Exception):
+    "A stage that failed, with what to say about it."
+
+
+def command(*words: str | Path, env: dict | None = None) -> None:
+    "Run a command in the root with its output shown; a failure is red."
+    status = subprocess.run([str(w) for w in words], cwd=ROOT, env={**ENV, **(env or {})}).returncode
+    if status:
+        raise Red(f"exit status {status}: {' '.join(str(w).replace(f'{BIN}/', '') for w in words)}")
+
+
+def git(*words: str) -> list[str] | None:
+    "Lines of a git command; None where there is no repository."
+    try:
+        run = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
+    except FileNotFoundError:
+        return None
+    return run.stdout.splitlines() if run.returncode in (0, 1) else None
+
+
+def lost_in_a_commit(files: list[str]) -> list[str]:
+    "Files that a commit would leave behind: ignored ones, and one half of a notebook and its module."
+    found = [f"{n} is ignored by .gitignore, so no commit will hold it" for n in git("check-ignore", "--no-index", *files) or []]
+    tracked = set(git("ls-files", "nbs", laws.LIB) or [])
+    for page in laws.pages(ROOT):
+        if page.module and tracked:
+            nb, module = f"nbs/{page.name}.ipynb", f"{laws.LIB}/{page.module.replace('.', '/')}.py"
+            if (nb in tracked) != (module in tracked):
+                known, new = (nb, module) if nb in tracked else (module, nb)
+                found.append(f"{known} is in git, {new} is not: `git add {new}`")
+    return found
+
+
+def clean() -> str:
+    "the package is what the notebooks export, the notebooks are clean, git holds both"
+    found = [v for law in ("export_in_sync", "no_orphan_module", "notebooks_clean", "parameters_survive_cleaning")
+             for v in laws.LAWS[law](ROOT)]
+    files = [p.relative_to(ROOT).as_posix() for p in [*laws.notebooks(ROOT), *laws.modules(ROOT)]]
+    found += lost_in_a_commit(files)
+    state = git("status", "--porcelain", "--untracked-files=all", "--", "nbs", laws.LIB) or []
+    if found:
+        raise Red("\n".join(found))
+    return f"{len(laws.notebooks(ROOT))} notebooks, {len(laws.modules(ROOT))} modules" + (
+        f", {len(state)} not committed yet" if state else "")
+
+
+def ruff() -> str:
+    "undefined names, unused imports, likely bugs"
+    command(BIN/"ruff", "check", "--quiet", "--output-format", "concise", laws.LIB, "tools", "tests")
+    return ""
+
+
+def levels() -> str:
+    "the rooms import downwards (import-linter)"
+    if found := laws.levels(ROOT):
+        raise Red("\n".join(found))
+    return ""
+
+
+def notebooks() -> str:
+    "every page but the benchmarks runs from top to bottom, facts included (nbdev_test)"
+    before = strays()
+    command(BIN/"nbdev_test", "--path", "nbs", "--n_workers", "2", "--timing")
+    if new := strays() - before:
+        raise Red("a page left files behind: " + ", ".join(sorted(new)))
+    return f"{sum(not p.is_bench for p in laws.pages(ROOT))} notebooks"
+
+
+def strays() -> set[str]:
+    "Files below nbs/ that are no source."
+    return {p.relative_to(ROOT).as_posix() for p in (ROOT/"nbs").rglob("*") if p.is_file() and p.suffix != ".ipynb"
+            and not {".ipynb_checkpoints", "__pycache__"} & set(p.parts)}
+
+
+def smoke() -> str:
+    "every benchmark runs its smoke preset through papermill"
+    names = [Path(p.name).name for p in laws.pages(ROOT) if p.is_bench]
+    if not names:
+        return "no benchmark yet"
+    with tempfile.TemporaryDirectory() as tmp:
+        command(sys.executable, "-m", f"{laws.LIB}.lab.cli", "bench", "all", "--preset", "smoke", "--results", tmp)
+        silent = [n for n in names if not any(p.is_file() for p in (Path(tmp)/n).rglob("*"))]
+    if silent:
+        raise Red("no result was written by " + ", ".join(silent))
+    return f"{len(names)} benchmarks"
+
+
+def site() -> str:
+    "the site builds; its links, alternative texts and requests are checked"
+    command(sys.executable, "tools/site.py", "build")
+    if not (ROOT/"_site"/"index.html").exists():
+        raise Red("_site/index.html was not written")
+    command(sys.executable, "tools/site.py", "check")
+    return f"{len(list((ROOT/'_site').rglob('*.html')))} html files"
+
+
+STAGES = {stage.__name__: stage for stage in (clean, ruff, levels, notebooks, smoke, site)}
+
+
+def summary(rows: list[tuple[str, str, float, str]]) -> str:
+    total = sum(seconds for _, _, seconds, _ in rows)
+    lines = [f"{name:<12}{state:<6}{seconds:7.1f} s   {note}".rstrip() for name, state, seconds, note in rows]
+    return "\n".join(["", *lines, f"{'together':<12}{'':<6}{total:7.1f} s"])
+
+
+def tests(rows: list[tuple[str, str, float, str]]) -> int:
+    "pytest, last: its count closes the output, after the table of all stages."
+    start = time.perf_counter()
+    run = subprocess.Popen([sys.executable, "-m", "pytest"], cwd=ROOT, env=ENV, stdout=subprocess.PIPE, text=True)
+    last = ""
+    for line in run.stdout:
+        if line.strip():
+            if last:
+                print(last, end="", flush=True)
+            last = line
+    status = run.wait()
+    rows.append(("tests", "red" if status else "ok", time.perf_counter() - start, "pytest"))
+    print(summary(rows))
+    print(last, end="", flush=True)
+    return status
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", action="append", choices=[*STAGES, "tests"], metavar="STAGE",
+                        help="one of " + ", ".join([*STAGES, "tests"]))
+    args = parser.parse_args(argv)
+    chosen = args.only or [*STAGES, "tests"]
+    rows: list[tuple[str, str, float, str]] = []
+    for name, stage in STAGES.items():
+        if name not in chosen:
+            continue
+        print(f"== {name}: {stage.__doc__}", flush=True)
+        start = time.perf_counter()
+        try:
+            note, state = stage(), "ok"
+        except Red as error:
+            note, state = "", "red"
+            print(error, flush=True)
+        rows.append((name, state, time.perf_counter() - start, note))
+        print(f"== {name}: {state}, {rows[-1][2]:.1f} s", flush=True)
+        if state == "red":
+            print(summary(rows))
+            return 1
+    if "tests" not in chosen:
+        print(summary(rows))
+        return 0
+    print(f"== tests: {tests.__doc__}", flush=True)
+    return 1 if tests(rows) else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,672 @@
+"""The site: every page of `_quarto.yml`, as HTML that asks nothing from outside.
+
+    python tools/site.py build [--out _site] [--allow-missing] [--renderer auto|quarto|smalldocs]
+    python tools/site.py check [--out _site]        links, outside requests and alt texts of a built site
+
+Pages come with their stored outputs. A benchmark page has none: its executed copy is taken from `results/<bench>/<fingerprint>/notebook.ipynb`
+(preset gpu before cpu before smoke, then the newest). Nothing is executed here. Quarto renders when it is installed; otherwise smalldocs does,
+from the same files, with cross-references and MathML added by this file.
+"""
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import os
+import posixpath
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from html import escape, unescape
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from tex import TexError, mathml  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[1]
+LIB = "spectral_diffusion"
+PRESETS = ("gpu", "cpu", "smoke")  # the better known result first
+LONG = 24                          # exported cells with more lines can be folded away
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+class SiteError(Exception):
+    "The site cannot be built; one line for each problem."
+    def __init__(self, title: str, problems: list[str]):
+        super().__init__("\n".join([f"site: {title}", *(f"  {p}" for p in problems)]))
+
+
+# --------------------------------------------------------------------------------------------------------------- the pages
+
+@dataclass
+class Page:
+    "One page of the book: where it is, what stands for it, and what it exports."
+    path: str                       # nbs/core/registry.ipynb
+    source: Path                    # the notebook that is shown
+    note: str = ""                  # a sentence under the title
+    nb: dict = field(default_factory=dict)
+    gives: list[str] = field(default_factory=list)
+    needs: dict[str, list[str]] = field(default_factory=dict)  # page path -> names taken from it
+
+    @property
+    def html(self) -> str: return self.path.removesuffix(".ipynb") + ".html"
+
+
+def listed(config: dict) -> list[str]:
+    "The notebooks of the sidebar, in reading order."
+    names: list[str] = []
+
+    def visit(item) -> None:
+        if isinstance(item, list):
+            for x in item:
+                visit(x)
+        elif isinstance(item, dict):
+            for key in ("section", "file", "href", "contents"):
+                visit(item.get(key))
+        elif isinstance(item, str) and item.endswith(".ipynb"):
+            names.append(item)
+
+    visit(config["website"]["sidebar"])
+    return list(dict.fromkeys(names))
+
+
+def without(item, gone: set[str]):
+    "The same description without the pages in `gone`, and without sections that they leave empty."
+    if isinstance(item, list):
+        return [y for x in item if (y := without(x, gone)) is not None]
+    if isinstance(item, dict):
+        if item.get("href") in gone or item.get("file") in gone:
+            return None
+        new = {k: without(v, gone) for k, v in item.items()}
+        return None if item.get("contents") and not new["contents"] else {k: v for k, v in new.items() if v is not None}
+    return None if isinstance(item, str) and item in gone else item
+
+
+def executed_copy(root: Path, bench: str) -> tuple[Path, str] | None:
+    "The published executed notebook of a benchmark and a sentence about it; a folder without a notebook is a training run."
+    found = []
+    for nb in sorted((root/"results"/bench).glob("*/notebook.ipynb")):
+        config = nb.with_name("config.yaml")
+        preset = (yaml.safe_load(config.read_text(encoding="utf-8")) or {}).get("preset", "") if config.exists() else ""
+        rank = PRESETS.index(preset) if preset in PRESETS else len(PRESETS)
+        found.append((rank, -nb.stat().st_mtime, nb, preset))
+    if not found:
+        return None
+    _, _, nb, preset = min(found)
+    return nb, f"Executed copy, preset `{preset or 'unknown'}`, from `{nb.parent.relative_to(root).as_posix()}`."
+
+
+def gather(root: Path, config: dict, *, allow_missing: bool) -> tuple[list[Page], set[str]]:
+    "The pages to show, and the listed ones that do not exist yet."
+    names = listed(config)
+    there = {p.relative_to(root).as_posix() for p in (root/"nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts}
+    missing, extra = set(names) - there, there - set(names)
+    problems = [f"{n} is listed in _quarto.yml and does not exist" for n in names if n in missing and not allow_missing]
+    problems += [f"{n} exists and is not listed in _quarto.yml" for n in sorted(extra)]
+    if problems:
+        raise SiteError("the pages and _quarto.yml differ", problems)
+    pages = []
+    for name in names:
+        if name in missing:
+            continue
+        page = Page(name, root/name)
+        if name.startswith("nbs/bench/"):
+            copy = executed_copy(root, Path(name).stem)
+            page.source, page.note = copy or (page.source, "Not run yet: this is the source, without results.")
+        pages.append(page)
+    return pages, missing
+
+
+# ----------------------------------------------------------------------------------------------------- reading the notebooks
+
+def text(source: str | list[str]) -> str:
+    return source if isinstance(source, str) else "".join(source)
+
+
+def tree(cell: dict) -> ast.Module | None:
+    try:
+        return ast.parse(re.sub(r"^\s*[%!].*$", "", text(cell["source"]), flags=re.M))
+    except SyntaxError:
+        return None
+
+
+def is_exported(source: str) -> bool:
+    return bool(re.search(r"^#\s*\|\s*(export|exports|exporti)\b", source, re.M))
+
+
+def defined(module: ast.Module | None) -> list[str]:
+    "The public names that a cell defines at its top level."
+    names: list[str] = []
+    for node in module.body if module else []:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            names.append(node.name)
+        elif isinstance(node, ast.Assign):
+            names += [t.id for t in node.targets if isinstance(t, ast.Name)]
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names.append(node.target.id)
+    return [n for n in dict.fromkeys(names) if not n.startswith("_")]
+
+
+def read(page: Page, root: Path) -> None:
+    "Load a page and note what it exports and what it takes from other pages."
+    page.nb = json.loads(page.source.read_text(encoding="utf-8"))
+    for cell in page.nb["cells"]:
+        if cell["cell_type"] != "code":
+            continue
+        module = tree(cell)
+        if is_exported(text(cell["source"])):
+            page.gives += [n for n in defined(module) if n not in page.gives]
+        for node in ast.walk(module) if module else []:
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{LIB}."):
+                source = "nbs/" + node.module.split(".", 1)[1].replace(".", "/") + ".ipynb"
+                if source != page.path:
+                    page.needs.setdefault(source, []).extend(a.name for a in node.names)
+
+
+# -------------------------------------------------------------------------------------------------------- processing a page
+
+def rel(target: str, page: str) -> str:
+    return posixpath.relpath(target, posixpath.dirname(page) or ".")
+
+
+def outside_code(markdown: str, change) -> str:
+    "Apply `change` to the text of a markdown cell, not to its code blocks."
+    parts = re.split(r"(^ *(?:```|~~~).*?^ *(?:```|~~~)[ \t]*$)", markdown, flags=re.S | re.M)
+    return "".join(p if i % 2 else change(p) for i, p in enumerate(parts))
+
+
+def outside_spans(markdown: str, change) -> str:
+    "The same, and not to inline code either."
+    parts = re.split(r"(`+[^`]*`+)", markdown)
+    return "".join(p if i % 2 else change(p) for i, p in enumerate(parts))
+
+
+def link_names(page: Page, book: dict[str, Page]) -> None:
+    "The first mention of an exported name on a page links to the cell that defines it."
+    owners = {n: [p for p in book.values() if n in p.gives] for p in book.values() for n in p.gives}
+    taken = {n: source for source, names in page.needs.items() for n in names}
+    seen: set[str] = set()
+
+    def one(m: re.Match) -> str:
+        name = m[1].split(".")[-1]
+        room = "/".join(m[1].split(".")[:-1])
+        owner = book.get(taken.get(name, ""))
+        if owner is None and len(owners.get(name, [])) == 1:
+            (only,) = owners[name]
+            # a plain word such as `split` may mean an argument: link it only when the page imports it
+            distinct = re.search(r"[A-Z_0-9]", name) or m[2]
+            owner = only if (room and room in only.path) or (distinct and not room) else None
+        if owner is None or owner is page or name not in owner.gives or name in seen:
+            return m[0]
+        seen.add(name)
+        return f"[{m[0]}]({rel(owner.path, page.path)}#{name})"
+
+    def change(part: str) -> str:
+        return re.sub(r"(?<![\[`\w])`([A-Za-z_][\w.]*)(\(\))?`(?![`\]])", one, part)
+
+    for cell in page.nb["cells"]:
+        if cell["cell_type"] == "markdown":
+            lines = outside_code(text(cell["source"]), change) if "](" not in text(cell["source"]) else text(cell["source"])
+            cell["source"] = "".join(old if old.startswith(("#", ">")) else new for old, new in
+                                     zip(text(cell["source"]).splitlines(True), lines.splitlines(True), strict=True))
+
+
+def strip(page: Page, book: dict[str, Page], doc_prefix: str) -> None:
+    "Under the title: which copy this is, what the page needs and what it gives; absolute links of nbdev become relative."
+    lines = [page.note] if page.note else []
+    needs = [f"[{Path(n).stem}]({rel(n, page.path)})" for n in page.needs if n in book]
+    if needs:
+        lines.append("Needs " + ", ".join(needs) + ".")
+    if page.gives:
+        lines.append("Gives " + ", ".join(f"[`{n}`](#{n})" for n in page.gives) + ".")
+    if lines:
+        first = next((i for i, c in enumerate(page.nb["cells"]) if c["cell_type"] == "markdown"), -1)
+        page.nb["cells"].insert(first + 1, markdown_cell("::: {.strip}\n" + "\n\n".join(lines) + "\n:::"))
+    for cell in page.nb["cells"]:
+        if doc_prefix and cell["cell_type"] == "markdown":
+            up = posixpath.relpath(".", posixpath.dirname(page.path))
+            cell["source"] = text(cell["source"]).replace(f"]({doc_prefix}/", f"]({up}/")
+
+
+def markdown_cell(source: str) -> dict:
+    return {"cell_type": "markdown", "metadata": {}, "source": source}
+
+
+def split_title(page: Page) -> None:
+    "nbdev keeps of the title cell the heading and one line of promise: join the promise, and move what follows to a cell of its own."
+    cells = page.nb["cells"]
+    i = next((i for i, c in enumerate(cells) if c["cell_type"] == "markdown"), None)
+    if i is None or not text(cells[i]["source"]).startswith("# "):
+        return
+    title, *lines = text(cells[i]["source"]).strip().split("\n")
+    promise = []
+    while lines and (lines[0].startswith(">") or not lines[0].strip()):
+        line = lines.pop(0)
+        if line.startswith(">"):
+            promise.append(line[1:].strip())
+        elif promise:
+            break
+    head = [title, *([f"> {' '.join(promise)}"] if promise else [])]
+    while lines and re.match(r"- [\w-]+: ", lines[0]):
+        head.append(lines.pop(0))
+    cells[i] = markdown_cell("\n".join(head))
+    if "".join(lines).strip():
+        cells.insert(i + 1, markdown_cell("\n".join(lines).strip()))
+
+
+def processors():
+    "nbdev's processors less those that execute or hide the library: here the exported cell itself is the documentation."
+    from nbdev.process import Processor
+    from nbdev.processors import FilterDefaults
+
+    class drop_hidden(Processor):
+        "What is left of `default_exp` is not shown (nbdev itself takes care of `hide`)."
+        def cell(self, cell):
+            if cell.cell_type == "code" and "default_exp" in cell.directives_ and not cell.source.strip():
+                del cell["source"]
+
+    class show_exported(Processor):
+        "Imports fold; an exported cell gets a frame and an anchor for each name; a long one can be folded."
+        def cell(self, cell):
+            if cell.cell_type != "code" or not cell.directives_.keys() & {"export", "exports", "exporti"}:
+                return
+            module = tree(cell)
+            names = defined(module)
+            if not names and module and all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in module.body):
+                cell.source = f'#| code-fold: true\n#| code-summary: "Imports"\n{cell.source}'
+            elif names:
+                lines = cell.source.count("\n") + 1
+                if lines > LONG:
+                    cell.source = f'#| code-fold: show\n#| code-summary: "{", ".join(names)} ({lines} lines)"\n{cell.source}'
+                cell.metadata["exported_names"] = names
+
+    class Pages(FilterDefaults):
+        def procs(self):
+            mine = {"drop_hidden": drop_hidden, "show_exported": show_exported}
+            out = {"add_show_docs", "exec_show_docs", "clean_show_doc", "rm_export", "mv_exports", "add_fold", "add_links", "insert_warning"}
+            return [p for p in self.base_procs() if p.__name__ not in out] + list(mine.values())
+
+    return Pages()
+
+
+def process(page: Page, filter_) -> dict:
+    "The notebook as the renderer gets it: nbdev's directives carried out, exported cells framed, widgets as text."
+    from execnb.nbio import dict2nb
+    nb = dict2nb(page.nb)
+    nb.path_ = page.path
+    filter_(nb)
+    cells = []
+    for cell in nb.cells:
+        new = {"cell_type": cell.cell_type, "metadata": dict(cell.get("metadata", {})), "source": text(cell.source)}
+        names = new["metadata"].pop("exported_names", None)
+        new["metadata"].pop("language", None)
+        if cell.cell_type == "raw":
+            front = yaml.safe_load(new["source"].strip().strip("-"))
+            front.pop("output-file", None)
+            new["source"] = f"---\n{yaml.safe_dump(front, allow_unicode=True, sort_keys=False, width=10_000)}---"
+        if cell.cell_type == "code":
+            outputs = json.loads(json.dumps(cell.get("outputs", []), default=dict))
+            for out in outputs:
+                if out.get("data", {}).pop(WIDGET, None) is not None and set(out["data"]) <= {"text/plain"}:
+                    out["data"]["text/plain"] = "(a widget: open this page in JupyterLab)"
+            new |= {"execution_count": None, "outputs": outputs}
+        if names:
+            anchors = "".join(f'<a id="{escape(n)}" href="#{escape(n)}">{escape(n)}</a>' for n in names)
+            cells.append(markdown_cell(f'::::: {{.exported}}\n\n```{{=html}}\n<div class="names">{anchors}</div>\n```'))
+        cells.append(new)
+        if names:
+            cells.append(markdown_cell(":::::"))
+    metadata = {k: v for k, v in page.nb.get("metadata", {}).items() if k in ("kernelspec", "language_info")}
+    return {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
+
+
+# ---------------------------------------------------------------------------- cross-references, where the renderer has none
+
+KINDS = {"fig": "Figure", "tbl": "Table", "eq": "Equation"}
+REF = re.compile(r"(?<![\w@\\])\[?@((?:fig|tbl|eq)-[\w-]*\w)\]?")
+
+
+def cross_references(nb: dict, where: str) -> list[str]:
+    "Number figures, tables and equations and turn `@fig-x` into links; returns what could not be resolved."
+    numbers: dict[str, str] = {}
+    count: Counter = Counter()
+    problems: list[str] = []
+
+    def number(label: str) -> int:
+        kind = label.split("-")[0]
+        count[kind] += 1
+        if label in numbers:
+            problems.append(f"{where}: the label {label} is used twice")
+        numbers[label] = f"{KINDS[kind]}&nbsp;{count[kind]}"
+        return count[kind]
+
+    def equation(m: re.Match) -> str:
+        return f"\n\n::: {{#{m[2]}}}\n$$\n{m[1].strip()} \\tag{{{number(m[2])}}}\n$$\n:::\n\n"
+
+    def picture(m: re.Match) -> str:
+        return f"![{KINDS['fig']} {number(m[3])}: {m[1]}]({m[2]}){{#{m[3]}{m[4]}}}"
+
+    for cell in nb["cells"]:
+        source = text(cell["source"])
+        if cell["cell_type"] == "code":
+            label = re.search(r"^#\|\s*label:\s*[\"']?((?:fig|tbl)-[\w-]+)", source, re.M)
+            if label:
+                kind, n = label[1].split("-")[0], number(label[1])
+                if not re.search(rf"^#\|\s*{kind}-cap:", source, re.M):
+                    problems.append(f"{where}: {label[1]} has no {kind}-cap")
+                cell["source"] = re.sub(rf"^(#\|\s*{kind}-cap:\s*)([\"']?)", rf"\g<1>\g<2>{KINDS[kind]} {n}: ", source, count=1, flags=re.M)
+                if re.search(rf"^#\|\s*{kind}-cap:\s*[^\"'\s]", cell["source"], re.M):  # an unquoted caption cannot hold a colon
+                    cell["source"] = re.sub(rf"^(#\|\s*{kind}-cap:\s*)(.+)$", lambda m: m[1] + json.dumps(m[2], ensure_ascii=False),
+                                            cell["source"], count=1, flags=re.M)
+        elif cell["cell_type"] == "markdown":
+            def both(part: str) -> str:
+                part = re.sub(r"\$\$(.+?)\$\$\s*\{#(eq-[\w-]+)\}", equation, part, flags=re.S)
+                return re.sub(r"!\[([^\]]*)\]\(([^)]*)\)\{#(fig-[\w-]+)([^}]*)\}", picture, part)
+            cell["source"] = outside_code(source, both)
+
+    def reference(m: re.Match) -> str:
+        if m[1] not in numbers:
+            problems.append(f"{where}: @{m[1]} has no such figure, table or equation on the page (link to other pages by an ordinary link)")
+            return m[0]
+        return f"[{numbers[m[1]]}](#{m[1]})"
+
+    for cell in nb["cells"]:
+        if cell["cell_type"] == "markdown":
+            cell["source"] = outside_code(text(cell["source"]), lambda part: outside_spans(part, lambda s: REF.sub(reference, s)))
+        elif cell["cell_type"] == "code":
+            cell["source"] = re.sub(r"^#\|\s*(?:fig|tbl)-cap:.*$", lambda m: REF.sub(reference, m[0]), text(cell["source"]), flags=re.M)
+    return problems
+
+
+# ------------------------------------------------------------------------------------------------------ after the renderer
+
+MATH = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', re.S)
+
+
+def draw_maths(html: str, where: str, problems: list[str]) -> str:
+    "Every formula as MathML; a display formula with a number gets it at the right."
+    def one(m: re.Match) -> str:
+        display = m[1] == "display"
+        try:
+            formula, tag = mathml(unescape(m[2]), display=display)
+        except TexError as e:
+            problems.append(f"{where}: {e}")
+            return m[0]
+        return f'<span class="math {m[1]}">{formula}{f"<span class={chr(34)}eqno{chr(34)}>({tag})</span>" if tag else ""}</span>'
+    return MATH.sub(one, html)
+
+
+def draw_caption(m: re.Match, where: str, problems: list[str]) -> str:
+    "smalldocs shows captions as plain text: formulas, code, emphasis and links are drawn here."
+    caption = m[2]
+    if "<" in caption:
+        return m[0]
+    caption = re.sub(r"\$([^$]+)\$", lambda f: f'<span class="math inline">\\({f[1]}\\)</span>', caption)
+    caption = re.sub(r"`([^`]+)`", r"<code>\1</code>", caption)
+    caption = re.sub(r"\*([^*\s][^*]*)\*", r"<em>\1</em>", caption)
+    caption = re.sub(r"\[([^\]]+)\]\((#[\w-]+)\)", lambda f: f'<a href="{f[2]}">{unescape(unescape(f[1]))}</a>', caption)
+    return f"{m[1]}{draw_maths(caption, where, problems)}{m[3]}"
+
+
+def finish(site: Path) -> list[str]:
+    "Take out what would be loaded from outside, draw formulas and captions; returns formulas that could not be drawn."
+    problems: list[str] = []
+    for path in sorted(site.rglob("*.html")):
+        where = path.relative_to(site).as_posix()
+        html = path.read_text(encoding="utf-8")
+        html = re.sub(r'\s*<link[^>]*href="https?://[^"]*katex[^"]*"[^>]*>', "", html)
+        html = re.sub(r'\s*<script[^>]*src="https?://[^"]*katex[^"]*"[^>]*>\s*</script>', "", html)
+        html = re.sub(r'(\bhref=")((?:\./|(?:\.\./)+))"', r'\1\2index.html"', html)  # a folder opens by itself only on a server
+        html = re.sub(r"(<(?:fig)?caption[^>]*>)(.*?)(</(?:fig)?caption>)", lambda m, w=where: draw_caption(m, w, problems), html, flags=re.S)
+        path.write_text(draw_maths(html, where, problems), encoding="utf-8")
+    for path in site.rglob("*.css"):
+        css = path.read_text(encoding="utf-8")
+        new = re.sub(r"@import\s*(?:url\([\"']?https?:[^)]*\)|[\"']https?:[^\"']*[\"'])[^;]*;", "", css)
+        if new != css:
+            path.write_text(new, encoding="utf-8")
+    return problems
+
+
+def redirect(site: Path, home: str) -> None:
+    "The front door when home lies in a folder."
+    if not (site/"index.html").exists() and (site/home).exists():
+        (site/"index.html").write_text(
+            f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Spectral Diffusion</title>'
+            f'<meta http-equiv="refresh" content="0; url={home}"><link rel="canonical" href="{home}"></head>'
+            f'<body><a href="{home}">Spectral Diffusion</a></body></html>\n', encoding="utf-8")
+
+
+# --------------------------------------------------------------------------------------------------------- checking a site
+
+LOADS = {("script", "src"), ("img", "src"), ("img", "srcset"), ("iframe", "src"), ("source", "src"), ("source", "srcset"), ("video", "src"),
+         ("audio", "src"), ("track", "src"), ("embed", "src"), ("object", "data"), ("input", "src"), ("image", "href"), ("use", "href"),
+         ("video", "poster")}
+LINKED = {"stylesheet", "icon", "preload", "prefetch", "preconnect", "dns-prefetch", "modulepreload", "manifest", "apple-touch-icon"}
+CSS_LOAD = re.compile(r"url\(\s*[\"']?((?:https?:)?//[^)\"'\s]+)|@import\s+[\"']((?:https?:)?//[^\"']+)", re.I)
+JS_LOAD = re.compile(r"(?:\bimport\b[^;'\"]*|\bfetch\(|\bimportScripts\(|\.src\s*=\s*)[\"']((?:https?:)?//[^\"']+)")
+
+
+class Reader(HTMLParser):
+    "What one html file points to, loads and can be pointed at."
+    def __init__(self):
+        super().__init__()
+        self.ids: set[str] = set()
+        self.links: list[str] = []
+        self.loads: list[str] = []
+        self.no_alt = 0
+        self._inside = ""
+
+    def handle_starttag(self, tag: str, pairs: list[tuple[str, str | None]]) -> None:
+        a = {k: v or "" for k, v in pairs}
+        self._inside = tag if tag in ("script", "style") else ""
+        self.ids |= {a[k] for k in ("id", "name") if a.get(k)}
+        for key in ("href", "src"):
+            if a.get(key) and tag != "base":
+                self.links.append(a[key])
+        for key, value in a.items():
+            if (tag, key) in LOADS or (tag == "link" and key == "href" and set(a.get("rel", "").split()) & LINKED):
+                self.loads += [p.split()[0] for p in value.split(",") if p.strip()] if key == "srcset" else [value]
+        if tag == "img" and not a.get("alt", "").strip() and a.get("role") != "presentation" and "navbar-logo" not in a.get("class", ""):
+            self.no_alt += 1
+        if "style" in a:
+            self.loads += ["".join(m) for m in CSS_LOAD.findall(a["style"])]
+
+    handle_startendtag = handle_starttag
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "style":
+            self.loads += ["".join(m) for m in CSS_LOAD.findall(data)]
+        elif self._inside == "script":
+            self.loads += JS_LOAD.findall(data)
+
+
+def outside(url: str) -> bool:
+    return bool(re.match(r"(?:https?:)?//", url.strip(), re.I))
+
+
+def check(site: Path, missing: set[str] = frozenset()) -> list[str]:
+    "Everything wrong with a built site: broken links, requests to the outside, pictures without a text."
+    readers: dict[str, Reader] = {}
+    for path in sorted(site.rglob("*.html")):
+        reader = Reader()
+        reader.feed(path.read_text(encoding="utf-8"))
+        readers[path.relative_to(site).as_posix()] = reader
+    gone = {m.removesuffix(".ipynb") + e for m in missing for e in (".html", ".ipynb")}
+    problems: list[str] = []
+    for where, reader in readers.items():
+        problems += [f"{where}: loads {u} from outside" for u in dict.fromkeys(reader.loads) if outside(u)]
+        if reader.no_alt:
+            problems.append(f"{where}: {reader.no_alt} picture(s) without alternative text (`#| fig-alt:`)")
+        for link in dict.fromkeys(reader.links):
+            parts = urlsplit(link)
+            if parts.scheme or link.startswith("//") or link == "#":
+                if parts.scheme == "file":
+                    problems.append(f"{where}: link to a file of one machine: {link}")
+                continue
+            if parts.path.startswith("/"):
+                problems.append(f"{where}: absolute link {link}; write it relative to the page")
+                continue
+            target = posixpath.normpath(posixpath.join(posixpath.dirname(where), unquote(parts.path))) if parts.path else where
+            if target in gone:
+                continue
+            if target.startswith("..") or not (site/target).is_file():
+                problems.append(f"{where}: broken link {link}")
+            elif parts.fragment and target in readers and unquote(parts.fragment) not in readers[target].ids:
+                problems.append(f"{where}: broken link {link}: no such place on that page")
+    for path in sorted(site.rglob("*.css")):
+        problems += [f"{path.relative_to(site).as_posix()}: loads {''.join(m)} from outside" for m in CSS_LOAD.findall(path.read_text(encoding="utf-8"))]
+    return problems
+
+
+# --------------------------------------------------------------------------------------------------------------- the build
+
+def linked_files(nb: dict, page: str, root: Path) -> set[str]:
+    "Files of the repository, other than pages, that the text of a page links to."
+    found = set()
+    for cell in nb["cells"]:
+        if cell["cell_type"] != "markdown":
+            continue
+        for target in re.findall(r"\]\(\s*<?([^)\s>]+)|\b(?:src|href)=[\"']([^\"']+)", text(cell["source"])):
+            path = unquote("".join(target).split("#")[0])
+            name = posixpath.normpath(posixpath.join(posixpath.dirname(page), path)) if path and ":" not in path else ""
+            if name and not name.startswith(("..", ".", "/", "_")) and not name.endswith(".ipynb") and (root/name).is_file():
+                found.add(name)
+    return found
+
+
+def render(proc: Path, renderer: str) -> list[str]:
+    "Run the renderer on the processed pages; returns its warnings."
+    if renderer == "quarto":
+        done = subprocess.run(["quarto", "render", str(proc)], capture_output=True, text=True)
+        if done.returncode:
+            raise SiteError("quarto failed", done.stderr.splitlines()[-20:])
+        return []
+    from smalldocs.site import build as smalldocs_build
+    known = ("html-math-method", "broken link")  # done by this file
+    return [w for w in smalldocs_build(proc, quiet=True).warnings if not any(k in w for k in known)]
+
+
+def replace_folder(new: Path, old: Path) -> None:
+    "Put a finished site in place of the old one; a folder that is no site is never removed."
+    if old.exists():
+        if any(old.iterdir()) and not (old/"site_libs").is_dir():
+            raise SiteError("the output folder holds something else", [f"{old} has no site_libs; choose another --out or empty it"])
+        shutil.rmtree(old)
+    old.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(str(new), str(old))
+
+
+def build(root: Path = ROOT, out: Path | None = None, *, allow_missing: bool = False, renderer: str = "auto", say=print) -> Path:
+    "Build the site of a repository; raises `SiteError` with one line for each problem."
+    start = time.perf_counter()
+    root = root.resolve()
+    config = yaml.safe_load((root/"_quarto.yml").read_text(encoding="utf-8"))
+    out = (out or root/config["project"].get("output-dir", "_site")).resolve()
+    if renderer == "auto":
+        renderer = "quarto" if shutil.which("quarto") else "smalldocs"
+    pages, missing = gather(root, config, allow_missing=allow_missing)
+    book = {p.path: p for p in pages}
+    for page in pages:
+        read(page, root)
+    bare = [p.path for p in pages if not p.path.startswith("nbs/bench/") and any(c["cell_type"] == "code" and text(c["source"]).strip() for c in p.nb["cells"])
+            and not any(c.get("execution_count") or c.get("outputs") for c in p.nb["cells"])]
+    say(f"site: read       {len(pages)} pages" + (f", {len(missing)} not written yet" if missing else "") + f"  ({time.perf_counter() - start:.1f} s)")
+    for name in bare:
+        say(f"site: note       {name} has no stored outputs; run tools/page.py run {name.removeprefix('nbs/').removesuffix('.ipynb')}")
+
+    proc, problems, files = root/"_proc", [], set()
+    if proc.exists():
+        shutil.rmtree(proc)
+    filter_ = processors()
+    prefix = nbdev_prefix(root)
+    here = os.getcwd()
+    os.chdir(root)  # nbdev looks for settings.ini from the working folder upwards
+    try:
+        for page in pages:
+            link_names(page, book)
+            split_title(page)
+            strip(page, book, prefix)
+            nb = process(page, filter_)
+            if renderer != "quarto":
+                problems += cross_references(nb, page.path)
+            files |= linked_files(nb, page.path, root)
+            target = proc/page.path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(json.dumps(nb, ensure_ascii=False), encoding="utf-8")
+    finally:
+        os.chdir(here)
+    project = without(config, missing)
+    project["project"]["output-dir"] = "_site"
+    (proc/"_quarto.yml").write_text(yaml.safe_dump(project, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    css = config.get("format", {}).get("html", {}).get("css", [])
+    for name in [css] if isinstance(css, str) else css:
+        (proc/name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(root/name, proc/name)
+    say(f"site: processed  into _proc/  ({time.perf_counter() - start:.1f} s)")
+
+    for warning in render(proc, renderer):
+        say(f"site: {renderer} says: {warning}")
+    site = proc/"_site"
+    say(f"site: rendered   by {renderer}  ({time.perf_counter() - start:.1f} s)")
+    for name in files:
+        (site/name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(root/name, site/name)
+    problems += finish(site)
+    redirect(site, pages[0].html if pages else "")
+    problems += check(site, missing)
+    if problems:
+        raise SiteError(f"{len(problems)} problem(s); the pages as far as they got are in {os.path.relpath(site, root)}", problems)
+    replace_folder(site, out)
+    say("site: checked    links, outside requests, alternative texts: all good")
+    shown = os.path.relpath(out)
+    say(f"site: done       {len(pages)} pages in {time.perf_counter() - start:.1f} s: {shown if not shown.startswith('..') else out}/index.html")
+    return out
+
+
+def nbdev_prefix(root: Path) -> str:
+    "What nbdev puts before its links to documentation."
+    from configparser import ConfigParser
+    config = ConfigParser(delimiters=["="])
+    config.read(root/"settings.ini", encoding="utf-8")
+    d = config["DEFAULT"]
+    return f"{d.get('doc_host', '').rstrip('/')}{d.get('doc_baseurl', '').rstrip('/')}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("verb", choices=["build", "check"])
+    parser.add_argument("--out", type=Path, help="the folder of the finished site (default: output-dir of _quarto.yml)")
+    parser.add_argument("--root", type=Path, default=ROOT, help="the repository (default: this one)")
+    parser.add_argument("--allow-missing", action="store_true", help="leave out pages that are listed and not written yet")
+    parser.add_argument("--renderer", choices=["auto", "quarto", "smalldocs"], default="auto")
+    args = parser.parse_args(argv)
+    try:
+        if args.verb == "build":
+            build(args.root, args.out, allow_missing=args.allow_missing, renderer=args.renderer)
+        else:
+            site = args.out or args.root/"_site"
+            if not (site/"index.html").exists():
+                raise SiteError("there is no site here", [f"{site}/index.html does not exist; run `python tools/site.py build` first"])
+            problems = check(site)
+            if problems:
+                raise SiteError(f"{len(problems)} problem(s)", problems)
+            print(f"site: {len(list(site.rglob('*.html')))} html files, all good")
+    except SiteError as e:
+        print(e, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
