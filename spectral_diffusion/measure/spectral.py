@@ -30,7 +30,9 @@ def bands_of(
     "Multiplicity of every coefficient in every band; a band without coefficients raises."
     m = bin_weights(h, w)*torch.stack(list(band_masks(h, w, bands).values()))
     empty = [name for name, n in zip(bands, m.sum((-2, -1)).tolist(), strict=True) if n == 0]
-    if empty: raise InputError(f"no coefficient of a {h} x {w} image lies in band {', '.join(empty)}; hint: larger images or wider bands")
+    if empty:
+        raise InputError(f"no coefficient of a {h} x {w} image lies in band {', '.join(empty)}; hint: "
+                         "larger images or wider bands")
     return m
 
 def band_energy(
@@ -100,9 +102,11 @@ def ring_powers(
 ) -> Float[Tensor, "b j"]: # float64
     "Radial power of every image by itself."
     check_pair(x, x)
-    spectra = [radial_power(image[None].double()) for image in x]  # one at a time: the spread between images is wanted
+    spectra = [radial_power(image[None].double()) for image in x]  # the spread between images is wanted
     kept = spectra[0].k >= k_min
-    if not bool(kept.any()): raise InputError(f"no ring lies at or above k_min = {k_min} cycles/pixel, the last is at {spectra[0].k.max().item():.4g}")
+    if not bool(kept.any()):
+        raise InputError(f"no ring lies at or above k_min = {k_min} cycles/pixel, the last is at "
+                         f"{spectra[0].k.max().item():.4g}")
     return torch.stack([s.power[kept] for s in spectra])
 
 # %% ../../nbs/measure/spectral.ipynb #8581a994
@@ -127,7 +131,9 @@ def log_psd_distance(
     k_min: float = 0., # leave out rings below this frequency, cycles/pixel
 ) -> Distance: # dB
     "Distance of the radial power spectra of two sets: rms over rings of the ratio in dB."
-    if x.shape[1:] != y.shape[1:]: raise InputError(f"both sets need images of one shape (c, h, w), got {tuple(x.shape[1:])} and {tuple(y.shape[1:])}")
+    if x.shape[1:] != y.shape[1:]:
+        raise InputError(f"both sets need images of one shape (c, h, w), got {tuple(x.shape[1:])} and "
+                         f"{tuple(y.shape[1:])}")
     sets = [ring_powers(z, k_min=k_min) for z in (x, y)]
     p, q = (s.mean(0) for s in sets)
     value = rms_decibels(p, q).item()

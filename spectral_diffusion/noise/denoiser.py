@@ -18,7 +18,7 @@ from .theory import GaussianField, posterior_variance, total_power, wiener_gain
 from ..signals.bases import BASES
 
 # %% auto #0
-__all__ = ['PRECONDITIONINGS', 'Denoiser', 'plain_gains', 'wiener_gains', 'NetworkDenoiser', 'ScalarField', 'wrap']
+__all__ = ['PRECONDITIONINGS', 'Denoiser', 'plain_gains', 'wiener_gains', 'NetworkDenoiser', 'ScalarField', 'wrap', 'target_of']
 
 # %% ../../nbs/noise/denoiser.ipynb #74c71e37
 class Denoiser(Protocol):
@@ -26,6 +26,9 @@ class Denoiser(Protocol):
     process: Process
 
     def __call__(self, xt: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]: ...
+
+# %% ../../nbs/noise/denoiser.ipynb #28354819
+_all_ = ["target_of"]
 
 # %% ../../nbs/noise/denoiser.ipynb #b5a6b1a1
 def plain_gains(

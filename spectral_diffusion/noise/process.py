@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..core.registry import InputError, Registry
 from ..core.runtime import randn, split
-from .schedules import SCHEDULES, Level, check_time
+from .schedules import SCHEDULES, Level
 from ..signals.bases import BASES, Basis
 
 # %% auto #0

@@ -49,9 +49,12 @@ def noise_ratio(
 ) -> Tensor: # r^2, in [0, 1]
     "Squared ratio of the noise-to-signal ratios after and before a step."
     if not bool((now.s > 0).all() & (nxt.a > 0).all()):
-        raise InputError("a step starts with noise and ends with signal: s > 0 before it and a > 0 after it, in every coefficient")
+        raise InputError("a step starts with noise and ends with signal: s > 0 before it and a > 0 "
+                         "after it, in every coefficient")
     r2 = (now.a*nxt.s/(nxt.a*now.s)).square()
-    if bool((r2 > 1 + ROUNDING).any()): raise InputError(f"noise over signal must not grow in a step, got a growth of {r2.max().sqrt().item():.4g}")
+    if bool((r2 > 1 + ROUNDING).any()):
+        raise InputError("noise over signal must not grow in a step, got a growth of "
+                         f"{r2.max().sqrt().item():.4g}")
     return r2.clamp(max=1)
 
 def ddim_gains(

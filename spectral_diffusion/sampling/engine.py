@@ -5,7 +5,6 @@
 # %% ../../nbs/sampling/engine.ipynb #85fedc64
 from __future__ import annotations
 
-import math
 import pkgutil
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -31,11 +30,14 @@ def check_times(
 ) -> Float[Tensor, " n"]: # float64 on the CPU
     "The times, if they lie in [0, 1] and fall at every step; else raises."
     t = torch.as_tensor(times, dtype=torch.float64).detach().cpu()
-    if t.ndim != 1 or len(t) < 2: raise InputError(f"a run needs a list of at least two times, got shape {tuple(t.shape)}")
-    if not bool(((t >= 0) & (t <= 1)).all()): raise InputError(f"times lie in [0, 1] (0 clean, 1 noise), got {t.min().item()} to {t.max().item()}")
+    if t.ndim != 1 or len(t) < 2:
+        raise InputError(f"a run needs a list of at least two times, got shape {tuple(t.shape)}")
+    if not bool(((t >= 0) & (t <= 1)).all()):
+        raise InputError(f"times lie in [0, 1] (0 clean, 1 noise), got {t.min().item()} to {t.max().item()}")
     if not bool((t[1:] < t[:-1]).all()):
         i = int((t[1:] >= t[:-1]).nonzero()[0])
-        raise InputError(f"times must fall at every step, got {t[i].item()} then {t[i + 1].item()} at step {i}; hint: times run from 1 (noise) to 0 (clean)")
+        raise InputError(f"times must fall at every step, got {t[i].item()} then {t[i + 1].item()} at "
+                         f"step {i}; hint: times run from 1 (noise) to 0 (clean)")
     return t
 
 def time_grid(
@@ -45,7 +47,8 @@ def time_grid(
     end: float = 0., # the last time
 ) -> Float[Tensor, " {steps}+1"]: # float64
     "Evenly spaced falling times; both ends are met exactly."
-    if not isinstance(steps, int) or steps < 1: raise InputError(f"steps must be an integer of at least 1, got {steps!r}")
+    if not isinstance(steps, int) or steps < 1:
+        raise InputError(f"steps must be an integer of at least 1, got {steps!r}")
     return check_times(torch.linspace(start, end, steps + 1, dtype=torch.float64))
 
 # %% ../../nbs/sampling/engine.ipynb #a5ac364a
@@ -75,7 +78,7 @@ class Samplers(Registry):
         self.loaded = True
         room, own = import_module("spectral_diffusion.sampling"), dict(self._items)
         for page in pkgutil.iter_modules(room.__path__): import_module(f"{room.__name__}.{page.name}")
-        self._items.update(own)  # a sampler defined by hand before the first look wins over that of the library
+        self._items.update(own)  # a sampler defined by hand before the first look wins
 
     def __getitem__(self, name):
         self.load()
@@ -127,14 +130,18 @@ def check_run(
     if len(shape) != 4 or any(not isinstance(n, int) or n < 1 for n in shape):
         raise InputError(f"shape is (n, c, h, w), all at least 1, got {tuple(shape)}")
     if not process.white and tuple(process.size) != tuple(shape[-2:]):
-        raise InputError(f"the process was made for images of size {tuple(process.size)}, got shape {tuple(shape)}")
+        raise InputError(f"the process was made for images of size {tuple(process.size)}, got shape "
+                         f"{tuple(shape)}")
     if start is not None and (tuple(start.shape) != tuple(shape) or not start.is_floating_point()):
-        raise InputError(f"start is a floating-point tensor of shape {tuple(shape)}, got {start.dtype} {tuple(start.shape)}")
+        raise InputError(f"start is a floating-point tensor of shape {tuple(shape)}, got {start.dtype} "
+                         f"{tuple(start.shape)}")
     if generator is None:
-        if start is None: raise InputError("sampling needs a generator, got None; hint: generator=stream(0, 'samples')")
+        if start is None:
+            raise InputError("sampling needs a generator, got None; hint: generator=stream(0, 'samples')")
         return None
     generators = split(generator, shape[0]) if isinstance(generator, torch.Generator) else list(generator)
-    if len(generators) != shape[0]: raise InputError(f"one generator per sample: {shape[0]} samples, got {len(generators)} generators")
+    if len(generators) != shape[0]:
+        raise InputError(f"one generator per sample: {shape[0]} samples, got {len(generators)} generators")
     return generators
 
 # %% ../../nbs/sampling/engine.ipynb #c1ceb952
@@ -146,11 +153,13 @@ def make_run(
     generators: list[torch.Generator] | None, # one per sample
 ) -> Run: # for a sampler
     "The five things that a sampler sees."
-    time_type = torch.promote_types(like.dtype, torch.get_default_dtype())  # half precision cannot tell neighbouring times apart
+    # half precision cannot tell neighbouring times apart
+    time_type = torch.promote_types(like.dtype, torch.get_default_dtype())
 
     def denoise(x, t):
         x0_hat = denoiser(x, torch.full((len(x),), t, dtype=time_type, device=x.device))
-        if x0_hat.shape != x.shape: raise InputError(f"the denoiser must keep the shape {tuple(x.shape)}, got {tuple(x0_hat.shape)}")
+        if x0_hat.shape != x.shape:
+            raise InputError(f"the denoiser must keep the shape {tuple(x.shape)}, got {tuple(x0_hat.shape)}")
         return x0_hat
 
     def noise():
@@ -166,7 +175,7 @@ def trajectory(
     shape: tuple[int, int, int, int], # (n, c, h, w)
     sampler: str = "ddim", # a name in `SAMPLERS`
     steps: int = 50, # evenly spaced; not used when `times` is given
-    generator: torch.Generator | list[torch.Generator] | None = None, # split into one per sample, not advanced; or one per sample
+    generator: torch.Generator | list[torch.Generator] | None = None, # one to be split, or one per sample
     times: Float[Tensor, " m"] | list[float] | None = None, # falling times in [0, 1]
     *,
     start: Float[Tensor, "n c h w"] | None = None, # state at the first time; drawn when not given
@@ -195,7 +204,7 @@ def sample(
     shape: tuple[int, int, int, int], # (n, c, h, w)
     sampler: str = "ddim", # a name in `SAMPLERS`
     steps: int = 50, # evenly spaced; not used when `times` is given
-    generator: torch.Generator | list[torch.Generator] | None = None, # split into one per sample, not advanced; or one per sample
+    generator: torch.Generator | list[torch.Generator] | None = None, # one to be split, or one per sample
     times: Float[Tensor, " m"] | list[float] | None = None, # falling times in [0, 1]
     *,
     start: Float[Tensor, "n c h w"] | None = None, # state at the first time; drawn when not given
@@ -204,7 +213,8 @@ def sample(
     progress: bool = False, # show a bar
 ) -> Float[Tensor, "n c h w"]: # the state at the last time
     "The last state of a trajectory."
-    walk = trajectory(denoiser, process, shape, sampler, steps, generator, times, start=start, like=like, grad=grad)
+    options = {"start": start, "like": like, "grad": grad}
+    walk = trajectory(denoiser, process, shape, sampler, steps, generator, times, **options)
     total = steps if times is None else len(times) - 1
     for step in progress_bar(walk, total=total, desc=sampler, unit="step") if progress else walk: x = step.x
     return x
