@@ -20,7 +20,7 @@ GREEK["lambda"] = GREEK.pop("lambda_")
 CAPITAL = dict(Gamma="Γ", Delta="Δ", Theta="Θ", Lambda="Λ", Xi="Ξ", Pi="Π", Sigma="Σ", Upsilon="Υ", Phi="Φ", Psi="Ψ", Omega="Ω")
 LETTERS = dict(ell="ℓ", hbar="ℏ", Re="ℜ", Im="ℑ", infty="∞", partial="∂", nabla="∇", emptyset="∅", varnothing="∅", forall="∀", exists="∃",
                top="⊤", bot="⊥", dagger="†", prime="′", ldots="…", dots="…", cdots="⋯", vdots="⋮", ddots="⋱", imath="ı", jmath="ȷ")
-BINARY = dict(cdot="·", times="×", div="÷", pm="±", mp="∓", ast="∗", star="⋆", circ="∘", bullet="•", odot="⊙", otimes="⊗", oplus="⊕",
+BINARY = dict(bmod="mod", cdot="·", times="×", div="÷", pm="±", mp="∓", ast="∗", star="⋆", circ="∘", bullet="•", odot="⊙", otimes="⊗", oplus="⊕",
               ominus="⊖", cup="∪", cap="∩", setminus="∖", wedge="∧", vee="∨", land="∧", lor="∨")
 RELATION = dict(le="≤", leq="≤", ge="≥", geq="≥", ne="≠", neq="≠", approx="≈", sim="∼", simeq="≃", cong="≅", propto="∝", equiv="≡", ll="≪",
                 gg="≫", lesssim="≲", gtrsim="≳", in_="∈", notin="∉", ni="∋", subset="⊂", subseteq="⊆", supset="⊃", to="→", rightarrow="→",

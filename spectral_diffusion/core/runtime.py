@@ -38,12 +38,12 @@ def stream(
 
 # %% ../../nbs/core/runtime.ipynb #90c84cba
 def split(
-    generator: torch.Generator, # its state decides all of them; it is not advanced
+    generator: torch.Generator, # advanced by one draw, whatever `n` is
     n: int, # how many
 ) -> list[torch.Generator]: # one per sample
     "`n` independent generators; a longer list begins with the shorter one."
-    state = hashlib.sha256(bytes(generator.get_state().tolist()) + str(generator.initial_seed()).encode()).hexdigest()
-    return [stream(0, f"{state}/{i}") for i in range(n)]
+    key = torch.randint(2**62, (), generator=generator, device=generator.device).item()
+    return [stream(key, f"sample/{i}") for i in range(n)]
 
 def randn(
     shape: tuple[int, ...], # (n, ...), one generator per entry of the first axis

@@ -65,12 +65,12 @@ def make(
 def checkerboards(n: int, h: int, w: int, g: torch.Generator, frequency: tuple[float, float]) -> Tensor:
     "Sign of a product of sines."
     (y, x), f = grid(h, w), uniform((n, 1, 1), *frequency, g)
-    return torch.sign(torch.sin(math.pi*f*x)*torch.sin(math.pi*f*y))
+    return torch.where(torch.sin(math.pi*f*x)*torch.sin(math.pi*f*y) < 0, -1., 1.)
 
 def stripes(n: int, h: int, w: int, g: torch.Generator, frequency: tuple[float, float]) -> Tensor:
     "Sign of a plane wave of any direction."
     (y, x), f, angle = grid(h, w), uniform((n, 1, 1), *frequency, g), uniform((n, 1, 1), 0, math.pi, g)
-    return torch.sign(torch.sin(math.pi*f*(x*torch.cos(angle) + y*torch.sin(angle))))
+    return torch.where(torch.sin(math.pi*f*(x*torch.cos(angle) + y*torch.sin(angle))) < 0, -1., 1.)
 
 def circles(n: int, h: int, w: int, g: torch.Generator, frequency: tuple[float, float]) -> Tensor:
     "A centred disc, one inside and minus one outside."
@@ -82,8 +82,9 @@ def mondrian(n: int, h: int, w: int, g: torch.Generator, frequency: tuple[float,
     image, count = torch.zeros(n, h, w), torch.randint(3, 8, (n, 1, 1), generator=g)
     rows, cols = torch.arange(h)[:, None], torch.arange(w)
     for i in range(7):  # over rectangles, not over images
-        (top, bottom), (left, right) = ((torch.rand(2, n, 1, 1, generator=g)*side).sort(0).values for side in (h, w))
-        inside = (rows >= top.floor()) & (rows <= bottom) & (cols >= left.floor()) & (cols <= right) & (i < count)
+        top, left = ((torch.rand(n, 1, 1, generator=g)*side).floor() for side in (h, w))
+        bottom, right = (a + 1 + (torch.rand(n, 1, 1, generator=g)*(side - a)).floor() for a, side in ((top, h), (left, w)))
+        inside = (rows >= top) & (rows < bottom) & (cols >= left) & (cols < right) & (i < count)
         image = torch.where(inside, uniform((n, 1, 1), -1, 1, g), image)
     return image
 
@@ -94,7 +95,7 @@ PATTERNS: dict[str, Callable] = {"checkerboard": checkerboards, "stripes": strip
 def piecewise(
     n: int, h: int, w: int, generator: torch.Generator,
     pattern_types: tuple[str, ...] = tuple(PATTERNS), # kinds to draw from
-    frequency_range: tuple[float, float] = (2., 8.), # half waves across the image, for boards and stripes
+    frequency_range: tuple[float, float] = (2., 8.), # waves across the image, for boards and stripes
     edge_blur_sigma: float = 0., # pixels; a Gaussian blur of the edges
     contrast: float = 1., # factor before clamping
 ) -> Float[Tensor, "n h w"]:

@@ -116,8 +116,12 @@ def mix(
     "Sum of gain times image; zero gains cost nothing, and gain one alone is exact."
     kept = [(g, x) for g, x in terms if bool((g != 0).any())]
     if not kept: return torch.zeros_like(terms[0][1])
-    if len(kept) == 1 and bool((kept[0][0] == 1).all()): return kept[0][1]
-    return process.mix(kept)
+    (g, x), *rest = kept
+    if not rest and bool((g == 1).all()): return x
+    if any(g.numel() > 1 for g, _ in kept): return process.mix(kept)
+    total = x*g.item()  # gains on the CPU and one number each: no transform, no copy to the device
+    for g, x in rest: total = total.add(x, alpha=g.item())
+    return total
 
 # %% ../../nbs/sampling/engine.ipynb #f9ade9f0
 def check_run(
