@@ -70,7 +70,7 @@ def test_shapes_are_what_the_annotations_say():
     "jaxtyping checks every public tensor of these calls, in a process of its own."
     code = """
 from jaxtyping import install_import_hook
-with install_import_hook("spectral_diffusion", "typeguard.typechecked"):
+with install_import_hook("spectral_diffusion", "beartype.beartype"):
     import torch
     from spectral_diffusion.signals import bases, cosine, fourier, spectra
     from spectral_diffusion.noise import process, theory

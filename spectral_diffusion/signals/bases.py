@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..core.registry import InputError, Registry
 from .cosine import dct2, frequency, idct2
-from .fourier import bin_weights, irfft2, radius, rfft2
+from .fourier import bin_weights, full_precision, irfft2, radius, rfft2
 from .wavelets import dwt2, idwt2, max_levels, pack, unpack
 
 # %% auto #0
@@ -39,7 +39,11 @@ class Basis:
         size: tuple[int, int] | None = None, # (h, w) of the image; found from the coefficients when not given
     ) -> Tensor: # images
         "Images of coefficients."
-        return self.backward(z, tuple(size) if size is not None else self.guess(z))
+        size = tuple(size) if size is not None else self.guess(z)
+        if tuple(z.shape[-2:]) != tuple(self.shape(*size)):
+            raise InputError(f"{self.name} coefficients of {size[0]} x {size[1]} images have shape (..., {', '.join(map(str, self.shape(*size)))}), "
+                             f"got {tuple(z.shape)}; hint: check `size`")
+        return self.backward(z, size)
 
 BASES = Registry("basis")
 
@@ -125,6 +129,7 @@ def color(
         raise InputError(f"a colour rotation is an orthogonal square matrix, got shape {tuple(matrix.shape)}")
     def rotate(x, m):
         if x.ndim < 3 or x.shape[-3] != len(m): raise InputError(f"this basis rotates {len(m)} channels: images are (..., {len(m)}, h, w), got {tuple(x.shape)}")
-        return torch.einsum("dc,...chw->...dhw", m.to(x), x)
+        x = full_precision(x)
+        with torch.autocast(x.device.type, enabled=False): return torch.einsum("dc,...chw->...dhw", m.to(x), x)
     return Basis(f"{basis.name}+color", lambda x: basis.forward(rotate(x, matrix)), lambda z, size: rotate(basis.backward(z, size), matrix.T),
                  basis.frequency, basis.weights, basis.shape, basis.guess, matrix)

@@ -51,11 +51,11 @@ def radial_power(
     if x.ndim < 2 or x.numel() == 0: raise InputError(f"radial power needs images (..., h, w) with at least one pixel, got shape {tuple(x.shape)}")
     if not bool(torch.isfinite(x).all()): raise InputError("radial power needs finite images; hint: NaN or infinity among the pixels")
     h, w = x.shape[-2:]
-    index, k, count = rings(h, w, bins)
+    index, k, count = (r.to(x.device, copy=True) for r in rings(h, w, bins))  # copies: the rings are shared by all calls
     power = rfft2(x.reshape(-1, h, w)).abs().square().double().mean(0)
     weighted = (bin_weights(h, w).to(power)*power).flatten()
-    total = torch.zeros(len(k) + 1, dtype=power.dtype, device=power.device).index_add_(0, index.flatten().to(power.device), weighted)[:-1]
-    return RadialPower(k.to(power.device), total/count.to(power.device).clamp(min=1), count.to(power.device), x.numel()//(h*w))
+    total = torch.zeros(len(k) + 1, dtype=power.dtype, device=power.device).index_add(0, index.flatten(), weighted)[:-1]
+    return RadialPower(k, total/count.clamp(min=1), count, x.numel()//(h*w))
 
 # %% ../../nbs/signals/spectra.ipynb #0c10bae5
 class PowerLaw(NamedTuple):
