@@ -84,7 +84,7 @@ for h, w in ((8, 8), (7, 9), (6, 5)):
         p = process.Process("cosine")
         p.diffuse(x, torch.rand(2, generator=g), torch.randn(x.shape, dtype=dtype, generator=g))
         theory.GaussianField.fit(x, "dct", pca=True).denoiser(p)(x, torch.rand(2, generator=g))
-try: fourier.radius("8", 8)
+try: p.diffuse(x, torch.rand(3, generator=g), x)
 except Exception as error: print("checked", type(error).__name__)
 """
-    assert python(code).startswith("checked TypeCheckError")
+    assert python(code) == "checked TypeCheckError"  # two images and three times

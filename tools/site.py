@@ -91,16 +91,22 @@ def without(item, gone: set[str]):
 
 
 def executed_copy(root: Path, bench: str) -> tuple[Path, str] | None:
-    "The published executed notebook of a benchmark and a sentence about it; a folder without a notebook is a training run."
-    found = []
+    """The published executed notebook of a benchmark and a sentence about it; a folder without a notebook is a training run.
+
+    A copy of the page as it stands now comes before copies of earlier versions of the page."""
+    from spectral_diffusion.lab.sweep import source_mark
+    source = root/"nbs"/"bench"/f"{bench}.ipynb"
+    mark, found = source_mark(source) if source.exists() else "", []
     for nb in sorted((root/"results"/bench).glob("*/notebook.ipynb")):
         config = nb.with_name("config.yaml")
         preset = (yaml.safe_load(config.read_text(encoding="utf-8")) or {}).get("preset", "") if config.exists() else ""
         rank = PRESETS.index(preset) if preset in PRESETS else len(PRESETS)
-        found.append((rank, -nb.stat().st_mtime, nb, preset))
+        system = nb.with_name("system.json")
+        page = json.loads(system.read_text(encoding="utf-8")).get("page") if system.exists() else None
+        found.append((page != mark, rank, -nb.stat().st_mtime, nb, preset))
     if not found:
         return None
-    _, _, nb, preset = min(found)
+    *_, nb, preset = min(found)
     return nb, f"Executed copy, preset `{preset or 'unknown'}`, from `{nb.parent.relative_to(root).as_posix()}`."
 
 

@@ -81,6 +81,7 @@ class EvalConfig:
     samples: int = 64          # images to generate with the averaged weights
     sampler: str = "ddim"      # a name in SAMPLERS
     sample_steps: int = 50     # network calls for each image
+    clip: float = 1.           # largest value of an estimate while sampling; 0 leaves estimates as they are
     def __post_init__(self):
         SAMPLERS[self.sampler]  # raises with the known names
         for name in ("images", "points", "samples", "sample_steps"): at_least(f"EvalConfig.{name}", getattr(self, name), 1)
@@ -216,7 +217,8 @@ def train_run(
     with run_folder(config, root) as work:
         rows = fit(config, denoiser.to(where), work, where)
         errors = squared_errors(denoiser, place(fixed, where))
-        samples = draw_samples(denoiser, config.evaluation.samples, sampler=config.evaluation.sampler, steps=config.evaluation.sample_steps, size=fixed.x0.shape[1:])
+        samples = draw_samples(denoiser, config.evaluation.samples, sampler=config.evaluation.sampler, steps=config.evaluation.sample_steps,
+                               clip=config.evaluation.clip, size=fixed.x0.shape[1:])
         save_samples(samples, work/"samples"/f"{config.evaluation.sampler}-{config.evaluation.sample_steps}")
         history, held_out = pd.DataFrame(rows), floats(load_images(config.data.name).test[:512])
         write_csv(work/"history.csv", history)
@@ -295,13 +297,15 @@ def draw_samples(
     sampler: str = "ddim", # a name in SAMPLERS
     steps: int = 50, # network calls for each image
     seed: int = 0, # of the start noise
+    clip: float = 1., # largest absolute value of an estimate; 0 leaves estimates as they are
     size: tuple[int, int, int] = (3, 32, 32), # (c, h, w)
     chunk: int = 64, # images at a time; has no influence on them
 ) -> Float[Tensor, "n c h w"]: # in [-1, 1] up to what the network overshoots, on the CPU
     "Images drawn from a denoiser."
     if n < 1: raise InputError(f"the number of samples must be at least 1, got {n}")
     generators, like = split(stream(seed, "sample"), n), next(denoiser.network.parameters())
-    parts = [sample(denoiser, denoiser.process, (len(g), *size), sampler=sampler, steps=steps, generator=g, like=like)
+    def estimate(x, t): return denoiser(x, t).clamp(-clip, clip) if clip > 0 else denoiser(x, t)
+    parts = [sample(estimate, denoiser.process, (len(g), *size), sampler=sampler, steps=steps, generator=g, like=like)
              for g in (generators[i:i + chunk] for i in range(0, n, chunk))]
     return torch.cat(parts).cpu()
 
@@ -407,16 +411,14 @@ def first_reach(
 
 def to_target(
     history: pd.DataFrame, # columns arm, seed, step, seconds, loss
-    baseline: str, # arm whose final loss is the target of its pair
+    loss: float, # the target, the same for every run
 ) -> pd.DataFrame: # arm, seed, steps_to_target, seconds_to_target and whether they are censored
-    "Steps and seconds that each run needs to its pair's target."
+    "Steps and seconds that each run needs to a loss."
     rows = []
-    for seed, pair in history.groupby("seed"):
-        target = pair[pair.arm == baseline].sort_values("step").loss.iloc[-1]
-        for arm, run in pair.groupby("arm"):
-            reach = {c: first_reach(run.sort_values("step"), target, c) for c in ("step", "seconds")}
-            rows.append({"arm": arm, "seed": seed, "target": target, "steps_to_target": reach["step"].value, "steps_to_target_censored": reach["step"].censored,
-                         "seconds_to_target": reach["seconds"].value, "seconds_to_target_censored": reach["seconds"].censored})
+    for (arm, seed), run in history.groupby(["arm", "seed"]):
+        reach = {c: first_reach(run.sort_values("step"), loss, c) for c in ("step", "seconds")}
+        rows.append({"arm": arm, "seed": seed, "target": loss, "steps_to_target": reach["step"].value, "steps_to_target_censored": reach["step"].censored,
+                     "seconds_to_target": reach["seconds"].value, "seconds_to_target_censored": reach["seconds"].censored})
     return pd.DataFrame(rows)
 
 # %% ../../nbs/lab/experiment.ipynb #cca4a917

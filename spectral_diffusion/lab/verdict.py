@@ -140,5 +140,5 @@ def load_verdicts(
         for name, v in json.loads((path/"verdict.json").read_text(encoding="utf-8")).items():
             rows.append({"bench": path.parent.name, "fingerprint": path.name, "preset": record.config.get("preset"), "name": name, "claim": v["claim"]["text"],
                          "outcome": v["outcome"], "gain": v["gain"], "low": v["low"], "high": v["high"], "margin": v["claim"]["margin"], "seeds": v["pairs"],
-                         "machine": record.system.get("gpu") or record.system.get("processor"), "date": record.system.get("date"), "sentence": v["sentence"]})
+                         "page": record.system.get("page"), "machine": record.system.get("gpu") or record.system.get("processor"), "date": record.system.get("date"), "sentence": v["sentence"]})
     return pd.DataFrame(rows)

@@ -41,7 +41,7 @@ def plain_gains(
 
 def wiener_gains(
     level: Level, # gains of the process
-    power: Float[Tensor, "*k"], # power of the data, per coefficient or one number
+    power: Float[Tensor, "..."], # power of the data, per coefficient or one number
 ) -> tuple[Tensor, Tensor, Tensor]: # (c_in, p, q)
     "Unit variance in and out around Wiener's filter (Karras et al. 2022, table 1, for each coefficient)."
     return total_power(power, level).rsqrt(), wiener_gain(power, level), posterior_variance(power, level).sqrt()

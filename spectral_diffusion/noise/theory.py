@@ -11,35 +11,35 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.registry import InputError
+from ..core.registry import InputError, unknown_name
 from ..core.runtime import randn, split
 from .process import TARGETS, Process
 from .schedules import Level
 from ..signals.bases import BASES, Basis, color, pca_color
 
 # %% auto #0
-__all__ = ['total_power', 'wiener_gain', 'posterior_variance', 'GaussianField', 'check_mirror', 'gains_for', 'WienerDenoiser',
-           'flow_velocity', 'linear_loss']
+__all__ = ['ARC_WEIGHTS', 'total_power', 'wiener_gain', 'posterior_variance', 'GaussianField', 'check_mirror', 'gains_for',
+           'WienerDenoiser', 'flow_velocity', 'linear_loss', 'w2', 'kl', 'arc_times']
 
 # %% ../../nbs/noise/theory.ipynb #4b5cbff4
 def total_power(
-    power: Float[Tensor, "*k"], # power of the data
+    power: Float[Tensor, "..."], # power of the data; broadcasts with the gains
     level: Level, # gains
-) -> Float[Tensor, "*k"]: # a^2 power + s^2
+) -> Float[Tensor, "..."]: # a^2 power + s^2
     "Power of a noisy coefficient."
     return level.a.square()*power + level.s.square()
 
 def wiener_gain(
-    power: Float[Tensor, "*k"], # power of the data
+    power: Float[Tensor, "..."], # power of the data; broadcasts with the gains
     level: Level, # gains
-) -> Float[Tensor, "*k"]: # what multiplies x_t - a mu
+) -> Float[Tensor, "..."]: # what multiplies x_t - a mu
     "Gain of the best linear denoiser (Wiener 1949)."
     return level.a*power/total_power(power, level)
 
 def posterior_variance(
-    power: Float[Tensor, "*k"], # power of the data
+    power: Float[Tensor, "..."], # power of the data; broadcasts with the gains
     level: Level, # gains
-) -> Float[Tensor, "*k"]: # the least mean squared error of x0
+) -> Float[Tensor, "..."]: # the least mean squared error of x0
     "Variance of x0 that is left when x_t is known."
     return power*level.s.square()/total_power(power, level)
 
@@ -212,3 +212,55 @@ def linear_loss(
         error = n.square()*((1 - level.a*gain).square()*seen + (level.s*gain).square())
         total += ((weights*error).sum()/weights.sum()).item()
     return total/len(times)
+
+# %% ../../nbs/noise/theory.ipynb #f9c1441e
+def w2(
+    v: Float[Tensor, "*k"], # generated variance of each coefficient
+    power: Float[Tensor, "*k"], # true variance
+    weights: Float[Tensor, "*k"] | None = None, # multiplicity; one when not given
+) -> float: # squared Wasserstein distance
+    "Squared 2-Wasserstein distance of two centred Gaussians with common axes."
+    d = (v.clamp(min=0).sqrt() - power.sqrt()).square()
+    return (d if weights is None else weights*d).sum().item()
+
+def kl(
+    v: Float[Tensor, "*k"], # generated variance of each coefficient
+    power: Float[Tensor, "*k"], # true variance
+    weights: Float[Tensor, "*k"] | None = None, # multiplicity; one when not given
+) -> float: # nats
+    "Divergence KL(generated || true) of two centred Gaussians with common axes."
+    r = v/power
+    d = (r - 1 - r.log())/2
+    return (d if weights is None else weights*d).sum().item()
+
+# %% ../../nbs/noise/theory.ipynb #0b2e11e1
+ARC_WEIGHTS = {"kl": lambda power: torch.ones_like(power), "w2": lambda power: power}
+
+def arc_times(
+    field: GaussianField, # data
+    process: Process, # forward process
+    n: int, # steps
+    weight: str = "kl", # kl or w2: the distance that is made small
+    *,
+    points: int = 4_001, # of the grid on which the arc is measured
+) -> Float[Tensor, " {n}+1"]: # falling times from 1 to 0, float64
+    "Times with equal steps of the arc length ds^2 = sum_k w_k dtheta_k^2, theta_k = arctan(s/(a sqrt(power_k)))."
+    if n < 1: raise InputError(f"a list of steps has at least one, got n={n}")
+    if weight not in ARC_WEIGHTS: raise unknown_name("weight", weight, list(ARC_WEIGHTS))
+    grid = (1 - torch.cos(torch.linspace(0, torch.pi, points, dtype=torch.float64)))/2  # finer at both ends
+    multiplicity = field.basis.weights(*field.size).expand(field.power.shape)
+    angles = torch.stack([_angle(field, process, t) for t in grid.tolist()])
+    speed = (multiplicity*ARC_WEIGHTS[weight](field.power))*angles.diff(dim=0).square()
+    arc = torch.cat([torch.zeros(1, dtype=torch.float64), speed.flatten(1).sum(1).sqrt().cumsum(0)])
+    wanted = torch.linspace(0, 1, n + 1, dtype=torch.float64)*arc[-1]
+    right = torch.searchsorted(arc, wanted).clamp(1, points - 1)
+    share = (wanted - arc[right - 1])/(arc[right] - arc[right - 1]).clamp(min=torch.finfo(torch.float64).tiny)
+    times = (grid[right - 1] + share*(grid[right] - grid[right - 1])).flip(0)
+    times[0], times[-1] = 1., 0.
+    return times
+
+def _angle(field: GaussianField, process: Process, t: float) -> Tensor:
+    "theta of each coefficient; a coefficient without power has none."
+    level = gains_for(field, process, t)
+    theta = torch.atan2(level.s.expand(level.s.shape), level.a*field.power.sqrt())
+    return torch.where(field.power > 0, theta, 0.).reshape(field.power.shape)
