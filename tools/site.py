@@ -107,7 +107,11 @@ def executed_copy(root: Path, bench: str) -> tuple[Path, str] | None:
     if not found:
         return None
     *_, nb, preset = min(found)
-    return nb, f"Executed copy, preset `{preset or 'unknown'}`, from `{nb.parent.relative_to(root).as_posix()}`."
+    verdict = nb.with_name("verdict.json")
+    judged = json.loads(verdict.read_text(encoding="utf-8")) if verdict.exists() else {}
+    status = ", ".join(f"{name} **{v['outcome'].lower()}**" for name, v in judged.items() if not name.startswith("control"))
+    copy = f"Executed copy, preset `{preset or 'unknown'}`, from `{nb.parent.relative_to(root).as_posix()}`."
+    return nb, f"Verdicts: {status}. {copy}" if status else copy
 
 
 def gather(root: Path, config: dict, *, allow_missing: bool) -> tuple[list[Page], set[str]]:
