@@ -5,27 +5,37 @@
 # %% ../../nbs/noise/process.ipynb #76a3882e
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.registry import InputError, Registry
+from ..core.registry import InputError, Registry, unknown_name
 from ..core.runtime import randn, split
 from .schedules import SCHEDULES, Level
 from ..signals.bases import BASES, Basis
 
 # %% auto #0
-__all__ = ['SHAPES', 'TARGETS', 'white', 'power_law', 'target_x0', 'target_eps', 'target_v', 'target_flow', 'Process',
-           'target_of']
+__all__ = ['SHAPES', 'TARGETS', 'unit_power', 'white', 'power_law', 'equal_snr', 'offset', 'uniform_corruption', 'target_x0',
+           'target_eps', 'target_v', 'target_flow', 'Process', 'target_of']
 
 # %% ../../nbs/noise/process.ipynb #1bb586f8
 SHAPES = Registry("noise shape")
 
+def unit_power(
+    factor: Float[Tensor, "..."], # positive, per coefficient
+    weights: Float[Tensor, "h k"], # multiplicity of the coefficients
+) -> Float[Tensor, "..."]: # the same, with mean square one over all coefficients
+    "Scale a factor to the total power of white noise."
+    weights = weights.expand(factor.shape)
+    return factor/((weights*factor.square()).sum()/weights.sum()).sqrt()
+
 @SHAPES.register("white")
 def white(
     k: Float[Tensor, "h k"], # frequency of each coefficient, cycles/pixel
+    weights: Float[Tensor, "h k"], # multiplicity of each coefficient
 ) -> Float[Tensor, "h k"]: # factor on s(t)
     "The same noise at every frequency."
     return torch.ones_like(k)
@@ -33,11 +43,43 @@ def white(
 @SHAPES.register("power_law")
 def power_law(
     k: Float[Tensor, "h k"], # frequency of each coefficient, cycles/pixel
+    weights: Float[Tensor, "h k"], # multiplicity of each coefficient
     *,
     exponent: float = 1., # power falls as k^-exponent
-) -> Float[Tensor, "h k"]: # factor on s(t), not yet normalised
+) -> Float[Tensor, "h k"]: # factor on s(t)
     "Coloured noise: pink for exponent 1, blue for -1."
-    return k.clamp(min=k[k > 0].min()).pow(-exponent/2)
+    return unit_power(k.clamp(min=k[k > 0].min()).pow(-exponent/2), weights)
+
+# %% ../../nbs/noise/process.ipynb #9c52b8e1
+@SHAPES.register("equal_snr")
+def equal_snr(
+    k: Float[Tensor, "h k"], # frequency of each coefficient, cycles/pixel
+    weights: Float[Tensor, "h k"], # multiplicity of each coefficient
+    *,
+    power: Float[Tensor, "..."], # power of the data in the same basis, such as `field.power`
+) -> Float[Tensor, "..."]: # factor on s(t)
+    "Noise with the spectrum of the data (Falck et al. 2025): one signal-to-noise ratio for all frequencies."
+    if not bool((power > 0).all()): raise InputError("equal_snr needs positive power in every coefficient: a coefficient without data would get no noise")
+    return unit_power(power.double().sqrt(), weights)
+
+@SHAPES.register("offset")
+def offset(
+    k: Float[Tensor, "h k"], # frequency of each coefficient, cycles/pixel
+    weights: Float[Tensor, "h k"], # multiplicity of each coefficient
+    *,
+    strength: float = 0.1, # c: standard deviation of the common draw
+) -> Float[Tensor, "h k"]: # factor on s(t); not scaled to unit power
+    "White noise plus one draw for the whole image: power 1 + c^2 h w at frequency zero."
+    return torch.where(k == 0, (1 + strength**2*weights.sum()).sqrt(), torch.ones_like(k))
+
+@SHAPES.register("uniform_corruption")
+def uniform_corruption(
+    k: Float[Tensor, "h k"], # frequency of each coefficient, cycles/pixel
+    weights: Float[Tensor, "h k"], # multiplicity of each coefficient
+) -> Float[Tensor, "h k"]: # factor on s(t)
+    "The rising factor of an earlier experiment, kept to show what it does."
+    factor = ((k/k[k > 0].min()).square() + 1).sqrt()
+    return unit_power(torch.where(k == 0, torch.ones_like(k), factor), weights)
 
 # %% ../../nbs/noise/process.ipynb #980fe675
 TARGETS = Registry("target")
@@ -79,9 +121,10 @@ class Process:
         if self.white: return
         if size is None or self.basis.name == "pixel":
             raise InputError(f"noise shape {shape!r} needs size=(h, w) and a basis with frequencies (fourier, dct), got size={size}, basis={self.basis.name!r}")
-        factor = SHAPES[shape](self.basis.frequency(*size), **(options or {}))
-        weights = self.basis.weights(*size)
-        self.factor = factor/(weights*factor.square()).sum().div(weights.sum()).sqrt()
+        known = list(inspect.signature(SHAPES[shape]).parameters)[2:]
+        for name in options or {}:
+            if name not in known: raise unknown_name(f"option of noise shape {shape!r}", name, known)
+        self.factor = SHAPES[shape](self.basis.frequency(*size), self.basis.weights(*size), **(options or {}))
 
     def gains(self,
         t: Float[Tensor, "*b"] | float, # times in [0, 1]
