@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..core.registry import InputError
 from .process import Process
+from .schedules import Level
 from .theory import GaussianField, gains_for, posterior_variance, total_power
 
 # %% auto #0
