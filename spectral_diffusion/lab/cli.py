@@ -40,11 +40,14 @@ def run_data(args: argparse.Namespace) -> int:
 
 def run_bench_verb(args: argparse.Namespace) -> int:
     "Run one benchmark, or all of them."
+    from spectral_diffusion.lab.records import results_root
     from spectral_diffusion.lab.sweep import bench_names, run_bench
     if args.preset not in ("smoke", "cpu", "gpu"): raise unknown_name("preset", args.preset, ["smoke", "cpu", "gpu"])
+    # smoke runs show that a page works; they are no results and stay out of the ledger
+    root = args.results or (results_root()/".smoke" if args.preset == "smoke" else None)
     for name in bench_names() if args.name == "all" else [args.name]:
         start = time.monotonic()
-        path = run_bench(name, args.preset, changes=read_changes(args.set), root=args.results)
+        path = run_bench(name, args.preset, changes=read_changes(args.set), root=root)
         print(f"{name} {args.preset}: {time.monotonic() - start:.0f} s, record {path.name}", flush=True)
     return 0
 
@@ -93,7 +96,7 @@ def parser() -> argparse.ArgumentParser:
         p = verbs.add_parser(name, help=run.__doc__, description=run.__doc__)
         for flags, settings in options: p.add_argument(*flags, **settings)
         p.set_defaults(call=run)
-    results = (("--results",), {"help": "folder of the results (default: results of this checkout)"})
+    results = (("--results",), {"help": "folder of the results (default: results of this checkout; smoke runs go to results/.smoke)"})
     change = (("--set",), {"action": "append", "default": [], "metavar": "KEY=VALUE", "help": "change one key of the configuration; may be repeated"})
     preset = (("--preset",), {"default": "smoke", "help": "smoke, cpu or gpu"})
     verb("data", run_data, (("--root",), {"help": "folder to look in and to write to"}))
