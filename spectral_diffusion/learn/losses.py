@@ -31,7 +31,7 @@ def truth(
 ) -> Float[Tensor, "b c h w"]: # what a perfect network says
     "The true value of the target, also for coloured noise."
     level = process.gains(t)
-    if process.white or target in ("x0", "eps"): return target_of(x0, eps, level, target)
+    if process.isotropic or target == "x0" or (target == "eps" and not process.masked): return target_of(x0, eps, level, target)
     m, n = TARGETS[target](level)
     return process.mix([(m*level.s, eps), (m*level.a + n, x0)])
 

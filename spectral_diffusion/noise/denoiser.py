@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..core.registry import InputError, unknown_name
-from .process import TARGETS, Process, target_of
+from .process import TARGETS, Process, silent, target_of
 from .schedules import Level
 from .theory import GaussianField, posterior_variance, total_power, wiener_gain
 from ..signals.bases import BASES
@@ -37,14 +37,16 @@ def plain_gains(
 ) -> tuple[Tensor, Tensor, Tensor]: # (c_in, p, q)
     "No preconditioning: the network sees x_t and answers with the target."
     m, n = TARGETS[target](level)
-    return torch.ones_like(n), -m/n, 1/n
+    lost = silent(level) & (n == 0)  # no noise to predict: the image is there already
+    return torch.ones_like(n), torch.where(lost, 1/level.a, -m/n), torch.where(lost, 0., 1/n)
 
 def wiener_gains(
     level: Level, # gains of the process
     power: Float[Tensor, "..."], # power of the data, per coefficient or one number
 ) -> tuple[Tensor, Tensor, Tensor]: # (c_in, p, q)
     "Unit variance in and out around Wiener's filter (Karras et al. 2022, table 1, for each coefficient)."
-    return total_power(power, level).rsqrt(), wiener_gain(power, level), posterior_variance(power, level).sqrt()
+    total = total_power(power, level)
+    return torch.where(total > 0, total.rsqrt(), 0.), wiener_gain(power, level), posterior_variance(power, level).sqrt()
 
 # %% ../../nbs/noise/denoiser.ipynb #2b47d50f
 class NetworkDenoiser(nn.Module):
@@ -108,10 +110,10 @@ def wrap(
     if preconditioning not in PRECONDITIONINGS: raise unknown_name("preconditioning", preconditioning, list(PRECONDITIONINGS))
     if preconditioning == "none": return NetworkDenoiser(network, process, target, None)
     if preconditioning == "edm":
-        if not process.white: raise InputError("preconditioning 'edm' is one number for all pixels and needs white noise; hint: use 'spectral'")
+        if not process.isotropic: raise InputError("preconditioning 'edm' is one number for all pixels and needs white noise; hint: use 'spectral'")
         power = 0.25 if statistics is None else statistics.square().mean().item() if isinstance(statistics, Tensor) else statistics.variance()
         return NetworkDenoiser(network, process, target, ScalarField(power))
     if statistics is None: raise InputError("preconditioning 'spectral' needs statistics: training images in [-1, 1] or a fitted GaussianField, got None")
     field = statistics
-    if isinstance(statistics, Tensor): field = GaussianField.fit(statistics, "dct", pca=True) if process.white else GaussianField.fit(statistics, process.basis)
+    if isinstance(statistics, Tensor): field = GaussianField.fit(statistics, "dct", pca=True) if process.isotropic else GaussianField.fit(statistics, process.basis)
     return NetworkDenoiser(network, process, target, field)

@@ -25,7 +25,7 @@ class MixtureDenoiser:
         weights: list[float] | None = None, # prior of each component; equal when not given
     ):
         if len(fields) < 1: raise InputError("a mixture needs at least one field, got none")
-        if not process.white: raise InputError("the mixture denoiser is written for white noise; got a coloured process")
+        if not process.isotropic: raise InputError(f"the mixture denoiser is written for white noise without blur; got {process}")
         self.fields, self.process = fields, process
         prior = torch.as_tensor([1.]*len(fields) if weights is None else weights, dtype=torch.float64)
         if len(prior) != len(fields) or not bool((prior > 0).all()): raise InputError(f"one positive weight for each of {len(fields)} fields, got {weights}")
@@ -61,7 +61,7 @@ class MemoryDenoiser:
         images: Float[Tensor, "n c h w"], # all that exists
         process: Process, # white forward process
     ):
-        if not process.white: raise InputError("the memory denoiser is written for white noise; got a coloured process")
+        if not process.isotropic: raise InputError(f"the memory denoiser is written for white noise without blur; got {process}")
         self.images, self.process = images, process
 
     def __call__(self,

@@ -18,8 +18,9 @@ from .schedules import SCHEDULES, Level
 from ..signals.bases import BASES, Basis
 
 # %% auto #0
-__all__ = ['SHAPES', 'TARGETS', 'unit_power', 'white', 'power_law', 'equal_snr', 'offset', 'uniform_corruption', 'target_x0',
-           'target_eps', 'target_v', 'target_flow', 'Process', 'target_of']
+__all__ = ['SHAPES', 'TARGETS', 'EDM_POWER', 'unit_power', 'white', 'power_law', 'equal_snr', 'offset', 'band_masked',
+           'uniform_corruption', 'blur_gain', 'target_x0', 'silent', 'over_noise', 'target_eps', 'target_v',
+           'target_flow', 'target_edm', 'combine', 'Process', 'target_of']
 
 # %% ../../nbs/noise/process.ipynb #1bb586f8
 SHAPES = Registry("noise shape")
@@ -72,16 +73,46 @@ def offset(
     "White noise plus one draw for the whole image: power 1 + c^2 h w at frequency zero."
     return torch.where(k == 0, (1 + strength**2*weights.sum()).sqrt(), torch.ones_like(k))
 
+@SHAPES.register("band_masked")
+def band_masked(
+    k: Float[Tensor, "h k"], # frequency of each coefficient, cycles/pixel
+    weights: Float[Tensor, "h k"], # multiplicity of each coefficient
+    *,
+    low: float = 0.125, # lowest frequency of the band
+    high: float = 0.25, # first frequency above the band
+    inside: float = 0., # level of the noise in the band
+    outside: float = 1., # level elsewhere
+) -> Float[Tensor, "h k"]: # factor on s(t)
+    "Two levels of noise (Scimeca et al. 2025): with 0 the band is left out."
+    factor = torch.where((k >= low) & (k < high), inside, outside).to(k)
+    if min(inside, outside) < 0 or not bool((factor > 0).any()):
+        raise InputError(f"a band mask needs levels of zero or more and noise in some coefficient, got inside={inside}, outside={outside} for {low} <= k < {high}")
+    return unit_power(factor, weights)
+
 @SHAPES.register("uniform_corruption")
 def uniform_corruption(
     k: Float[Tensor, "h k"], # frequency of each coefficient, cycles/pixel
     weights: Float[Tensor, "h k"], # multiplicity of each coefficient
+    *,
+    mask: str = "rising", # rising, or falling as in its first version
 ) -> Float[Tensor, "h k"]: # factor on s(t)
-    "The rising factor of an earlier experiment, kept to show what it does."
-    factor = ((k/k[k > 0].min()).square() + 1).sqrt()
-    return unit_power(torch.where(k == 0, torch.ones_like(k), factor), weights)
+    "The factors of an earlier experiment, kept to show what they do."
+    masks = {"rising": ((k/k[k > 0].min()).square() + 1).sqrt(), "falling": 1/(k + 1e-4)}
+    if mask not in masks: raise unknown_name("mask", mask, list(masks))
+    return unit_power(masks[mask], weights)
 
 # %% ../../nbs/noise/process.ipynb #980fe675
+def blur_gain(
+    k: Float[Tensor, "h k"], # frequency of each coefficient, cycles/pixel
+    t: Float[Tensor, "*b"], # times in [0, 1]
+    width: float, # standard deviation of the blur at t = 1, pixels
+    least: float = 1e-3, # what is left of the finest detail
+) -> Float[Tensor, "*b h k"]: # factor on a(t)
+    "Gain of a Gaussian blur that grows with time."
+    sigma = width*torch.sin(t*torch.pi/2).square()
+    return least + (1 - least)*torch.exp(-(2*torch.pi*k*sigma[..., None, None]).square()/2)
+
+# %% ../../nbs/noise/process.ipynb #f7aec945
 TARGETS = Registry("target")
 
 @TARGETS.register("x0")
@@ -89,22 +120,49 @@ def target_x0(level: Level) -> tuple[Tensor, Tensor]:
     "The clean signal itself."
     return torch.zeros_like(level.s), torch.ones_like(level.s)
 
+def silent(level: Level) -> Tensor:
+    "Where a coefficient has no noise though others of the same image have some."
+    if level.s.shape[-2:].numel() == 1 or level.s.ndim < 3: return torch.zeros_like(level.s, dtype=torch.bool)
+    return (level.s == 0) & (level.s.amax((-3, -2, -1), keepdim=True) > 0)
+
+def over_noise(x: Tensor, level: Level) -> Tensor:
+    "x/s, and zero in silent coefficients."
+    return torch.where(silent(level), 0., x/level.s)
+
 @TARGETS.register("eps")
 def target_eps(level: Level) -> tuple[Tensor, Tensor]:
     "The noise: (x_t - a x0)/s."
-    return 1/level.s, -level.a/level.s
+    return over_noise(torch.ones_like(level.s), level), -over_noise(level.a, level)
 
 @TARGETS.register("v")
 def target_v(level: Level) -> tuple[Tensor, Tensor]:
     "The velocity a eps - s x0 (Salimans and Ho 2022)."
-    return level.a/level.s, -(level.a.square()/level.s + level.s)
+    return over_noise(level.a, level), -(over_noise(level.a.square(), level) + level.s)
 
 @TARGETS.register("flow")
 def target_flow(level: Level) -> tuple[Tensor, Tensor]:
     "The slope eps - x0 of the straight path (Liu et al. 2023)."
-    return 1/level.s, -(level.a/level.s + 1)
+    return over_noise(torch.ones_like(level.s), level), -(over_noise(level.a, level) + 1)
 
-# %% ../../nbs/noise/process.ipynb #f7aec945
+EDM_POWER = 0.25  # sigma_data = 0.5 in Karras et al. 2022
+
+@TARGETS.register("edm")
+def target_edm(level: Level) -> tuple[Tensor, Tensor]:
+    "The network's part in EDM: (x0 - c_skip x_t)/c_out (Karras et al. 2022, table 1)."
+    total = level.a.square()*EDM_POWER + level.s.square()
+    return -over_noise(level.a*(EDM_POWER/total).sqrt(), level), over_noise((total/EDM_POWER).sqrt(), level)
+
+# %% ../../nbs/noise/process.ipynb #1bf85936
+def combine(
+    basis: Basis, # whose coefficients the gains belong to
+    terms: list[tuple[Tensor | float, Tensor]], # (gain, image) pairs
+) -> Tensor: # the sum of gain times image, in pixels
+    "Weighted sum of images with gains per coefficient."
+    like = terms[0][1]
+    z = sum((g.to(like) if isinstance(g, Tensor) else g)*basis.forward(x) for g, x in terms)
+    return basis.inverse(z, tuple(like.shape[-2:]))
+
+# %% ../../nbs/noise/process.ipynb #65a73e51
 class Process:
     "Forward process x_k(t) = a_k(t) x0_k + s_k(t) eps_k in an orthonormal basis."
     def __init__(self,
@@ -112,27 +170,37 @@ class Process:
         shape: str = "white", # a name in `SHAPES`
         basis: str | Basis = "pixel", # a name in `BASES`; a coloured shape needs one with frequencies
         *,
-        size: tuple[int, int] | None = None, # (h, w), needed by coloured shapes
+        size: tuple[int, int] | None = None, # (h, w), needed when gains differ between coefficients
         options: dict | None = None, # options of the shape, such as {"exponent": 1.0}
+        blur: float = 0., # standard deviation of the Gaussian blur of the signal at t = 1, pixels
     ):
-        self.schedule, self.shape, self.size = schedule, shape, size
+        self.schedule, self.shape, self.size, self.blur = schedule, shape, size, blur
         self.basis = BASES[basis] if isinstance(basis, str) else basis
-        self._schedule, self.white = SCHEDULES[schedule], SHAPES[shape] is white
-        if self.white: return
+        self._schedule, draw = SCHEDULES[schedule], SHAPES[shape]
+        if not 0 <= blur < float("inf"): raise InputError(f"the blur is a width in pixels, zero or more, got {blur}")
+        self.isotropic, self.masked = draw is white and blur == 0, False
+        if self.isotropic: return
         if size is None or self.basis.name == "pixel":
-            raise InputError(f"noise shape {shape!r} needs size=(h, w) and a basis with frequencies (fourier, dct), got size={size}, basis={self.basis.name!r}")
-        known = list(inspect.signature(SHAPES[shape]).parameters)[2:]
+            what = f"noise shape {shape!r}" if draw is not white else "a blur"
+            raise InputError(f"{what} needs size=(h, w) and a basis with frequencies (fourier, dct), got size={size}, basis={self.basis.name!r}")
+        known = list(inspect.signature(draw).parameters)[2:]
         for name in options or {}:
             if name not in known: raise unknown_name(f"option of noise shape {shape!r}", name, known)
-        self.factor = SHAPES[shape](self.basis.frequency(*size), self.basis.weights(*size), **(options or {}))
+        self.frequency = self.basis.frequency(*size)
+        self.factor = draw(self.frequency, self.basis.weights(*size), **(options or {}))
+        self.masked = bool((self.factor == 0).any())
 
     def gains(self,
         t: Float[Tensor, "*b"] | float, # times in [0, 1]
-    ) -> Level: # float64, (*b, 1, 1, 1) when white, else (*b, 1, h, k)
+    ) -> Level: # float64, (*b, 1, 1, 1) when isotropic, else (*b, 1 or c, h, k)
         "Gains of signal and noise, shaped to multiply coefficients (b, c, h, k)."
         a, s = self._schedule(t)
         a, s = a[..., None, None, None], s[..., None, None, None]
-        return Level(a, s) if self.white else Level(a, s*self.factor.to(s.device))
+        if self.isotropic: return Level(a, s)
+        if self.blur:
+            t = torch.as_tensor(t, dtype=torch.float64)
+            a = a*blur_gain(self.frequency.to(a.device), t, self.blur)[..., None, :, :]
+        return Level(a, s*self.factor.to(s.device))
 
     def noise(self,
         like: Tensor, # (n, c, h, w), gives shape, dtype and device
@@ -147,9 +215,7 @@ class Process:
     ) -> Tensor: # the sum of gain times image, in pixels
         "Weighted sum of images with gains per coefficient: what diffusing and every sampler step do."
         like = terms[0][1]
-        if self.white: return sum(g.to(like)*x for g, x in terms)
-        z = sum(g.to(like)*self.basis.forward(x) for g, x in terms)
-        return self.basis.inverse(z, tuple(like.shape[-2:]))
+        return sum(g.to(like)*x for g, x in terms) if self.isotropic else combine(self.basis, terms)
 
     def diffuse(self,
         x0: Float[Tensor, "b c h w"], # clean images
@@ -161,7 +227,9 @@ class Process:
         level = self.gains(t)
         return self.mix([(level.a, x0), (level.s, eps)])
 
-    def __repr__(self) -> str: return f"Process({self.schedule!r}, {self.shape!r}, {self.basis.name!r})"
+    def __repr__(self) -> str:
+        blur = f", blur={self.blur:g}" if self.blur else ""
+        return f"Process({self.schedule!r}, {self.shape!r}, {self.basis.name!r}{blur})"
 
 # %% ../../nbs/noise/process.ipynb #69672179
 def target_of(

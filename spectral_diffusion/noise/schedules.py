@@ -76,7 +76,7 @@ def variance_preserving(
 
 def _horner(c: Tensor, n: Tensor) -> Tensor:
     total = torch.zeros_like(n)
-    for ci in reversed(c.tolist()): total = (total + ci)*n
+    for ci in reversed(c.tolist()): total.add_(ci).mul_(n)
     return total
 
 _LINEAR = beta_polynomial(1e-4, 0.02)

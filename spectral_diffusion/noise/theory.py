@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..core.registry import InputError, unknown_name
 from ..core.runtime import randn, split
-from .process import TARGETS, Process
+from .process import TARGETS, Process, silent
 from .schedules import Level
 from ..signals.bases import BASES, Basis, color, pca_color
 
@@ -34,14 +34,16 @@ def wiener_gain(
     level: Level, # gains
 ) -> Float[Tensor, "..."]: # what multiplies x_t - a mu
     "Gain of the best linear denoiser (Wiener 1949)."
-    return level.a*power/total_power(power, level)
+    total = total_power(power, level)
+    return torch.where(total > 0, level.a*power/total, 0.)
 
 def posterior_variance(
     power: Float[Tensor, "..."], # power of the data; broadcasts with the gains
     level: Level, # gains
 ) -> Float[Tensor, "..."]: # the least mean squared error of x0
     "Variance of x0 that is left when x_t is known."
-    return power*level.s.square()/total_power(power, level)
+    total = total_power(power, level)
+    return torch.where(total > 0, power*level.s.square()/total, power)
 
 # %% ../../nbs/noise/theory.ipynb #742a4657
 class GaussianField:
@@ -158,13 +160,17 @@ def gains_for(
     t: Float[Tensor, "*b"] | float, # times
 ) -> Level: # gains of the coefficients of the field
     "Gains of a process at the coefficients of a field; raises when the bases do not match."
-    if not process.white and (process.basis.name != field.basis.name or process.size != field.size):
+    if not process.isotropic and (process.basis.name != field.basis.name or process.size != field.size):
         raise InputError(f"a coloured process must use the basis and size of the field: {field.basis.name!r} {field.size}, got {process.basis.name!r} {process.size}")
     return process.gains(t)
 
 class WienerDenoiser:
     "The best linear denoiser of a field; exact where the data are Gaussian."
-    def __init__(self, field: GaussianField, process: Process): self.field, self.process = field, process
+    def __init__(self, field: GaussianField, process: Process): self.field, self.process, self.basis = field, process, field.basis
+
+    def variance(self, t: float) -> Tensor:
+        "Variance of x0 that is left at a time, for each coefficient: what a sampler needs to add the right noise."
+        return posterior_variance(self.field.power, gains_for(self.field, self.process, t))
 
     def __call__(self,
         xt: Float[Tensor, "b c h w"], # noisy images
@@ -189,8 +195,8 @@ def flow_velocity(
 ) -> Float[Tensor, "b c h w"]: # dx/dt
     "Slope of the probability flow: d log(s)/dt x + (da/dt - a d log(s)/dt) x0_hat, x0_hat from Wiener."
     level, low, high = (gains_for(field, process, u) for u in (t, t - dt, t + dt))
-    slope_s = (high.s.log() - low.s.log())/(2*dt)
     slope_a = (high.a - low.a)/(2*dt)
+    slope_s = torch.where(silent(level), slope_a/level.a, (high.s.log() - low.s.log())/(2*dt))  # no noise: x = a x0
     x0 = field.denoiser(process)(x, torch.full((len(x),), t, dtype=torch.float64))
     return process.mix([(slope_s, x), (slope_a - level.a*slope_s, x0)])
 

@@ -8,16 +8,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..core.registry import InputError
+from ..noise.process import silent
 from ..noise.schedules import Level
 from .engine import Run, register_sampler
+from ..signals.bases import Basis
 
 # %% auto #0
-__all__ = ['ROUNDING', 'ddim_step', 'Gains', 'noise_ratio', 'ddim_gains', 'ddpm_gains', 'march', 'neighbours', 'ddim',
-           'ancestral', 'ddpm']
+__all__ = ['ROUNDING', 'ddim_step', 'Gains', 'noise_ratio', 'ddim_gains', 'ddpm_gains', 'rows', 'march', 'neighbours', 'ddim',
+           'ancestral', 'ddpm', 'analytic']
 
 # %% ../../nbs/sampling/ddim.ipynb #ce0f39a4
 def ddim_step(
@@ -47,11 +50,12 @@ def noise_ratio(
     nxt: Level, # gains after the step
 ) -> Tensor: # r^2, in [0, 1]
     "Squared ratio of the noise-to-signal ratios after and before a step."
-    if not bool((now.s > 0).all() & (nxt.a > 0).all()):
+    still = silent(now) & (nxt.s == 0)
+    if not bool(((now.s > 0) | still).all()) or not bool((nxt.a > 0).all()):
         raise InputError("a step starts with noise and ends with signal: s > 0 before it and a > 0 "
                          "after it, in every coefficient")
-    r2 = (now.a*nxt.s/(nxt.a*now.s)).square()
-    if bool((r2 > 1 + ROUNDING).any()):
+    r2 = torch.where(still, 1., (now.a*nxt.s/(nxt.a*now.s)).square())
+    if r2.max() > 1 + ROUNDING:
         raise InputError("noise over signal must not grow in a step, got a growth of "
                          f"{r2.max().sqrt().item():.4g}")
     return r2.clamp(max=1)
@@ -64,7 +68,8 @@ def ddim_gains(
     "The step of the DDIM family as three gains (Song et al. 2021, eqs. 12 and 16)."
     if not 0 <= eta <= 1: raise InputError(f"eta lies between 0 (DDIM) and 1 (ancestral), got {eta}")
     fresh = eta**2*(1 - noise_ratio(now, nxt))
-    keep = nxt.s/now.s*(1 - fresh).sqrt()
+    carried = torch.where(now.a > 0, nxt.a/now.a, 0.)  # by a coefficient without noise
+    keep = torch.where(silent(now), carried, nxt.s/now.s*(1 - fresh).sqrt())
     return Gains(keep, nxt.a - now.a*keep, nxt.s*fresh.sqrt())
 
 # %% ../../nbs/sampling/ddim.ipynb #7597cb47
@@ -73,21 +78,28 @@ def ddpm_gains(
     nxt: Level, # gains after the step
 ) -> Gains: # float64
     "The posterior step of DDPM on the chain of the given levels (Ho et al. 2020, eqs. 6 and 7)."
+    if bool(silent(now).any()): raise InputError("the chain of DDPM has noise in every coefficient; hint: 'ancestral' takes a masked band")
     beta = now.s**2*(1 - noise_ratio(now, nxt))
     return Gains(now.a/nxt.a*nxt.s**2/now.s**2, nxt.a*beta/now.s**2, (beta*nxt.s**2).sqrt()/now.s)
 
 # %% ../../nbs/sampling/ddim.ipynb #d719b299
+def rows(table: Tensor) -> list:
+    "One entry a step: a number where all coefficients share it, a plane where they do not."
+    return table.flatten().tolist() if table[0].numel() == 1 else list(table)
+
 def march(
     run: Run, # what the engine offers
     x: Float[Tensor, "b c h w"], # state at the first time
     gains: Gains, # one entry a step along the first axis
+    basis: Basis | None = None, # whose coefficients the gains belong to; that of the process when not given
 ) -> Iterator[tuple[Tensor, Tensor]]: # (state, estimate) after each step
     "Walk down a table of gains."
-    for i, t in enumerate(run.times[:-1].tolist()):
+    drawn = (gains.z != 0).flatten(1).any(1).tolist()
+    for t, g, g0, gz, draw in zip(run.times[:-1].tolist(), *map(rows, gains), drawn, strict=True):
         x0_hat = run.denoise(x, t)
-        terms = [(gains.x[i], x), (gains.x0[i], x0_hat)]
-        if bool((gains.z[i] != 0).any()): terms.append((gains.z[i], run.noise()))
-        x = run.mix(terms)
+        terms = [(g, x), (g0, x0_hat)]
+        if draw: terms.append((gz, run.noise()))
+        x = run.mix(terms, basis)
         yield x, x0_hat
 
 def neighbours(
@@ -99,9 +111,9 @@ def neighbours(
 
 # %% ../../nbs/sampling/ddim.ipynb #dd542ed5
 @register_sampler("ddim")
-def ddim(run: Run, x: Float[Tensor, "b c h w"]) -> Iterator[tuple[Tensor, Tensor]]:
-    "Deterministic (Song et al. 2021, eta = 0)."
-    return march(run, x, ddim_gains(*neighbours(run), 0.))
+def ddim(run: Run, x: Float[Tensor, "b c h w"], *, eta: float = 0.) -> Iterator[tuple[Tensor, Tensor]]:
+    "Deterministic for eta = 0, ancestral for 1 (Song et al. 2021, eq. 16)."
+    return march(run, x, ddim_gains(*neighbours(run), eta))
 
 @register_sampler("ancestral")
 def ancestral(run: Run, x: Float[Tensor, "b c h w"]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -112,3 +124,11 @@ def ancestral(run: Run, x: Float[Tensor, "b c h w"]) -> Iterator[tuple[Tensor, T
 def ddpm(run: Run, x: Float[Tensor, "b c h w"]) -> Iterator[tuple[Tensor, Tensor]]:
     "The posterior of the shorter chain (Ho et al. 2020, eqs. 6 and 7)."
     return march(run, x, ddpm_gains(*neighbours(run)))
+
+# %% ../../nbs/sampling/ddim.ipynb #4ae607ca
+@register_sampler("analytic")
+def analytic(run: Run, x: Float[Tensor, "b c h w"], *, eta: float = 0.) -> Iterator[tuple[Tensor, Tensor]]:
+    "The DDIM family with the variance of the estimate added per coefficient (Bao et al. 2022, theorem 1)."
+    g = ddim_gains(*neighbours(run), eta)
+    left = torch.cat([run.variance(t) for t in run.times[:-1].tolist()])
+    return march(run, x, Gains(g.x, g.x0, (g.z.square() + g.x0.square()*left).sqrt()), run.basis)

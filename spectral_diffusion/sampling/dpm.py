@@ -13,11 +13,12 @@ from torch import Tensor
 
 from ..core.registry import InputError
 from ..noise.schedules import Level
-from .ddim import ddim_gains, neighbours
+from .ddim import Gains, ddim_gains, neighbours, rows
 from .engine import Run, register_sampler
 
 # %% auto #0
-__all__ = ['clock', 'multistep_ratio', 'dpm_solver_pp', 'middle_time', 'dpm_solver2', 'heun']
+__all__ = ['LEAST_SHARE', 'clock', 'multistep_ratio', 'dpm_solver_pp', 'mean_clock', 'middle_times', 'two_calls', 'dpm_solver2',
+           'heun']
 
 # %% ../../nbs/sampling/dpm.ipynb #8b193fe3
 def clock(
@@ -40,63 +41,78 @@ def multistep_ratio(
 def dpm_solver_pp(run: Run, x: Float[Tensor, "b c h w"]) -> Iterator[tuple[Tensor, Tensor]]:
     "DPM-Solver++(2M): the estimate is continued on a line through the last two (Lu et al. 2022b, algorithm 2)."
     now, nxt = neighbours(run)
-    gains, last = ddim_gains(now, nxt), None
-    for i, t in enumerate(run.times[:-1].tolist()):
-        x0_hat, terms = run.denoise(x, t), [(gains.x[i], x)]
-        if i == 0: terms.append((gains.x0[i], x0_hat))
-        else:
-            w = multistep_ratio(Level(now.a[i - 1], now.s[i - 1]), Level(now.a[i], now.s[i]), Level(nxt.a[i], nxt.s[i]))
-            terms += [(gains.x0[i]*(1 + w), x0_hat), (-gains.x0[i]*w, last)]
-        x, last = run.mix(terms), x0_hat
+    gains, before = ddim_gains(now, nxt), Level(*(torch.cat([g[:1], g[:-1]]) for g in now))
+    w = multistep_ratio(before, now, nxt)  # zero in the first step: the clock has not moved
+    table, last = [rows(g) for g in (gains.x, gains.x0*(1 + w), -gains.x0*w)], x
+    for t, g, g0, g1 in zip(run.times[:-1].tolist(), *table, strict=True):
+        x0_hat = run.denoise(x, t)
+        x, last = run.mix([(g, x), (g0, x0_hat), (g1, last)]), x0_hat
         yield x, x0_hat
 
 # %% ../../nbs/sampling/dpm.ipynb #297659f5
-def middle_time(
-    run: Run, # gains of the process
-    t: float, # later time
-    u: float, # earlier time
-) -> float: # between them
-    "The time at which the clock stands half way, by bisection; of several coefficients the first one's clock is taken."
-    def at(v): return clock(run.gains(v)).flatten()[0].item()
-    goal, low, high = (at(t) + at(u))/2, u, t
+def mean_clock(level: Level) -> Tensor:
+    "Clock of each level, averaged over the coefficients in which it runs."
+    l = clock(level).flatten(1)
+    runs = torch.isfinite(l)
+    return torch.where(runs, l, 0.).sum(1)/runs.sum(1).clamp(min=1)
+
+def middle_times(
+    run: Run, # times, and gains of the process
+) -> Float[Tensor, " n"]: # one between each pair of neighbours
+    "The times at which the clock stands half way, by bisection of all steps at once."
+    high, low = run.times[:-1].clone(), run.times[1:].clone()
+    goal = (mean_clock(run.gains(high)) + mean_clock(run.gains(low)))/2
     for _ in range(60):
         m = (low + high)/2
-        if at(m) > goal: low = m
-        else: high = m
+        before = mean_clock(run.gains(m)) > goal  # the clock runs against time
+        low, high = torch.where(before, m, low), torch.where(before, high, m)
     return (low + high)/2
+
+def two_calls(
+    run: Run, # what the engine offers
+    x: Float[Tensor, "b c h w"], # state at the first time
+    first: Gains, # step to where the second call is made
+    at: Float[Tensor, " n"], # the times of the second calls
+    second: tuple[Tensor, Tensor, Tensor, Tensor], # gains of state, estimate, state there and estimate there
+    usable: Tensor, # where the second call has a meaning; elsewhere `first` leads to the end of the step
+) -> Iterator[tuple[Tensor, Tensor]]: # (state, estimate) after each step
+    "Walk with a second call in each step; a step in which no coefficient can use it makes one."
+    twice = usable.flatten(1).any(1).tolist()
+    tables = zip(run.times[:-1].tolist(), at.tolist(), twice, rows(first.x), rows(first.x0), *map(rows, second), strict=True)
+    for t, m, again, g, g0, cx, c0, cy, c1 in tables:
+        x0_hat = run.denoise(x, t)
+        y = run.mix([(g, x), (g0, x0_hat)])
+        x = run.mix([(cx, x), (c0, x0_hat), (cy, y), (c1, run.denoise(y, m))]) if again else y
+        yield x, x0_hat
+
+# %% ../../nbs/sampling/dpm.ipynb #214b34a0
+LEAST_SHARE = 0.05  # of the step before the second call; a line through closer points leads far astray
 
 @register_sampler("dpm_solver2")
 def dpm_solver2(run: Run, x: Float[Tensor, "b c h w"]) -> Iterator[tuple[Tensor, Tensor]]:
     "DPM-Solver-2: a second call in the middle of the step (Lu et al. 2022a, algorithm 1)."
-    for t, u in zip(run.times[:-1].tolist(), run.times[1:].tolist(), strict=True):
-        now, nxt, x0_hat = run.gains(t), run.gains(u), run.denoise(x, t)
-        whole = ddim_gains(now, nxt)
-        if not bool((nxt.s > 0).all() & (now.a > 0).all()):  # the clock has no middle of an infinite step
-            x = run.mix([(whole.x, x), (whole.x0, x0_hat)])
-            yield x, x0_hat
-            continue
-        m = middle_time(run, t, u)
-        mid, h = run.gains(m), clock(nxt) - clock(now)
-        half, share = ddim_gains(now, mid), (clock(mid) - clock(now))/h
-        y = run.mix([(half.x, x), (half.x0, x0_hat)])
-        again = run.denoise(y, m)
-        # x' = (a'/a) x - s'(e^h - 1) [(1 - 1/2r) eps + 1/2r eps_mid], with eps = (x - a x0_hat)/s
-        push, w = nxt.s*torch.expm1(h), 1/(2*share)
-        x = run.mix([(nxt.a/now.a - push*(1 - w)/now.s, x), (push*(1 - w)*now.a/now.s, x0_hat), (-push*w/mid.s, y), (push*w*mid.a/mid.s, again)])
-        yield x, x0_hat
+    (now, nxt), m = neighbours(run), middle_times(run)
+    mid, h, whole = run.gains(m), clock(nxt) - clock(now), ddim_gains(now, nxt)
+    share = (clock(mid) - clock(now))/h
+    usable = torch.isfinite(h) & (share >= LEAST_SHARE)  # the clock has no middle of an infinite step, nor of none
+    half = ddim_gains(now, mid)
+    part = usable.flatten(1).any(1)[:, None, None, None]
+    first = Gains(*(torch.where(part, p, q) for p, q in zip(half, whole, strict=True)))
+    # x' = (a'/a) x - s'(e^h - 1) [(1 - 1/2r) eps + 1/2r eps_mid], with eps = (x - a x0_hat)/s
+    push, w = nxt.s*torch.expm1(h), 1/(2*share)
+    second = (nxt.a/now.a - push*(1 - w)/now.s, push*(1 - w)*now.a/now.s, -push*w/mid.s, push*w*mid.a/mid.s)
+    plain = (whole.x, whole.x0, torch.zeros_like(h), torch.zeros_like(h))
+    return two_calls(run, x, first, m, tuple(torch.where(usable, p, q) for p, q in zip(second, plain, strict=True)), usable)
 
 # %% ../../nbs/sampling/dpm.ipynb #52bf76ef
 @register_sampler("heun")
 def heun(run: Run, x: Float[Tensor, "b c h w"]) -> Iterator[tuple[Tensor, Tensor]]:
     "Heun's rule in sigma (Karras et al. 2022, algorithm 1, without churn)."
-    for t, u in zip(run.times[:-1].tolist(), run.times[1:].tolist(), strict=True):
-        now, nxt, x0_hat = run.gains(t), run.gains(u), run.denoise(x, t)
-        if not bool((now.a > 0).all()): raise InputError(f"heun needs some signal at every time, a > 0, got a = 0 at t = {t:.4g}; hint: start a little below 1")
-        whole = ddim_gains(now, nxt)
-        y = run.mix([(whole.x, x), (whole.x0, x0_hat)])
-        if bool((nxt.s > 0).all()):
-            again, before, after = run.denoise(y, u), now.s/now.a, nxt.s/nxt.a
-            d0, d1 = (after - before)/(2*before), (after - before)/(2*after)
-            y = run.mix([(nxt.a*(1 + d0)/now.a, x), (-nxt.a*d0, x0_hat), (d1, y), (-nxt.a*d1, again)])
-        x = y
-        yield x, x0_hat
+    now, nxt = neighbours(run)
+    if not bool((now.a > 0).all()): raise InputError(f"heun needs some signal at every time, a > 0, got a = 0 at t = {run.times[0].item():.4g}; hint: start a little below 1")
+    whole, before, after = ddim_gains(now, nxt), now.s/now.a, nxt.s/nxt.a
+    usable = (nxt.s > 0) & (now.s > 0)
+    d0, d1 = (after - before)/(2*before), (after - before)/(2*after)
+    second = (nxt.a*(1 + d0)/now.a, -nxt.a*d0, d1, -nxt.a*d1)
+    plain = (whole.x, whole.x0, torch.zeros_like(d0), torch.zeros_like(d0))
+    return two_calls(run, x, whole, run.times[1:], tuple(torch.where(usable, p, q) for p, q in zip(second, plain, strict=True)), usable)

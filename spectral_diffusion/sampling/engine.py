@@ -5,8 +5,11 @@
 # %% ../../nbs/sampling/engine.ipynb #85fedc64
 from __future__ import annotations
 
+import inspect
 import pkgutil
+import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import import_module
 from typing import NamedTuple
 
@@ -14,15 +17,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.registry import InputError, Registry
+from ..core.registry import InputError, Registry, unknown_name
 from ..core.runtime import progress as progress_bar
 from ..core.runtime import randn, split
-from ..noise.process import Process
+from ..noise.process import Process, combine, silent
 from ..noise.schedules import Level
+from ..signals.bases import Basis
 
 # %% auto #0
-__all__ = ['SAMPLERS', 'check_times', 'time_grid', 'Run', 'Step', 'Samplers', 'register_sampler', 'mix', 'check_run', 'make_run',
-           'trajectory', 'sample']
+__all__ = ['SAMPLERS', 'LOST', 'check_times', 'time_grid', 'Run', 'Step', 'Samplers', 'register_sampler', 'mix', 'check_run',
+           'check_options', 'warn_lost', 'make_run', 'begin', 'trajectory', 'sample']
 
 # %% ../../nbs/sampling/engine.ipynb #57069519
 def check_times(
@@ -58,7 +62,10 @@ class Run(NamedTuple):
     gains: Callable[[Tensor | float], Level] # time -> gains (a, s), float64
     denoise: Callable[[Tensor, float], Tensor] # (state, its time) -> estimate of the clean images
     noise: Callable[[], Tensor] # a fresh standard normal draw, shaped like the state
-    mix: Callable[[list[tuple[Tensor, Tensor]]], Tensor] # sum of gain times image
+    mix: Callable[..., Tensor] # (terms, basis=None) -> sum of gain times image; the process's basis when none is named
+    size: tuple[int, int] # (h, w) of the images
+    variance: Callable[[float], Tensor] # time -> variance of x0 that is left, per coefficient of `basis`
+    basis: Basis # where `variance` lives: that of the denoiser
 
 class Step(NamedTuple):
     "What a sampler has done."
@@ -111,16 +118,17 @@ def register_sampler(
 # %% ../../nbs/sampling/engine.ipynb #dd7c0213
 def mix(
     process: Process, # whose coefficients the gains belong to
-    terms: list[tuple[Tensor, Tensor]], # (gain, image) pairs, gains in float64
+    terms: list[tuple[Tensor | float, Tensor]], # (gain, image) pairs, gains in float64
+    basis: Basis | None = None, # whose coefficients they belong to instead
 ) -> Tensor: # the sum, in pixels
     "Sum of gain times image; zero gains cost nothing, and gain one alone is exact."
-    kept = [(g, x) for g, x in terms if bool((g != 0).any())]
+    kept = [(g, x) for g, x in terms if (g != 0 if type(g) is float else bool((g != 0).any()))]
     if not kept: return torch.zeros_like(terms[0][1])
-    (g, x), *rest = kept
-    if not rest and bool((g == 1).all()): return x
-    if any(g.numel() > 1 for g, _ in kept): return process.mix(kept)
-    total = x*g.item()  # gains on the CPU and one number each: no transform, no copy to the device
-    for g, x in rest: total = total.add(x, alpha=g.item())
+    g, x = kept[0]
+    if len(kept) == 1 and (g == 1 if type(g) is float else bool((g == 1).all())): return x
+    if any(type(g) is not float and g.numel() > 1 for g, _ in kept): return combine(basis or process.basis, kept)
+    total = x*float(g)
+    for g, x in kept[1:]: total.add_(x, alpha=float(g))  # the first product is a new tensor: nobody else has it
     return total
 
 # %% ../../nbs/sampling/engine.ipynb #f9ade9f0
@@ -133,7 +141,7 @@ def check_run(
     "The generators of a run, after everything about its shape was checked."
     if len(shape) != 4 or any(not isinstance(n, int) or n < 1 for n in shape):
         raise InputError(f"shape is (n, c, h, w), all at least 1, got {tuple(shape)}")
-    if not process.white and tuple(process.size) != tuple(shape[-2:]):
+    if not process.isotropic and tuple(process.size) != tuple(shape[-2:]):
         raise InputError(f"the process was made for images of size {tuple(process.size)}, got shape "
                          f"{tuple(shape)}")
     if start is not None and (tuple(start.shape) != tuple(shape) or not start.is_floating_point()):
@@ -149,6 +157,33 @@ def check_run(
     return generators
 
 # %% ../../nbs/sampling/engine.ipynb #c1ceb952
+def check_options(
+    sampler: str, # a name in `SAMPLERS`
+    options: dict | None, # keyword arguments of the sampler
+) -> dict: # the same, every name known
+    "The options of a sampler; an unknown one raises."
+    known = list(inspect.signature(SAMPLERS[sampler]).parameters)[2:]
+    for name in options or {}:
+        if name not in known: raise unknown_name(f"option of sampler {sampler!r}", name, known)
+    return dict(options or {})
+
+LOST = 1e-3  # signal-to-noise ratio at the start above which starting from noise is worth a warning
+
+def warn_lost(
+    denoiser: Callable, # its field, if it has one, says how strong the data are
+    process: Process, # the forward process
+    t: float, # where the run starts
+) -> None:
+    "Warn when the process still holds signal at the start: a run from noise alone loses that variance."
+    level = process.gains(t)
+    power = getattr(getattr(denoiser, "field", None), "power", torch.ones((), dtype=torch.float64)).to(level.a.device)
+    noisy = ~silent(level)  # a band without noise is left out on purpose
+    if not bool(((level.a/level.s).square()*noisy > LOST)[noisy].any()): return
+    kept = torch.where(noisy, level.s.square()/(level.a.square()*power + level.s.square()), 1.)
+    warnings.warn(f"{process} ends with a signal-to-noise ratio of {(level.a/level.s).square()[noisy].max():.3g} at t={t:.4g} (up to {LOST:g} is harmless): samples that start from noise "
+                  f"lose {1 - kept.min().item():.1%} of the variance of their strongest coefficient; hint: a schedule that ends in noise (cosine, flow, edm), or start= with states of the process", stacklevel=4)
+
+# %% ../../nbs/sampling/engine.ipynb #37747f1a
 def make_run(
     denoiser: Callable, # (x_t, t) -> x0_hat
     process: Process, # the forward process
@@ -156,12 +191,14 @@ def make_run(
     like: Tensor, # (n, c, h, w): shape, dtype and device of the state
     generators: list[torch.Generator] | None, # one per sample
 ) -> Run: # for a sampler
-    "The five things that a sampler sees."
+    "What a sampler sees."
     # half precision cannot tell neighbouring times apart
     time_type = torch.promote_types(like.dtype, torch.get_default_dtype())
+    rows = dict(zip(times.tolist(), times.to(like.device, time_type)[:, None].repeat(1, len(like)), strict=True))
 
     def denoise(x, t):
-        x0_hat = denoiser(x, torch.full((len(x),), t, dtype=time_type, device=x.device))
+        row = rows.get(t)
+        x0_hat = denoiser(x, torch.full((len(x),), t, dtype=time_type, device=x.device) if row is None else row)
         if x0_hat.shape != x.shape:
             raise InputError(f"the denoiser must keep the shape {tuple(x.shape)}, got {tuple(x0_hat.shape)}")
         return x0_hat
@@ -170,9 +207,36 @@ def make_run(
         if generators is None: raise InputError("this sampler draws noise and needs a generator, got None")
         return randn(tuple(like.shape), generators, like=like)
 
-    return Run(times, process.gains, denoise, noise, lambda terms: mix(process, terms))
+    def variance(t):
+        if not hasattr(denoiser, "variance"):
+            raise InputError(f"this sampler needs a denoiser that knows its variance, got {type(denoiser).__name__}; hint: GaussianField.denoiser(process) does")
+        return denoiser.variance(t)
 
-# %% ../../nbs/sampling/engine.ipynb #37747f1a
+    return Run(times, process.gains, denoise, noise, partial(mix, process), tuple(like.shape[-2:]), variance, getattr(denoiser, "basis", process.basis))
+
+# %% ../../nbs/sampling/engine.ipynb #9006ddc0
+def begin(
+    denoiser: Callable, # (x_t, t) -> x0_hat, t of shape (n,)
+    process: Process, # the forward process
+    shape: tuple[int, int, int, int], # (n, c, h, w)
+    sampler: str, # a name in `SAMPLERS`
+    steps: int, # evenly spaced; not used when `times` is given
+    generator: torch.Generator | list[torch.Generator] | None, # one to be split, or one per sample
+    times: Float[Tensor, " m"] | list[float] | None, # falling times in [0, 1]
+    start: Float[Tensor, "n c h w"] | None, # state at the first time; drawn when not given
+    like: Tensor | None, # dtype and device of the samples; torch's defaults when not given
+    options: dict | None, # keyword arguments of the sampler
+) -> tuple[Iterator[tuple[Tensor, Tensor]], list[float]]: # the walk, and its times
+    "Check everything, draw the start and set a sampler to its first step."
+    walk, options = SAMPLERS[sampler], check_options(sampler, options)
+    times = time_grid(steps) if times is None else check_times(times)
+    generators = check_run(process, shape, generator, start)
+    like = start if start is not None else torch.zeros(shape) if like is None else like.new_zeros(shape)
+    run = make_run(denoiser, process, times, like, generators)
+    if start is None: warn_lost(denoiser, process, times[0].item())
+    x = start if start is not None else run.mix([(process.gains(times[0]).s, run.noise())])
+    return walk(run, x, **options), times.tolist()
+
 def trajectory(
     denoiser: Callable, # (x_t, t) -> x0_hat, t of shape (n,)
     process: Process, # the forward process
@@ -185,15 +249,10 @@ def trajectory(
     start: Float[Tensor, "n c h w"] | None = None, # state at the first time; drawn when not given
     like: Tensor | None = None, # dtype and device of the samples; torch's defaults when not given
     grad: bool = False, # record gradients
+    options: dict | None = None, # keyword arguments of the sampler, such as {"eta": 0.5}
 ) -> Iterator[Step]: # one `Step` at a time
     "Run a sampler and yield every step; input is checked at the call, not at the first step."
-    walk = SAMPLERS[sampler]
-    times = time_grid(steps) if times is None else check_times(times)
-    generators = check_run(process, shape, generator, start)
-    like = start if start is not None else torch.zeros(shape) if like is None else like.new_zeros(shape)
-    run = make_run(denoiser, process, times, like, generators)
-    x = start if start is not None else run.mix([(process.gains(times[0]).s, run.noise())])
-    return _walk(walk(run, x), times.tolist(), grad)
+    return _walk(*begin(denoiser, process, shape, sampler, steps, generator, times, start, like, options), grad)
 
 def _walk(pairs: Iterator[tuple[Tensor, Tensor]], times: list[float], grad: bool) -> Iterator[Step]:
     "Number the steps of a sampler; the gradient mode of the consumer is left alone."
@@ -201,7 +260,7 @@ def _walk(pairs: Iterator[tuple[Tensor, Tensor]], times: list[float], grad: bool
         with torch.set_grad_enabled(grad): x, x0_hat = next(pairs)
         yield Step(i, t, t_next, x, x0_hat)
 
-# %% ../../nbs/sampling/engine.ipynb #9006ddc0
+# %% ../../nbs/sampling/engine.ipynb #dad08e0f
 def sample(
     denoiser: Callable, # (x_t, t) -> x0_hat, t of shape (n,)
     process: Process, # the forward process
@@ -214,11 +273,11 @@ def sample(
     start: Float[Tensor, "n c h w"] | None = None, # state at the first time; drawn when not given
     like: Tensor | None = None, # dtype and device of the samples; torch's defaults when not given
     grad: bool = False, # record gradients
+    options: dict | None = None, # keyword arguments of the sampler, such as {"eta": 0.5}
     progress: bool = False, # show a bar
 ) -> Float[Tensor, "n c h w"]: # the state at the last time
     "The last state of a trajectory."
-    options = {"start": start, "like": like, "grad": grad}
-    walk = trajectory(denoiser, process, shape, sampler, steps, generator, times, **options)
-    total = steps if times is None else len(times) - 1
-    for step in progress_bar(walk, total=total, desc=sampler, unit="step") if progress else walk: x = step.x
-    return x
+    pairs, times = begin(denoiser, process, shape, sampler, steps, generator, times, start, like, options)
+    with torch.set_grad_enabled(grad):
+        for state, _ in progress_bar(pairs, total=len(times) - 1, desc=sampler, unit="step") if progress else pairs: pass
+    return state

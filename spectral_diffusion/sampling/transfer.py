@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ..core.registry import InputError, unknown_name
 from ..noise.process import Process
-from ..noise.theory import GaussianField, gains_for, total_power, wiener_gain
-from .engine import SAMPLERS, Run, check_times
+from ..noise.theory import GaussianField, gains_for, posterior_variance, total_power, wiener_gain
+from .engine import SAMPLERS, Run, check_options, check_times
+from ..signals.bases import Basis
 
 # %% auto #0
 __all__ = ['STARTS', 'Impulses', 'transfer', 'recurrence', 'observed_order']
@@ -28,15 +29,22 @@ class Impulses:
         field: GaussianField, # data
         draws: int, # most draws of noise that may come
     ):
-        self.process, self.field, self.used = process, field, 1
-        self.power, self.back = field.power, None
-        if process.white: self.power, self.back = field.power.flatten().unique(return_inverse=True)
-        self.power = self.power.expand((1,)*(4 - self.power.ndim) + self.power.shape) if self.power.ndim < 4 else self.power
-        self.rows = draws + 1
+        self.process, self.field, self.rows, self.used = process, field, draws + 1, 1
+        full = field.power.expand((1,)*(4 - field.power.ndim) + field.power.shape) if field.power.ndim < 4 else field.power
+        self.full, self.power, self.back = full, full, None
+        if process.isotropic:
+            values, self.back = full.flatten().unique(return_inverse=True)
+            self.power = values[None, None, None]
+
+    def spread(self, y: Tensor) -> Tensor:
+        "The same rows with every coefficient written out."
+        if self.back is None or y.shape[1:] == self.full.shape[1:]: return y
+        return y.flatten(1)[:, self.back].reshape(len(y), *self.full.shape[1:])
 
     def denoise(self, x: Tensor, t: float) -> Tensor:
         "Wiener's gain on every row."
-        return wiener_gain(self.power, gains_for(self.field, self.process, t))*x
+        power = self.power if x.shape[1:] == self.power.shape[1:] else self.full
+        return wiener_gain(power, gains_for(self.field, self.process, t))*x
 
     def noise(self) -> Tensor:
         "A new row becomes one."
@@ -46,10 +54,17 @@ class Impulses:
         self.used += 1
         return z
 
+    def mix(self, terms: list[tuple[Tensor | float, Tensor]], basis: Basis | None = None) -> Tensor:
+        "Sum of gain times rows; gains per coefficient write every coefficient out."
+        planes = any(isinstance(g, Tensor) and g.numel() > 1 for g, _ in terms)
+        if planes and basis is not None and basis.name != self.field.basis.name:
+            raise InputError(f"the sampler works in basis {basis.name!r}: its transfer needs a field in that basis, got {self.field.basis.name!r}")
+        uneven = planes or len({y.shape for _, y in terms}) > 1
+        return sum(g*(self.spread(y) if uneven else y) for g, y in terms)
+
     def variance(self, x: Tensor) -> Tensor:
         "Sum of squares over the rows, in the shape of the field's power."
-        v = x.square().sum(0)
-        return v.flatten()[self.back].reshape(self.field.power.shape) if self.back is not None else v.reshape(self.field.power.shape)
+        return self.spread(x.square().sum(0, keepdim=True)).reshape(self.field.power.shape)
 
 # %% ../../nbs/sampling/transfer.ipynb #68bc9691
 def transfer(
@@ -59,17 +74,18 @@ def transfer(
     times: Float[Tensor, " n"] | list[float], # falling times
     *,
     start: str = "marginal", # from the exact marginal at times[0], or "prior": from the start noise of the engine
+    options: dict | None = None, # keyword arguments of the sampler
 ) -> Tensor: # variance of each coefficient, float64, shape of `field.power`
     "The exact generated variance of every coefficient, by the sampler's own code."
     if start not in STARTS: raise unknown_name("start", start, list(STARTS))
-    walk, times = SAMPLERS[sampler], check_times(times)
+    walk, options, times = SAMPLERS[sampler], check_options(sampler, options), check_times(times)
     impulses = Impulses(process, field, 2*len(times))
     first = gains_for(field, process, times[0].item())
     x = impulses.power.new_zeros(impulses.rows, *impulses.power.shape[1:])
     x[0] = (first.s if start == "prior" else total_power(impulses.power, first).sqrt()).expand(impulses.power.shape)[0]
-    def gains(t): return process.gains(t)
-    run = Run(times, gains, impulses.denoise, impulses.noise, lambda terms: sum(g*y for g, y in terms))
-    for state, _ in walk(run, x): x = state
+    def left(t): return posterior_variance(impulses.full, gains_for(field, process, t))
+    run = Run(times, process.gains, impulses.denoise, impulses.noise, impulses.mix, field.size, left, field.basis)
+    for state, _ in walk(run, x, **options): x = state
     return impulses.variance(x)
 
 # %% ../../nbs/sampling/transfer.ipynb #5e9c7f1c
