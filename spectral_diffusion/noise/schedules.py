@@ -16,7 +16,7 @@ from ..core.registry import InputError, Registry
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'Level', 'check_time', 'power_sums', 'beta_polynomial', 'variance_preserving', 'linear', 'scaled_linear',
-           'cosine', 'flow', 'edm']
+           'cosine', 'flow', 'edm', 'still']
 
 # %% ../../nbs/noise/schedules.ipynb #25b5d4ef
 class Level(NamedTuple):
@@ -116,3 +116,10 @@ def edm(t: Float[Tensor, "*b"]) -> Level:
     "Variance exploding, sigma from 0.002 to 80 on the rho = 7 scale (Karras et al. 2022, eq. 5)."
     t, low, high = check_time(t), 0.002**(1/7), 80**(1/7)
     return Level(torch.ones_like(t), (low + t*(high - low))**7)
+
+# %% ../../nbs/noise/schedules.ipynb #8c0cbf8b
+@SCHEDULES.register("still")
+def still(t: Float[Tensor, "*b"]) -> Level:
+    "The signal and a trace of noise at all times."
+    t = check_time(t)
+    return Level(torch.ones_like(t), torch.full_like(t, 0.01))

@@ -19,7 +19,7 @@ from ..signals.bases import BASES, Basis, color, pca_color
 
 # %% auto #0
 __all__ = ['ARC_WEIGHTS', 'total_power', 'wiener_gain', 'posterior_variance', 'GaussianField', 'check_mirror', 'gains_for',
-           'WienerDenoiser', 'flow_velocity', 'linear_loss', 'w2', 'kl', 'arc_times']
+           'WienerDenoiser', 'flow_velocity', 'degrees_of_freedom', 'linear_loss', 'w2', 'kl', 'arc_times']
 
 # %% ../../nbs/noise/theory.ipynb #4b5cbff4
 def total_power(
@@ -161,7 +161,7 @@ def gains_for(
 ) -> Level: # gains of the coefficients of the field
     "Gains of a process at the coefficients of a field; raises when the bases do not match."
     if not process.isotropic and (process.basis.name != field.basis.name or process.size != field.size):
-        raise InputError(f"a coloured process must use the basis and size of the field: {field.basis.name!r} {field.size}, got {process.basis.name!r} {process.size}")
+        raise InputError(f"a process with gains per coefficient must use the basis and size of the field: {field.basis.name!r} {field.size}, got {process.basis.name!r} {process.size}")
     return process.gains(t)
 
 class WienerDenoiser:
@@ -199,6 +199,16 @@ def flow_velocity(
     slope_s = torch.where(silent(level), slope_a/level.a, (high.s.log() - low.s.log())/(2*dt))  # no noise: x = a x0
     x0 = field.denoiser(process)(x, torch.full((len(x),), t, dtype=torch.float64))
     return process.mix([(slope_s, x), (slope_a - level.a*slope_s, x0)])
+
+# %% ../../nbs/noise/theory.ipynb #d89c24b0
+def degrees_of_freedom(
+    field: GaussianField, # data
+) -> Tensor: # 1 where a coefficient is real, 2 where it is complex; shape of `field.power`
+    "Independent real numbers in each stored coefficient."
+    if not field.basis.name.startswith("fourier"): return torch.ones_like(field.power)
+    (h, w), k = field.size, field.power.shape[-1]
+    own = (2*torch.arange(h)[:, None] % h == 0) & (2*torch.arange(k) % w == 0)  # its own mirror image
+    return torch.where(own, 1., 2.).double().expand(field.power.shape)
 
 # %% ../../nbs/noise/theory.ipynb #132ffc1e
 def linear_loss(

@@ -17,8 +17,8 @@ from .ddim import Gains, ddim_gains, neighbours, rows
 from .engine import Run, register_sampler
 
 # %% auto #0
-__all__ = ['LEAST_SHARE', 'clock', 'multistep_ratio', 'dpm_solver_pp', 'mean_clock', 'middle_times', 'two_calls', 'dpm_solver2',
-           'heun']
+__all__ = ['LEAST_RATIO', 'LEAST_SHARE', 'clock', 'multistep_ratio', 'dpm_solver_pp', 'mean_clock', 'middle_times', 'two_calls',
+           'dpm_solver2', 'heun']
 
 # %% ../../nbs/sampling/dpm.ipynb #8b193fe3
 def clock(
@@ -27,6 +27,8 @@ def clock(
     "The time of the solvers."
     return level.a.log() - level.s.log()
 
+LEAST_RATIO = 1e-6  # of the last step to this one; below it the line runs through rounding errors
+
 def multistep_ratio(
     before: Level, # two steps ago
     now: Level, # gains before the step
@@ -34,7 +36,7 @@ def multistep_ratio(
 ) -> Tensor: # 1/(2r); zero where a line leads nowhere
     "Weight of the last estimate in DPM-Solver++(2M), 1/(2r) with r = h_last/h (Lu et al. 2022b, algorithm 2)."
     h, last = clock(nxt) - clock(now), clock(now) - clock(before)
-    usable = torch.isfinite(h) & torch.isfinite(last) & (last > 0)
+    usable = torch.isfinite(h) & torch.isfinite(last) & (last > LEAST_RATIO*h) & (last > 0)
     return torch.where(usable, h/(2*torch.where(usable, last, 1.)), 0.)
 
 @register_sampler("dpm_solver++")

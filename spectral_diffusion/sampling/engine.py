@@ -279,5 +279,5 @@ def sample(
     "The last state of a trajectory."
     pairs, times = begin(denoiser, process, shape, sampler, steps, generator, times, start, like, options)
     with torch.set_grad_enabled(grad):
-        for state, _ in progress_bar(pairs, total=len(times) - 1, desc=sampler, unit="step") if progress else pairs: pass
+        for step in progress_bar(pairs, total=len(times) - 1, desc=sampler, unit="step") if progress else pairs: state = step[0]
     return state
