@@ -21,8 +21,8 @@ from ..core.registry import InputError
 from ..core.runtime import atomic_file, environment
 
 # %% auto #0
-__all__ = ['results_root', 'check_name', 'run_path', 'run_folder', 'write_json', 'write_csv', 'Record', 'load_record', 'flatten',
-           'run_folders', 'load_ledger', 'write_ledger']
+__all__ = ['results_root', 'check_name', 'run_path', 'run_folder', 'write_json', 'write_csv', 'Record', 'load_record',
+           'save_record', 'flatten', 'run_folders', 'load_ledger', 'write_ledger']
 
 # %% ../../nbs/lab/records.ipynb #b073fbab
 def results_root(
@@ -112,6 +112,20 @@ def load_record(
         except json.JSONDecodeError as error: raise InputError(f"{name} of record {path.name!r} is damaged: {error}") from error
         if not isinstance(parts[name], dict): raise InputError(f"{name} of record {path.name!r} must hold a mapping, got {type(parts[name]).__name__}")
     return Record(path, *parts.values())
+
+# %% ../../nbs/lab/records.ipynb #3a6ad29d
+def save_record(
+    out: Path | str, # folder to fill; the page's runner makes it a record
+    config: object, # dataclass
+    metrics: dict[str, object], # plain data
+    tables: dict[str, pd.DataFrame], # name of a CSV file without its ending -> rows
+) -> None:
+    "Write what a benchmark has computed."
+    out = Path(out)
+    with atomic_file(out/"config.yaml") as partial: partial.write_text(dump_yaml(config))
+    write_json(out/"system.json", environment())
+    write_json(out/"metrics.json", metrics)
+    for name, table in tables.items(): write_csv(out/f"{check_name(name)}.csv", table)
 
 # %% ../../nbs/lab/records.ipynb #f9529e4e
 def flatten(
