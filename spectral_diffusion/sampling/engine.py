@@ -167,7 +167,7 @@ def check_options(
         if name not in known: raise unknown_name(f"option of sampler {sampler!r}", name, known)
     return dict(options or {})
 
-LOST = 1e-3  # signal-to-noise ratio at the start above which starting from noise is worth a warning
+LOST = 1e-3  # signal-to-noise ratio at the start, of data of unit power when nothing is known, above which starting from noise is worth a warning
 
 def warn_lost(
     denoiser: Callable, # its field, if it has one, says how strong the data are
@@ -178,10 +178,10 @@ def warn_lost(
     level = process.gains(t)
     power = getattr(getattr(denoiser, "field", None), "power", torch.ones((), dtype=torch.float64)).to(level.a.device)
     noisy = ~silent(level)  # a band without noise is left out on purpose
-    if not bool(((level.a/level.s).square()*noisy > LOST)[noisy].any()): return
-    kept = torch.where(noisy, level.s.square()/(level.a.square()*power + level.s.square()), 1.)
-    warnings.warn(f"{process} ends with a signal-to-noise ratio of {(level.a/level.s).square()[noisy].max():.3g} at t={t:.4g} (up to {LOST:g} is harmless): samples that start from noise "
-                  f"lose {1 - kept.min().item():.1%} of the variance of their strongest coefficient; hint: a schedule that ends in noise (cosine, flow, edm), or start= with states of the process", stacklevel=4)
+    snr = torch.where(noisy, level.a.square()*power/level.s.square(), 0.).max().item()
+    if snr <= LOST: return
+    warnings.warn(f"{process} ends with a signal-to-noise ratio of {snr:.3g} at t={t:.4g} in its strongest coefficient (up to {LOST:g} is harmless): samples that start from noise "
+                  f"lose {snr/(1 + snr):.1%} of its variance; hint: a schedule that ends in noise (cosine, flow, edm), or start= with states of the process", stacklevel=4)
 
 # %% ../../nbs/sampling/engine.ipynb #37747f1a
 def make_run(

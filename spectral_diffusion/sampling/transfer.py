@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
@@ -17,7 +18,7 @@ from .engine import SAMPLERS, Run, check_options, check_times
 from ..signals.bases import Basis
 
 # %% auto #0
-__all__ = ['STARTS', 'Impulses', 'transfer', 'recurrence', 'observed_order']
+__all__ = ['STARTS', 'Impulses', 'transfer', 'recurrence', 'ErrorParts', 'error_parts', 'observed_order']
 
 # %% ../../nbs/sampling/transfer.ipynb #ef5ee600
 STARTS = ("marginal", "prior")
@@ -101,6 +102,26 @@ def recurrence(
     for t, g in zip(times[:-1].tolist(), steps, strict=True):
         v = (g.x + g.x0*wiener_gain(field.power, gains_for(field, process, t))).square()*v + g.z.square()
     return v.reshape(field.power.shape)
+
+# %% ../../nbs/sampling/transfer.ipynb #c764c5fb
+class ErrorParts(NamedTuple):
+    "Errors of the standard deviation of each coefficient; they add up to `total`."
+    start: Tensor # from beginning with noise instead of the true marginal
+    steps: Tensor # from taking finite steps
+    total: Tensor # generated minus true
+
+def error_parts(
+    sampler: str, # a name in `SAMPLERS`
+    process: Process, # the forward process
+    field: GaussianField, # data
+    times: Float[Tensor, " n"] | list[float], # falling times
+    *,
+    options: dict | None = None, # keyword arguments of the sampler
+) -> ErrorParts: # each in the shape of `field.power`
+    "The error of a sampler with the exact denoiser, taken apart."
+    prior, marginal = (transfer(sampler, process, field, times, start=start, options=options).sqrt() for start in ("prior", "marginal"))
+    exact = total_power(field.power, gains_for(field, process, float(times[-1]))).reshape(field.power.shape).sqrt()
+    return ErrorParts(prior - marginal, marginal - exact, prior - exact)
 
 # %% ../../nbs/sampling/transfer.ipynb #7793bed0
 def observed_order(
