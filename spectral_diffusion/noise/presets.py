@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import NamedTuple
+
+import torch
 from ..core.registry import InputError, Registry
 from .process import Process
 from .theory import GaussianField, gains_for, posterior_variance
@@ -66,13 +68,14 @@ def band_effect(
     target: str = "eps", # a name in `TARGETS`
 ) -> dict[str, BandEffect]: # by name of the band
     "Signal-to-noise ratio, least error and floor in each band, in closed form."
-    level = gains_for(field, process, t)
-    weights = field.basis.weights(*field.size).expand(field.power.shape)
-    def full(g): return g.reshape(g.shape[-3:]).expand(1, *field.power.shape[-2:]) if field.power.ndim == 2 else g.expand(field.power.shape)
-    signal, noise = (full(level.a.square())*field.power).reshape(field.power.shape), full(level.s.square()).reshape(field.power.shape)
-    left, floor = posterior_variance(field.power, level).reshape(field.power.shape), field.floor(process, t, target)
-    effects, k = {}, field.basis.frequency(*field.size)
+    level, k = gains_for(field, process, t), field.basis.frequency(*field.size)
+    def plane(g): return (g.square()*torch.ones_like(field.power)).reshape(field.power.shape)
+    signal, noise = plane(level.a)*field.power, plane(level.s)
+    left = posterior_variance(field.power, level).reshape(field.power.shape)
+    floor, effects = field.floor(process, t, target), {}
     for name, (low, high) in BANDS.items():
-        m = weights*((k >= low) & (k < high))
-        effects[name] = BandEffect(((m*signal).sum()/(m*noise).sum()).item(), ((m*left).sum()/(m*field.power).sum()).item(), ((m*floor).sum()/m.sum()).item())
+        m = field.basis.weights(*field.size)*((k >= low) & (k < high))
+        def total(v, m=m): return (m*v).sum().item()
+        count = total(torch.ones_like(field.power))
+        effects[name] = BandEffect(total(signal)/total(noise) if total(noise) else float("inf"), total(left)/total(field.power), total(floor)/count)
     return effects
