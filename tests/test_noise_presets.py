@@ -135,3 +135,17 @@ def test_band_effect_is_ordered(name):
     errors = [[e.error for e in band_effect(field, process, t).values()] for t in (0.1, 0.4, 0.7, 0.95)]
     for before, after in zip(errors[:-1], errors[1:], strict=True):
         assert all(a >= b - 1e-12 and 0 <= a <= 1 + 1e-12 for a, b in zip(after, before, strict=True))
+
+
+def test_a_coefficient_without_noise_has_none_to_tell():
+    "Targets, floors and the loss of a silent coefficient: the noise is zero there, for the network and for the theory."
+    field = field_of((8, 8), "dct")
+    process = preset("band_masked", field)
+    level = process.gains(torch.full((1,), 0.4))
+    quiet = silent(level)
+    m, n = TARGETS["eps"](level)
+    assert (m[quiet] == 0).all() and (n[quiet] == 0).all() and (m[~quiet] != 0).all()
+    assert (field.floor(process, 0.4, "eps")[quiet[0, 0]] == 0).all()
+    x0, eps = torch.randn(2, 5, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    answer = truth(process, x0, eps, torch.full((5,), 0.4), "eps")
+    assert process.basis.forward(answer)[..., quiet[0, 0]].abs().max() < 1e-12
