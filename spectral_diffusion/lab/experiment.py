@@ -9,8 +9,9 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ from ..core.registry import InputError, unknown_name
 from ..core.runtime import atomic_file, device, progress, split, stream
 from ..data.real import cifar10, to_float
 from ..data.stream import batch
-from ..data.synthetic import power_law_spectrum
+from ..data.synthetic import make, power_law_spectrum
 from .records import Record, load_record, run_folder, run_path, write_csv, write_json
 from ..learn.checkpoint import load, restore, save
 from ..learn.loop import train
@@ -39,11 +40,12 @@ from ..signals.bases import BASES, color
 from ..signals.spectra import radial_power
 
 # %% auto #0
-__all__ = ['DATASETS', 'at_least', 'DataConfig', 'TrainConfig', 'EvalConfig', 'RunConfig', 'Images', 'floats', 'power_law_images',
-           'load_images', 'EvaluationSet', 'evaluation_set', 'squared_errors', 'Silent', 'statistics', 'by_time',
-           'references', 'build_denoiser', 'marks', 'train_run', 'place', 'fit', 'save_denoiser', 'load_denoiser',
-           'draw_samples', 'save_samples', 'load_samples', 'Comparison', 'arm_config', 'plan', 'Runs', 'compare',
-           'Reach', 'first_reach', 'to_target', 'Ratio', 'costs', 'save_comparison']
+__all__ = ['FAMILIES', 'DATASETS', 'at_least', 'DataConfig', 'TrainConfig', 'EvalConfig', 'RunConfig', 'Images', 'floats',
+           'power_law_images', 'family_images', 'load_images', 'EvaluationSet', 'evaluation_set', 'squared_errors',
+           'Silent', 'statistics', 'by_time', 'references', 'build_denoiser', 'marks', 'train_run', 'place', 'fit',
+           'save_denoiser', 'load_denoiser', 'draw_samples', 'save_samples', 'load_samples', 'Comparison', 'arm_config',
+           'plan', 'Runs', 'run_plan', 'compare', 'Reach', 'first_reach', 'to_target', 'Ratio', 'costs',
+           'save_comparison']
 
 # %% ../../nbs/lab/experiment.ipynb #52f2524b
 def at_least(name: str, value: float, least: float) -> None:
@@ -53,7 +55,7 @@ def at_least(name: str, value: float, least: float) -> None:
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     "Which images, and how many of them the statistics are fitted to."
-    name: str = "cifar10"     # cifar10, or power_law: a declared stand-in with a known spectrum
+    name: str = "cifar10"     # cifar10; power_law, a declared stand-in with a known spectrum; or a synthetic family
     statistics: int = 10_000  # training images behind mean, power and colour axes
     def __post_init__(self):
         if self.name not in DATASETS: raise unknown_name("data set", self.name, sorted(DATASETS))
@@ -119,7 +121,15 @@ def power_law_images() -> Images:
     def draw(n, name): return torch.einsum("dc,nchw->ndhw", mix, plane.sample(n, stream(0, name), channels=3)).to(torch.get_default_dtype())
     return Images(draw(2_000, "power_law/train"), draw(600, "power_law/test"))
 
-DATASETS = {"cifar10": lambda: Images(cifar10("train").x, cifar10("test").x), "power_law": power_law_images}
+def family_images(family: str, test: str) -> Images:
+    "A synthetic family with independent channels; `test` names the stream of the held-out images."
+    def draw(n, name): return make(family, 3*n, 32, stream(0, f"{family}/{name}")).reshape(n, 3, 32, 32)
+    return Images(draw(4_000, "train"), draw(1_000, test))
+
+FAMILIES = ("piecewise", "texture", "random_field")
+DATASETS = {"cifar10": lambda: Images(cifar10("train").x, cifar10("test").x), "power_law": power_law_images,
+            **{name: partial(family_images, name, "test") for name in FAMILIES},
+            **{f"{name}_validation": partial(family_images, name, "validation") for name in FAMILIES}}  # the same training images, other held-out ones
 
 @lru_cache(maxsize=2)
 def load_images(name: str) -> Images:
@@ -368,25 +378,37 @@ class Runs(NamedTuple):
         "The samples of one run."
         return load_samples(next((self.records[arm, seed].path/"samples").iterdir()))
 
+def run_plan(
+    rows: list[tuple[str, int, object]], # (arm, seed of the pair, configuration of the run)
+    compute: Callable, # (configuration, root, on=device) -> its record
+    root: Path | str | None = None, # of the results
+    *,
+    jobs: int = 0, # runs at a time; 0: one for each core, one where there is a GPU
+    on: str = "auto", # device
+    desc: str = "runs", # beside the bar
+) -> Runs:
+    "Compute the runs that are missing and read all of them."
+    from joblib import Parallel, delayed
+    where, missing = device(on), [c for _, _, c in rows if not run_path(c, root).exists()]
+    jobs = jobs or (1 if where.type != "cpu" else os.cpu_count())
+    work = Parallel(n_jobs=max(1, min(jobs, len(missing))), return_as="generator_unordered")(delayed(compute)(c, root, on=str(where)) for c in missing)
+    for _ in progress(work, total=len(missing), desc=desc, unit="run"): pass
+    records = {(arm, seed): load_record(run_path(c, root)) for arm, seed, c in rows}
+    metrics = pd.DataFrame([{"arm": arm, "seed": seed, **r.metrics} for (arm, seed), r in records.items()])
+    history = pd.concat([r.history().assign(arm=arm, seed=seed) for (arm, seed), r in records.items()], ignore_index=True)
+    return Runs(metrics, history, records, next(iter(records.values())).system)
+
 def compare(
     comparison: Comparison, # what to run
     root: Path | str | None = None, # of the results
     *,
     on: str = "auto", # device
 ) -> Runs:
-    "Run what is missing and read all of it."
-    from joblib import Parallel, delayed
-    rows, where = plan(comparison), device(on)
-    missing = [c for _, _, c in rows if not run_path(c, root).exists()]
-    jobs = comparison.jobs or (1 if where.type != "cpu" else os.cpu_count())
-    statistics_needed = [c for c in missing if c.preconditioning != "none"]
-    if statistics_needed: statistics(comparison.run.data.name, comparison.run.data.statistics)  # fails early where the data are missing
-    work = Parallel(n_jobs=max(1, min(jobs, len(missing))), return_as="generator_unordered")(delayed(train_run)(c, root, on=str(where)) for c in missing)
-    for _ in progress(work, total=len(missing), desc=f"{comparison.bench} {comparison.preset}", unit="run"): pass
-    records = {(arm, seed): load_record(run_path(c, root)) for arm, seed, c in rows}
-    metrics = pd.DataFrame([{"arm": arm, "seed": seed, **r.metrics} for (arm, seed), r in records.items()])
-    history = pd.concat([r.history().assign(arm=arm, seed=seed) for (arm, seed), r in records.items()], ignore_index=True)
-    return Runs(metrics, history, records, next(iter(records.values())).system)
+    "Train what is missing and read all of it."
+    rows = plan(comparison)
+    if any(c.preconditioning != "none" and not run_path(c, root).exists() for _, _, c in rows):
+        statistics(comparison.run.data.name, comparison.run.data.statistics)  # fails early where the data are missing
+    return run_plan(rows, train_run, root, jobs=comparison.jobs, on=on, desc=f"{comparison.bench} {comparison.preset}")
 
 # %% ../../nbs/lab/experiment.ipynb #99177eff
 class Reach(NamedTuple):

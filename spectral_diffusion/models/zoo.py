@@ -6,7 +6,10 @@
 from __future__ import annotations
 
 import inspect
+import math
+import time
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,10 +20,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..core.registry import InputError, Registry, unknown_name
 from ..core.runtime import stream
 from .blocks import zero_init
+from .mixers import Mixer
+from .published import PublishedSpectralUNet, PublishedSpectralUNetDeep
+from .spectral import SpectralUNet
 from .unet import TinyUNet
 
 # %% auto #0
-__all__ = ['MODELS', 'ConvNet', 'model_options', 'build_model', 'Cost', 'cost']
+__all__ = ['MODELS', 'ConvNet', 'unet_spectral', 'unet_spectral_deep', 'mixer', 'hybrid', 'model_options', 'build_model', 'Cost',
+           'cost', 'Row', 'measure']
 
 # %% ../../nbs/models/zoo.ipynb #a3dec33d
 class ConvNet(nn.Module):
@@ -51,6 +58,30 @@ class ConvNet(nn.Module):
 MODELS = Registry("model")
 MODELS.register("unet_tiny")(TinyUNet)
 MODELS.register("conv")(ConvNet)
+MODELS.register("unet_spectral_published")(PublishedSpectralUNet)
+MODELS.register("unet_spectral_deep_published")(PublishedSpectralUNetDeep)
+
+@MODELS.register("unet_spectral")
+def unet_spectral(channels: int = 3, *, base: int = 24, depth: int = 2, modes: int = 4, bands: int = 8, zero_output: bool = True) -> SpectralUNet:
+    "The repaired spectral U-Net."
+    return SpectralUNet(channels, base=base, depth=depth, modes=modes, bands=bands, zero_output=zero_output)
+
+@MODELS.register("unet_spectral_deep")
+def unet_spectral_deep(channels: int = 3, *, base: int = 24, depth: int = 3, modes: int = 4, bands: int = 8, zero_output: bool = True) -> SpectralUNet:
+    "The repaired spectral U-Net with a third level."
+    return SpectralUNet(channels, base=base, depth=depth, modes=modes, bands=bands, zero_output=zero_output)
+
+@MODELS.register("mixer")
+def mixer(channels: int = 3, *, kind: str = "modes", layers: int = 4, width: int = 32, modes: int = 4, bands: int = 8, size: int = 32, zero_output: bool = True) -> Mixer:
+    "Layers of one kind, a name in `KINDS`."
+    return Mixer(channels, kinds=(kind,)*layers, width=width, modes=modes, bands=bands, size=size, zero_output=zero_output)
+
+@MODELS.register("hybrid")
+def hybrid(channels: int = 3, *, layers: int = 4, width: int = 32, modes: int = 4, encoder: int = 0, zero_output: bool = True) -> Mixer:
+    "Spatial trunk with a gated spectral branch in each layer; with `encoder` layers of low modes first, and plain convolutions after them."
+    if not 0 <= encoder <= layers: raise InputError(f"the layers of the frequency encoder are part of all {layers}, got {encoder}")
+    kinds = ("modes",)*encoder + ("conv",)*(layers - encoder) if encoder else ("gated",)*layers
+    return Mixer(channels, kinds=kinds, width=width, modes=modes, zero_output=zero_output)
 
 def model_options(
     name: str, # a name in `MODELS`
@@ -102,3 +133,35 @@ def cost(
         forward = counter.get_total_flops()//2
         torch.autograd.grad(y.sum(), trained, allow_unused=True)
     return Cost(parameters=sum(q.numel() for q in trained), multiply_adds=forward, training_multiply_adds=counter.get_total_flops()//2)
+
+# %% ../../nbs/models/zoo.ipynb #9bb5d880
+class Row(NamedTuple):
+    "A network in numbers, for one image."
+    name: str
+    parameters: int
+    multiply_adds: int          # forward, without transforms
+    saved_bytes: int            # tensors kept for the backward pass
+    images_per_second: float    # forward and backward, processor time
+
+def measure(
+    config: str | dict, # see `build_model`
+    size: int = 32, # side of the images
+    *,
+    batch: int = 8, # images at a time
+    repeats: int = 3, # the fastest counts
+) -> Row:
+    "Build a network and run it."
+    model = build_model(config)
+    x, t, kept = torch.randn(batch, model.channels, size, size, generator=stream(0, "zoo/measure")), torch.full((batch,), 0.5), {}
+    def pack(v):
+        kept[v.untyped_storage().data_ptr()] = v.untyped_storage().nbytes()
+        return v
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda v: v): model(x, t).sum().backward()
+    saved, best = sum(n for pointer, n in kept.items() if pointer not in own), math.inf
+    for _ in range(repeats):
+        begin = time.process_time()
+        model(x, t).sum().backward()
+        best = min(best, time.process_time() - begin)
+    counted = cost(model, size)
+    return Row(config if isinstance(config, str) else config["name"], counted.parameters, counted.multiply_adds, saved//batch, batch/best)

@@ -10,13 +10,14 @@ from functools import lru_cache
 
 import torch
 from jaxtyping import Float
+from scipy import fft
 from torch import Tensor
 
 from ..core.registry import InputError
 from .fourier import full_precision
 
 # %% auto #0
-__all__ = ['dct_matrix', 'dct2', 'idct2', 'frequency']
+__all__ = ['LARGE', 'dct_matrix', 'dct2', 'idct2', 'frequency']
 
 # %% ../../nbs/signals/cosine.ipynb #6b289041
 def dct_matrix(
@@ -36,21 +37,37 @@ def _matrix(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     "The shared `dct_matrix(n)`, rounded once; never handed out."
     with torch.inference_mode(False), torch.no_grad(): return dct_matrix(n).to(device, dtype)
 
+LARGE = 128 # sides from here on go through scipy's fast transform on a CPU; below, a matrix product is as fast
+
+class _Fast(torch.autograd.Function):
+    "scipy's transform as an operation with a gradient: the gradient of an orthonormal map is its inverse."
+    @staticmethod
+    def forward(ctx, x, inverse):
+        ctx.inverse = inverse
+        transform = fft.idctn if inverse else fft.dctn
+        return torch.from_numpy(transform(x.detach().numpy(), axes=(-2, -1), norm="ortho", workers=torch.get_num_threads()))
+
+    @staticmethod
+    def backward(ctx, up): return _Fast.apply(up, not ctx.inverse), None
+
+def _dct(x: Tensor, inverse: bool) -> Tensor:
+    "The transform by the faster of two ways."
+    x = _real(x)
+    if max(x.shape[-2:]) >= LARGE and x.device.type == "cpu" and x.numel() and not torch.compiler.is_compiling(): return _Fast.apply(x, inverse)
+    rows, columns = (_matrix(n, x.dtype, x.device) for n in x.shape[-2:])
+    with torch.autocast(x.device.type, enabled=False): return rows.T @ x @ columns if inverse else rows @ x @ columns.T
+
 def dct2(
     x: Float[Tensor, "*b h w"], # real images
 ) -> Float[Tensor, "*b h w"]: # coefficients; the mean is in the corner
     "The orthonormal DCT-II over the last two axes."
-    x = _real(x)
-    with torch.autocast(x.device.type, enabled=False):
-        return _matrix(x.shape[-2], x.dtype, x.device) @ x @ _matrix(x.shape[-1], x.dtype, x.device).T
+    return _dct(x, False)
 
 def idct2(
     X: Float[Tensor, "*b h w"], # coefficients
 ) -> Float[Tensor, "*b h w"]: # real images
     "The orthonormal DCT-III over the last two axes, the inverse of `dct2`."
-    X = _real(X)
-    with torch.autocast(X.device.type, enabled=False):
-        return _matrix(X.shape[-2], X.dtype, X.device).T @ X @ _matrix(X.shape[-1], X.dtype, X.device)
+    return _dct(X, True)
 
 def _real(x: Tensor) -> Tensor:
     "`x` as `full_precision` gives it, refused when complex."
