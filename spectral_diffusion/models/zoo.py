@@ -19,15 +19,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..core.registry import InputError, Registry, unknown_name
 from ..core.runtime import stream
-from .blocks import zero_init
+from .adapters import AmplitudeResidual, BandpassAdapter, LearnableAdapter, PhaseCorrection, RadialAdapter
+from .blocks import TimeEmbedding, zero_init
 from .mixers import Mixer
 from .published import PublishedSpectralUNet, PublishedSpectralUNetDeep
 from .spectral import SpectralUNet
 from .unet import TinyUNet
 
 # %% auto #0
-__all__ = ['MODELS', 'ConvNet', 'unet_spectral', 'unet_spectral_deep', 'mixer', 'hybrid', 'model_options', 'build_model', 'Cost',
-           'cost', 'Row', 'measure']
+__all__ = ['MODELS', 'ADAPTERS', 'PLACES', 'ConvNet', 'unet_spectral', 'unet_spectral_deep', 'mixer', 'hybrid', 'Adapted',
+           'model_options', 'build_model', 'Cost', 'cost', 'Row', 'measure']
 
 # %% ../../nbs/models/zoo.ipynb #a3dec33d
 class ConvNet(nn.Module):
@@ -83,6 +84,40 @@ def hybrid(channels: int = 3, *, layers: int = 4, width: int = 32, modes: int = 
     kinds = ("modes",)*encoder + ("conv",)*(layers - encoder) if encoder else ("gated",)*layers
     return Mixer(channels, kinds=kinds, width=width, modes=modes, zero_output=zero_output)
 
+# %% ../../nbs/models/zoo.ipynb #f89fec9f
+ADAPTERS = Registry("adapter")
+ADAPTERS.register("radial")(lambda channels, time_dim: RadialAdapter())
+ADAPTERS.register("bandpass")(lambda channels, time_dim: BandpassAdapter())
+ADAPTERS.register("learnable")(lambda channels, time_dim: LearnableAdapter(channels, time_dim))
+ADAPTERS.register("amplitude")(lambda channels, time_dim: AmplitudeResidual(channels))
+ADAPTERS.register("phase")(lambda channels, time_dim: PhaseCorrection(channels))
+PLACES = {"input": (True, False), "output": (False, True), "both": (True, True)}
+
+@MODELS.register("adapted")
+class Adapted(nn.Module):
+    "A network between adapters; the learnable one is moved by the time."
+    def __init__(self,
+        channels: int = 3, # channels of the images
+        *,
+        network: str = "unet_tiny", # a name in `MODELS`, at its default size
+        adapter: str = "learnable", # a name in `ADAPTERS`
+        where: str = "both", # input, output or both
+        zero_output: bool = True, # start by predicting zero
+    ):
+        super().__init__()
+        if where not in PLACES: raise unknown_name("place", where, list(PLACES))
+        if network == "adapted": raise InputError("an adapted network is adapted once")
+        self.channels, self.time = channels, TimeEmbedding(32, 32)
+        self.before, self.after = (ADAPTERS[adapter](channels, 32) if wanted else None for wanted in PLACES[where])
+        self.network = MODELS[network](channels, zero_output=zero_output)
+
+    def forward(self, x: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
+        "Adapt, run, adapt."
+        e = self.time(t)
+        y = self.network(x if self.before is None else self.before(x, e), t)
+        return y if self.after is None else self.after(y, e)
+
+# %% ../../nbs/models/zoo.ipynb #87223754
 def model_options(
     name: str, # a name in `MODELS`
 ) -> dict: # option -> default
