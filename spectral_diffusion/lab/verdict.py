@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +17,7 @@ from ..core.registry import InputError, unknown_name
 from .records import load_record, run_folders, write_json
 
 # %% auto #0
-__all__ = ['Claim', 't_interval', 'Verdict', 'paired', 'judge', 'save_verdicts', 'load_verdicts']
+__all__ = ['Claim', 't_interval', 'Verdict', 'paired', 'judge', 'guarded', 'save_verdicts', 'load_verdicts']
 
 # %% ../../nbs/lab/verdict.ipynb #529911c3
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +120,16 @@ def judge(
     ends = (None, None) if math.isinf(low) else (gain(low), gain(high))
     return Verdict(claim=claim, outcome=outcome, gain=gain(mean), low=ends[0], high=ends[1], baseline=math.exp(pairs.baseline.mean()),
                    contender=math.exp(pairs.contender.mean()), pairs=len(pairs), censored=sum(cut.values()))
+
+# %% ../../nbs/lab/verdict.ipynb #d623be09
+def guarded(
+    verdicts: dict[str, Verdict], # by name
+    control: Verdict, # of the same runs
+) -> dict[str, Verdict]:
+    "The verdicts, or all of them undecided where the control was supported."
+    if control.outcome != "Supported": return dict(verdicts)
+    reason = f" (undecided because the control found a gain of {control.gain:.1%} where there is none)"
+    return {name: replace(v, outcome="Undecided", claim=replace(v.claim, text=v.claim.text + reason)) for name, v in verdicts.items()}
 
 # %% ../../nbs/lab/verdict.ipynb #9d45af4d
 def save_verdicts(
