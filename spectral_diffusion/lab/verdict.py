@@ -67,6 +67,7 @@ class Verdict:
     contender: float          # geometric mean over seeds
     pairs: int                # seeds used
     censored: int             # runs that did not reach their goal
+    reason: str = ""          # why the outcome is not what the interval alone would say
 
     def sentence(self) -> str:
         "The verdict in words, every number from the record."
@@ -74,7 +75,7 @@ class Verdict:
         span = "no interval from one seed" if self.low is None else f"{pct} interval {self.low:+.1%} to {self.high:+.1%}"
         cut = f"; {self.censored} of {2*self.pairs} runs did not reach the goal" if self.censored else ""
         return (f"**{self.outcome}**: {c.text}. `{c.metric}` {self.baseline:.4g} ({c.baseline}) against {self.contender:.4g} ({c.contender}): "
-                f"gain {self.gain:+.1%} ({span}, {self.pairs} paired seeds), margin {c.margin:.0%}{cut}.")
+                f"gain {self.gain:+.1%} ({span}, {self.pairs} paired seeds), margin {c.margin:.0%}{cut}.{' ' + self.reason if self.reason else ''}")
 
     def as_dict(self) -> dict:
         "Plain data, the sentence included."
@@ -128,8 +129,8 @@ def guarded(
 ) -> dict[str, Verdict]:
     "The verdicts, or all of them undecided where the control was supported."
     if control.outcome != "Supported": return dict(verdicts)
-    reason = f" (undecided because the control found a gain of {control.gain:.1%} where there is none)"
-    return {name: replace(v, outcome="Undecided", claim=replace(v.claim, text=v.claim.text + reason)) for name, v in verdicts.items()}
+    reason = f"Undecided because the control found a gain of {control.gain:.1%} where there is none."
+    return {name: replace(v, outcome="Undecided", reason=reason) for name, v in verdicts.items()}
 
 # %% ../../nbs/lab/verdict.ipynb #9d45af4d
 def save_verdicts(
