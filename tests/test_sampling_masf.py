@@ -1,6 +1,5 @@
 "MASF in the basis in which it is diagonal: an average lags behind, so it is of first order with a larger error than DDIM."
 import pytest
-import torch
 
 from spectral_diffusion.noise.process import Process
 from spectral_diffusion.noise.theory import GaussianField
