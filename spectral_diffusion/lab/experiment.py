@@ -97,7 +97,7 @@ class RunConfig:
     model: dict[str, object] = field(default_factory=lambda: {"name": "unet_tiny"}) # name and options for build_model
     schedule: str = "cosine"           # a name in SCHEDULES
     target: str = "eps"                # what a plain network predicts, and what the loss compares
-    preconditioning: str = "none"      # none, edm or spectral
+    preconditioning: str = "none"      # none, edm, spectral or views
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluation: EvalConfig = field(default_factory=EvalConfig)
     def __post_init__(self):
@@ -198,7 +198,7 @@ def build_denoiser(
 ) -> NetworkDenoiser: # on the CPU
     "The untrained denoiser of a run."
     channels = load_images(config.data.name).train.shape[1]
-    network = build_model({"channels": channels, **config.model}, seed=config.seed)
+    network = build_model({"channels": channels, **({"views": 2} if config.preconditioning == "views" else {}), **config.model}, seed=config.seed)
     fitted = None if config.preconditioning == "none" else statistics(config.data.name, config.data.statistics)
     return wrap(network, Process(config.schedule), config.target, config.preconditioning, fitted)
 

@@ -196,12 +196,13 @@ class Mixer(nn.Module):
         size: int = 32, # side of the images, for filter alone
         time_dim: int = 128, # width of the sinusoidal time features, even
         zero_output: bool = True, # start by predicting zero
+        views: int = 1, # pictures of that many channels that it sees at a time
     ):
         super().__init__()
-        if min(channels, width) < 1 or not kinds: raise InputError(f"a mixer needs channels, width and at least one layer, got {channels}, {width}, {kinds}")
+        if min(channels, width, views) < 1 or not kinds: raise InputError(f"a mixer needs channels, width, views and at least one layer, got {channels}, {width}, {views}, {kinds}")
         options = {"modes": modes, "bands": bands, "size": size, "embedding": 2*width}
-        self.channels, self.kinds, self.time = channels, tuple(kinds), TimeEmbedding(time_dim, 2*width)
-        self.lift, self.head = nn.Conv2d(channels, width, 1), nn.Conv2d(width, channels, 1)
+        self.channels, self.views, self.kinds, self.time = channels, views, tuple(kinds), TimeEmbedding(time_dim, 2*width)
+        self.lift, self.head = nn.Conv2d(views*channels, width, 1), nn.Conv2d(width, channels, 1)
         self.layers = nn.ModuleList(MixerLayer(width, kind, options) for kind in kinds)
         if zero_output: zero_init(self.head)
 

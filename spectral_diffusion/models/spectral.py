@@ -48,21 +48,22 @@ class SpectralUNet(nn.Module):
         kinds: tuple = ("bands", "modes"), # layers of a level, names in `KINDS`
         time_dim: int = 128, # width of the sinusoidal time features, even
         zero_output: bool = True, # start by predicting zero
+        views: int = 1, # pictures of that many channels that it sees at a time
     ):
         super().__init__()
-        if min(channels, base, depth) < 1: raise InputError(f"the network needs channels, base and depth of at least 1, got {channels}, {base} and {depth}")
+        if min(channels, base, depth, views) < 1: raise InputError(f"the network needs channels, base, depth and views of at least 1, got {channels}, {base}, {depth} and {views}")
         widths, few = [base*2**level for level in range(depth)], [max(1, modes >> level) for level in range(depth)]
         def level(width): return nn.ModuleList(MixerLayer(width, kind, {"modes": few[widths.index(width)], "bands": bands, "size": 0, "embedding": 2*base}) for kind in kinds)
-        self.channels, self.time = channels, TimeEmbedding(time_dim, 2*base)
+        self.channels, self.views, self.time = channels, views, TimeEmbedding(time_dim, 2*base)
         self.least = max((2*m - 2)*2**level + 1 for level, m in enumerate(few))
-        self.lift, self.head = nn.Conv2d(channels, base, 1), nn.Conv2d(base, channels, 1)
+        self.lift, self.head = nn.Conv2d(views*channels, base, 1), nn.Conv2d(base, channels, 1)
         self.encoder, self.decoder = nn.ModuleList(map(level, widths)), nn.ModuleList(map(level, widths[-2::-1]))
         self.down = nn.ModuleList(nn.Conv2d(i, o, 1) for i, o in zip(widths[:-1], widths[1:], strict=True))
         self.up = nn.ModuleList(nn.Conv2d(o, i, 1) for i, o in zip(widths[-2::-1], widths[:0:-1], strict=True))
         if zero_output: zero_init(self.head)
 
     def forward(self,
-        x: Float[Tensor, "b c h w"], # noisy images
+        x: Float[Tensor, "b vc h w"], # noisy images; with views, side by side in the channels
         t: Float[Tensor, " b"], # times in [0, 1]
     ) -> Float[Tensor, "b c h w"]: # whatever the loss asks for
         "Down by cropping, up by padding, skips added."

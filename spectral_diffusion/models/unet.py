@@ -36,13 +36,14 @@ class TinyUNet(nn.Module):
         depth: int = 2, # levels; `depth - 1` of them change the resolution
         time_dim: int = 128, # width of the sinusoidal time features, even
         zero_output: bool = True, # start by predicting zero
+        views: int = 1, # pictures of that many channels that it sees at a time
     ):
         super().__init__()
-        if min(channels, base, depth) < 1:
-            raise InputError(f"TinyUNet needs channels, base and depth of at least 1, got {channels}, {base}, {depth}")
-        self.channels, widths = channels, [base*2**level for level in range(depth)]
+        if min(channels, base, depth, views) < 1:
+            raise InputError(f"TinyUNet needs channels, base, depth and views of at least 1, got {channels}, {base}, {depth}, {views}")
+        self.channels, self.views, widths = channels, views, [base*2**level for level in range(depth)]
         self.time = TimeEmbedding(time_dim, base)
-        self.encoder = nn.ModuleList(ConvBlock(i, o, base) for i, o in zip([channels, *widths[:-1]], widths, strict=True))
+        self.encoder = nn.ModuleList(ConvBlock(i, o, base) for i, o in zip([views*channels, *widths[:-1]], widths, strict=True))
         self.down = nn.ModuleList(nn.Conv2d(c, c, 3, stride=2, padding=1) for c in widths[:-1])
         self.middle = ConvBlock(widths[-1], 2*widths[-1], base)
         self.up = nn.ModuleList(nn.ConvTranspose2d(2*c, c, 2, stride=2) for c in reversed(widths))
@@ -52,7 +53,7 @@ class TinyUNet(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self,
-        x: Float[Tensor, "b c h w"], # noisy images
+        x: Float[Tensor, "b vc h w"], # noisy images; with views, side by side in the channels
         t: Float[Tensor, " b"], # times in [0, 1]
     ) -> Float[Tensor, "b c h w"]: # whatever the loss asks for
         "Down, middle, up, with a skip at every level."

@@ -28,7 +28,7 @@ from .unet import TinyUNet
 
 # %% auto #0
 __all__ = ['MODELS', 'ADAPTERS', 'PLACES', 'ConvNet', 'unet_spectral', 'unet_spectral_deep', 'mixer', 'hybrid', 'Adapted',
-           'model_options', 'build_model', 'Cost', 'cost', 'Row', 'measure']
+           'model_options', 'build_model', 'Cost', 'inputs', 'cost', 'Row', 'measure']
 
 # %% ../../nbs/models/zoo.ipynb #a3dec33d
 class ConvNet(nn.Module):
@@ -38,10 +38,11 @@ class ConvNet(nn.Module):
         *,
         width: int = 32, # channels inside
         zero_output: bool = True, # start by predicting zero
+        views: int = 1, # pictures of that many channels that it sees at a time
     ):
         super().__init__()
-        if min(channels, width) < 1: raise InputError(f"ConvNet needs channels and width of at least 1, got {channels} and {width}")
-        self.channels, sizes = channels, [channels, width, width, channels]
+        if min(channels, width, views) < 1: raise InputError(f"ConvNet needs channels, width and views of at least 1, got {channels}, {width} and {views}")
+        self.channels, self.views, sizes = channels, views, [views*channels, width, width, channels]
         self.layers = nn.ModuleList(nn.Conv2d(i, o, 3, padding=1) for i, o in zip(sizes[:-1], sizes[1:], strict=True))
         if zero_output: zero_init(self.layers[-1])
         self.to(memory_format=torch.channels_last)
@@ -63,26 +64,26 @@ MODELS.register("unet_spectral_published")(PublishedSpectralUNet)
 MODELS.register("unet_spectral_deep_published")(PublishedSpectralUNetDeep)
 
 @MODELS.register("unet_spectral")
-def unet_spectral(channels: int = 3, *, base: int = 24, depth: int = 2, modes: int = 4, bands: int = 8, zero_output: bool = True) -> SpectralUNet:
+def unet_spectral(channels: int = 3, *, base: int = 24, depth: int = 2, modes: int = 4, bands: int = 8, zero_output: bool = True, views: int = 1) -> SpectralUNet:
     "The repaired spectral U-Net."
-    return SpectralUNet(channels, base=base, depth=depth, modes=modes, bands=bands, zero_output=zero_output)
+    return SpectralUNet(channels, base=base, depth=depth, modes=modes, bands=bands, zero_output=zero_output, views=views)
 
 @MODELS.register("unet_spectral_deep")
-def unet_spectral_deep(channels: int = 3, *, base: int = 24, depth: int = 3, modes: int = 4, bands: int = 8, zero_output: bool = True) -> SpectralUNet:
+def unet_spectral_deep(channels: int = 3, *, base: int = 24, depth: int = 3, modes: int = 4, bands: int = 8, zero_output: bool = True, views: int = 1) -> SpectralUNet:
     "The repaired spectral U-Net with a third level."
-    return SpectralUNet(channels, base=base, depth=depth, modes=modes, bands=bands, zero_output=zero_output)
+    return SpectralUNet(channels, base=base, depth=depth, modes=modes, bands=bands, zero_output=zero_output, views=views)
 
 @MODELS.register("mixer")
-def mixer(channels: int = 3, *, kind: str = "modes", layers: int = 4, width: int = 32, modes: int = 4, bands: int = 8, size: int = 32, zero_output: bool = True) -> Mixer:
+def mixer(channels: int = 3, *, kind: str = "modes", layers: int = 4, width: int = 32, modes: int = 4, bands: int = 8, size: int = 32, zero_output: bool = True, views: int = 1) -> Mixer:
     "Layers of one kind, a name in `KINDS`."
-    return Mixer(channels, kinds=(kind,)*layers, width=width, modes=modes, bands=bands, size=size, zero_output=zero_output)
+    return Mixer(channels, kinds=(kind,)*layers, width=width, modes=modes, bands=bands, size=size, zero_output=zero_output, views=views)
 
 @MODELS.register("hybrid")
-def hybrid(channels: int = 3, *, layers: int = 4, width: int = 32, modes: int = 4, encoder: int = 0, zero_output: bool = True) -> Mixer:
+def hybrid(channels: int = 3, *, layers: int = 4, width: int = 32, modes: int = 4, encoder: int = 0, zero_output: bool = True, views: int = 1) -> Mixer:
     "Spatial trunk with a gated spectral branch in each layer; with `encoder` layers of low modes first, and plain convolutions after them."
     if not 0 <= encoder <= layers: raise InputError(f"the layers of the frequency encoder are part of all {layers}, got {encoder}")
     kinds = ("modes",)*encoder + ("conv",)*(layers - encoder) if encoder else ("gated",)*layers
-    return Mixer(channels, kinds=kinds, width=width, modes=modes, zero_output=zero_output)
+    return Mixer(channels, kinds=kinds, width=width, modes=modes, zero_output=zero_output, views=views)
 
 # %% ../../nbs/models/zoo.ipynb #f89fec9f
 ADAPTERS = Registry("adapter")
@@ -103,13 +104,15 @@ class Adapted(nn.Module):
         adapter: str = "learnable", # a name in `ADAPTERS`
         where: str = "both", # input, output or both
         zero_output: bool = True, # start by predicting zero
+        views: int = 1, # pictures of that many channels that it sees at a time
     ):
         super().__init__()
         if where not in PLACES: raise unknown_name("place", where, list(PLACES))
         if network == "adapted": raise InputError("an adapted network is adapted once")
-        self.channels, self.time = channels, TimeEmbedding(32, 32)
-        self.before, self.after = (ADAPTERS[adapter](channels, 32) if wanted else None for wanted in PLACES[where])
-        self.network = MODELS[network](channels, zero_output=zero_output)
+        self.channels, self.views, self.time = channels, views, TimeEmbedding(32, 32)
+        self.before, self.after = (ADAPTERS[adapter](n, 32) if wanted else None for n, wanted in zip((views*channels, channels), PLACES[where], strict=True))
+        if views > 1 and "views" not in model_options(network): raise InputError(f"network {network!r} sees one picture at a time, got views={views}")
+        self.network = MODELS[network](channels, zero_output=zero_output, **({"views": views} if views > 1 else {}))
 
     def forward(self, x: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
         "Adapt, run, adapt."
@@ -152,16 +155,20 @@ class Cost:
     multiply_adds: int # forward
     training_multiply_adds: int # forward and backward
 
+def inputs(model: nn.Module) -> int: # channels
+    "Channels of the input: those of the image, as often as the network has views."
+    return model.channels*getattr(model, "views", 1)
+
 def cost(
     model: nn.Module, # `model(x, t)`; its parameters keep their values and gradients
     size: int | tuple[int, int], # height and width of the image
     *,
-    channels: int | None = None, # channels of the image; `model.channels` when not given
+    channels: int | None = None, # channels of the input; those of the model when not given
 ) -> Cost: # per image
     "Parameters and multiply-adds, counted while the network runs on one image."
     h, w = (size, size) if isinstance(size, int) else size
     p = next(model.parameters())
-    x, t = p.new_zeros(1, channels or model.channels, h, w), p.new_full((1,), 0.5)
+    x, t = p.new_zeros(1, channels or inputs(model), h, w), p.new_full((1,), 0.5)
     trained = [q for q in model.parameters() if q.requires_grad]
     with torch.enable_grad(), FlopCounterMode(display=False) as counter:
         y = model(x, t)
@@ -187,7 +194,7 @@ def measure(
 ) -> Row:
     "Build a network and run it."
     model = build_model(config)
-    x, t, kept = torch.randn(batch, model.channels, size, size, generator=stream(0, "zoo/measure")), torch.full((batch,), 0.5), {}
+    x, t, kept = torch.randn(batch, inputs(model), size, size, generator=stream(0, "zoo/measure")), torch.full((batch,), 0.5), {}
     def pack(v):
         kept[v.untyped_storage().data_ptr()] = v.untyped_storage().nbytes()
         return v

@@ -56,9 +56,10 @@ class NetworkDenoiser(nn.Module):
         process: Process, # the forward process
         target: str, # what a plain network's output means
         field: GaussianField | None, # statistics of the data; None for a plain network
+        views: bool = False, # the network sees the picture and its Wiener estimate
     ):
         super().__init__()
-        self.network, self.process, self.target, self.field = network, process, target, field
+        self.network, self.process, self.target, self.field, self.views = network, process, target, field, views
         self.basis = field.basis if field is not None else process.basis
 
     def gains(self,
@@ -83,16 +84,23 @@ class NetworkDenoiser(nn.Module):
         size = tuple(xt.shape[-2:])
         mean = None if self.field is None or self.field.mean is None else self.field.mean.to(xt)
         y = self.basis.forward(xt if mean is None else xt - self.process.gains(t).a.to(xt)*mean)
-        f = self.network(self.basis.inverse(c_in*y, size), t.to(xt))
+        f = self.network(self.pair(xt, y, t) if self.views else self.basis.inverse(c_in*y, size), t.to(xt))
         x = self.basis.inverse(skip*y + out*self.basis.forward(f), size)
         return x if mean is None else x + shift*mean
+
+    def pair(self, xt: Tensor, y: Tensor, t: Tensor) -> Tensor: # (b, 2 c, h, w)
+        "Two views: the picture at unit variance, and its Wiener estimate in units of the data."
+        level, variance = self.process.gains(t), self.field.variance()
+        guess = self.basis.inverse(wiener_gain(self.field.power.to(level.a.device), level).to(xt)*y, tuple(xt.shape[-2:]))
+        if self.field.mean is not None: guess = guess + self.field.mean.to(xt)
+        return torch.cat([total_power(variance, level).rsqrt().to(xt)*xt, guess/variance**0.5], 1)
 
     def forward(self, xt: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
         "The estimate of the clean images."
         return self.predict(xt, t, "x0")
 
 # %% ../../nbs/noise/denoiser.ipynb #784bfc8f
-PRECONDITIONINGS = ("none", "edm", "spectral")
+PRECONDITIONINGS = ("none", "edm", "spectral", "views")
 
 class ScalarField:
     "The statistics of EDM: one power for every pixel, no mean (the part of `GaussianField` that gains need)."
@@ -102,7 +110,7 @@ def wrap(
     network: nn.Module, # callable (x, t) -> image of the same shape
     process: Process, # the forward process
     target: str = "eps", # what a plain network's output means, a name in `TARGETS`
-    preconditioning: str = "none", # none, edm or spectral
+    preconditioning: str = "none", # none, edm, spectral or views
     statistics: GaussianField | Float[Tensor, "n c h w"] | None = None, # field, or training images in [-1, 1]
 ) -> NetworkDenoiser: # callable (x_t, t) -> x0_hat
     "A network as a denoiser."
@@ -113,7 +121,8 @@ def wrap(
         if not process.isotropic: raise InputError("preconditioning 'edm' is one number for all pixels and needs white noise; hint: use 'spectral'")
         power = 0.25 if statistics is None else statistics.square().mean().item() if isinstance(statistics, Tensor) else statistics.variance()
         return NetworkDenoiser(network, process, target, ScalarField(power))
-    if statistics is None: raise InputError("preconditioning 'spectral' needs statistics: training images in [-1, 1] or a fitted GaussianField, got None")
+    if preconditioning == "views" and not process.isotropic: raise InputError("preconditioning 'views' shows the noisy picture itself and needs white noise; hint: use 'spectral'")
+    if statistics is None: raise InputError(f"preconditioning {preconditioning!r} needs statistics: training images in [-1, 1] or a fitted GaussianField, got None")
     field = statistics
     if isinstance(statistics, Tensor): field = GaussianField.fit(statistics, "dct", pca=True) if process.isotropic else GaussianField.fit(statistics, process.basis)
-    return NetworkDenoiser(network, process, target, field)
+    return NetworkDenoiser(network, process, target, field, views=preconditioning == "views")
