@@ -20,6 +20,7 @@ CONTRACT = {
     "noise.theory": "GaussianField",
     "models.zoo": "MODELS build_model",
     "learn.loop": "train",
+    "learn.regularizers": "SpectralTruncation InterScaleSimilarity SaliencyConsistency FocalFrequency",
     "sampling.engine": "SAMPLERS register_sampler sample",
     "lab.records": "load_ledger",
     "lab.cli": "main",

@@ -17,8 +17,8 @@ import yaml
 from .registry import InputError, unknown_name
 
 # %% auto #0
-__all__ = ['read_value', 'from_dict', 'to_dict', 'StrictLoader', 'parse_yaml', 'load_yaml', 'dump_yaml', 'override',
-           'fingerprint']
+__all__ = ['read_value', 'from_dict', 'later', 'as_plain', 'to_dict', 'StrictLoader', 'parse_yaml', 'load_yaml', 'dump_yaml',
+           'override', 'fingerprint']
 
 # %% ../../nbs/core/config.ipynb #61844237
 def read_value(
@@ -58,11 +58,24 @@ def from_dict(
     return cls(**{k: read_value(v, kinds[k], f"{name}.{k}") for k, v in values.items()})
 
 # %% ../../nbs/core/config.ipynb #0b784f3b
+def later(
+    default: object, # what every run had before the field was there
+) -> object: # a dataclass field
+    "A field that was added after runs were recorded: at its default it is not written, so old runs keep their name."
+    return dataclasses.field(default=default, metadata={"later": True})
+
+def as_plain(value: object) -> object: # nested lists and dicts
+    "Dataclasses as dicts, without later fields at their default."
+    if dataclasses.is_dataclass(value):
+        return {f.name: as_plain(getattr(value, f.name)) for f in dataclasses.fields(value) if not (f.metadata.get("later") and getattr(value, f.name) == f.default)}
+    if isinstance(value, dict): return {k: as_plain(v) for k, v in value.items()}
+    return [as_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
 def to_dict(
     config: object, # a dataclass instance
 ) -> dict: # literals, lists and dicts only
     "The configuration as plain data, ready for JSON or YAML."
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+    return json.loads(json.dumps(as_plain(config)))
 
 # %% ../../nbs/core/config.ipynb #9924fbdc
 class StrictLoader(yaml.SafeLoader):

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from ..core.config import dump_yaml, from_dict, override
+from ..core.config import dump_yaml, from_dict, later, override
 from ..core.registry import InputError, unknown_name
 from ..core.runtime import atomic_file, device, progress, split, stream
 from ..data.real import cifar10, to_float
@@ -32,20 +32,21 @@ from ..learn.loop import train
 from ..measure.spectral import log_psd_distance
 from ..models.zoo import build_model
 from ..noise.denoiser import PRECONDITIONINGS, NetworkDenoiser, ScalarField, wrap
-from ..noise.process import TARGETS, Process
+from ..noise.process import SHAPES, TARGETS, Process
 from ..noise.schedules import SCHEDULES
 from ..noise.theory import GaussianField, linear_loss
 from ..sampling.engine import SAMPLERS, sample
 from ..signals.bases import BASES, color
-from ..signals.spectra import radial_power
+from ..signals.fourier import bin_weights, rfft2
+from ..signals.spectra import band_masks, radial_power
 
 # %% auto #0
 __all__ = ['FAMILIES', 'DATASETS', 'at_least', 'DataConfig', 'TrainConfig', 'EvalConfig', 'RunConfig', 'Images', 'floats',
-           'power_law_images', 'family_images', 'load_images', 'EvaluationSet', 'evaluation_set', 'squared_errors',
-           'Silent', 'statistics', 'by_time', 'references', 'build_denoiser', 'marks', 'train_run', 'place', 'fit',
-           'save_denoiser', 'load_denoiser', 'draw_samples', 'save_samples', 'load_samples', 'Comparison', 'arm_config',
-           'plan', 'Runs', 'run_plan', 'compare', 'Reach', 'first_reach', 'to_target', 'Ratio', 'costs',
-           'save_comparison']
+           'power_law_images', 'family_images', 'cifar10_validation', 'load_images', 'EvaluationSet', 'evaluation_set',
+           'eps_errors', 'squared_errors', 'Silent', 'statistics', 'process_of', 'field_of', 'by_time', 'by_band',
+           'references', 'views', 'build_denoiser', 'marks', 'train_run', 'place', 'fit', 'save_denoiser',
+           'load_denoiser', 'draw_samples', 'save_samples', 'load_samples', 'Comparison', 'arm_config', 'plan', 'Runs',
+           'run_plan', 'compare', 'Reach', 'first_reach', 'to_target', 'Ratio', 'costs', 'save_comparison']
 
 # %% ../../nbs/lab/experiment.ipynb #52f2524b
 def at_least(name: str, value: float, least: float) -> None:
@@ -100,8 +101,9 @@ class RunConfig:
     preconditioning: str = "none"      # none, edm, spectral or views
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluation: EvalConfig = field(default_factory=EvalConfig)
+    noise: str = later("white")        # a name in SHAPES that needs no options; the loss is about white noise before it is shaped
     def __post_init__(self):
-        SCHEDULES[self.schedule], TARGETS[self.target]  # raise with the known names
+        SCHEDULES[self.schedule], TARGETS[self.target], SHAPES[self.noise]  # raise with the known names
         if self.preconditioning not in PRECONDITIONINGS: raise unknown_name("preconditioning", self.preconditioning, list(PRECONDITIONINGS))
 
 # %% ../../nbs/lab/experiment.ipynb #c23054df
@@ -126,10 +128,15 @@ def family_images(family: str, test: str) -> Images:
     def draw(n, name): return make(family, 3*n, 32, stream(0, f"{family}/{name}")).reshape(n, 3, 32, 32)
     return Images(draw(4_000, "train"), draw(1_000, test))
 
+def cifar10_validation() -> Images:
+    "The last tenth of the training images is held out; test images are not touched."
+    x = cifar10("train").x
+    return Images(x[:-5_000], x[-5_000:])
+
 FAMILIES = ("piecewise", "texture", "random_field")
 DATASETS = {"cifar10": lambda: Images(cifar10("train").x, cifar10("test").x), "power_law": power_law_images,
             **{name: partial(family_images, name, "test") for name in FAMILIES},
-            **{f"{name}_validation": partial(family_images, name, "validation") for name in FAMILIES}}  # the same training images, other held-out ones
+            **{f"{name}_validation": partial(family_images, name, "validation") for name in FAMILIES}, "cifar10_validation": cifar10_validation}  # other held-out images
 
 @lru_cache(maxsize=2)
 def load_images(name: str) -> Images:
@@ -154,18 +161,20 @@ def evaluation_set(
     return EvaluationSet(x0, t, torch.randn(x0.shape, generator=stream(0, "eval/noise")).to(x0))
 
 @torch.no_grad()
+def eps_errors(
+    denoiser: NetworkDenoiser, # anything with `predict` and `process`
+    on: EvaluationSet, # where
+    chunk: int = 128, # images at a time
+) -> Float[Tensor, "n c h w"]: # estimated minus true noise, on the CPU
+    "The error of the estimated noise: the same quantity for every arm, whatever its network predicts."
+    return torch.cat([(denoiser.predict(denoiser.process.diffuse(x0, t, eps), t, "eps") - eps).cpu() for x0, t, eps in zip(*(part.split(chunk) for part in on), strict=True)])
+
 def squared_errors(
     denoiser: NetworkDenoiser, # anything with `predict` and `process`
     on: EvaluationSet, # where
-    target: str = "eps", # what is compared; only eps is the same quantity for every arm
-    chunk: int = 128, # images at a time
 ) -> Float[Tensor, " n"]: # mean squared error of each image, float64, on the CPU
     "The eps-loss of each evaluation image."
-    out = []
-    for x0, t, eps in zip(*(part.split(chunk) for part in on), strict=True):
-        error = denoiser.predict(denoiser.process.diffuse(x0, t, eps), t, target) - eps
-        out.append(error.double().square().mean((1, 2, 3)).cpu())
-    return torch.cat(out)
+    return eps_errors(denoiser, on).double().square().mean((1, 2, 3))
 
 # %% ../../nbs/lab/experiment.ipynb #8a5b7b66
 class Silent(nn.Module):
@@ -173,34 +182,53 @@ class Silent(nn.Module):
     def forward(self, x: Tensor, t: Tensor) -> Tensor: return torch.zeros_like(x)
 
 @lru_cache(maxsize=4)
-def statistics(name: str, n: int) -> GaussianField:
-    "The field fitted to the first n training images: DCT-II over space, principal axes over colour."
-    return GaussianField.fit(floats(load_images(name).train[:n]), "dct", pca=True)
+def statistics(name: str, n: int, pca: bool = True) -> GaussianField:
+    "The field fitted to the first n training images: DCT-II over space, principal axes over colour unless told not to."
+    return GaussianField.fit(floats(load_images(name).train[:n]), "dct", pca=pca)
+
+def process_of(config: RunConfig) -> Process:
+    "The forward process of a run; shaped noise lives in the DCT."
+    if config.noise == "white": return Process(config.schedule)
+    return Process(config.schedule, config.noise, "dct", size=tuple(load_images(config.data.name).train.shape[-2:]))
+
+def field_of(config: RunConfig) -> GaussianField:
+    "The statistics of a run, in a basis in which its noise is independent."
+    return statistics(config.data.name, config.data.statistics, config.noise == "white")
 
 def by_time(errors: Tensor, t: Tensor, slices: int = 8) -> list[float]:
     "Mean of the errors in equal slices of time."
     return [errors[(t*slices).long() == i].mean().item() for i in range(slices)]
 
+def by_band(
+    errors: Float[Tensor, "n c h w"], # of the estimated noise
+) -> dict[str, float]: # mean of a coefficient in each band: the noise itself has one
+    "Squared error of a coefficient in three bands of frequency."
+    power, weights = rfft2(errors.double()).abs().square().mean((0, 1)), bin_weights(*errors.shape[-2:])
+    return {name: ((weights*mask*power).sum()/(weights*mask).sum()).item() for name, mask in band_masks(*errors.shape[-2:]).items()}
+
 def references(
     config: RunConfig, # names data, schedule and evaluation
-) -> dict: # null, scalar, wiener, wiener_expected, and wiener_by_time: a list
+) -> dict: # null, scalar (for white noise), wiener, wiener_expected; wiener_by_time: a list; wiener_by_band: by name
     "eps-loss of predicting nothing, of one gain per time, and of one gain per coefficient."
-    on, process = evaluation_set(config), Process(config.schedule)
-    fitted = statistics(config.data.name, config.data.statistics)
+    on, process, fitted = evaluation_set(config), process_of(config), field_of(config)
     def measured(**options): return squared_errors(wrap(Silent(), process, **options), on)
-    wiener = measured(preconditioning="spectral", statistics=fitted)
-    return {"null": measured().mean().item(), "scalar": measured(preconditioning="edm", statistics=fitted).mean().item(),
-            "wiener": wiener.mean().item(), "wiener_by_time": by_time(wiener, on.t), "wiener_expected": linear_loss(fitted, process, on.x0, on.t.tolist())}
+    filtered = eps_errors(wrap(Silent(), process, preconditioning="spectral", statistics=fitted), on)
+    wiener = filtered.double().square().mean((1, 2, 3))
+    return {"null": measured().mean().item(), **({"scalar": measured(preconditioning="edm", statistics=fitted).mean().item()} if process.isotropic else {}),
+            "wiener": wiener.mean().item(), "wiener_by_time": by_time(wiener, on.t), "wiener_by_band": by_band(filtered), "wiener_expected": linear_loss(fitted, process, on.x0, on.t.tolist())}
 
 # %% ../../nbs/lab/experiment.ipynb #e9b40b37
+def views(config: RunConfig) -> dict[str, int]:
+    "The option of a network that sees two pictures."
+    return {"views": 2} if config.preconditioning == "views" else {}
+
 def build_denoiser(
     config: RunConfig, # model, schedule, target, preconditioning
 ) -> NetworkDenoiser: # on the CPU
     "The untrained denoiser of a run."
     channels = load_images(config.data.name).train.shape[1]
-    network = build_model({"channels": channels, **({"views": 2} if config.preconditioning == "views" else {}), **config.model}, seed=config.seed)
-    fitted = None if config.preconditioning == "none" else statistics(config.data.name, config.data.statistics)
-    return wrap(network, Process(config.schedule), config.target, config.preconditioning, fitted)
+    network = build_model({"channels": channels, **views(config), **config.model}, seed=config.seed)
+    return wrap(network, process_of(config), config.target, config.preconditioning, None if config.preconditioning == "none" else field_of(config))
 
 def marks(
     steps: int, # of the run
@@ -226,7 +254,7 @@ def train_run(
     if where.type == "cpu" and threads: torch.set_num_threads(threads)
     with run_folder(config, root) as work:
         rows = fit(config, denoiser.to(where), work, where)
-        errors = squared_errors(denoiser, place(fixed, where))
+        errors = eps_errors(denoiser, place(fixed, where))
         samples = draw_samples(denoiser, config.evaluation.samples, sampler=config.evaluation.sampler, steps=config.evaluation.sample_steps,
                                clip=config.evaluation.clip, size=fixed.x0.shape[1:])
         save_samples(samples, work/"samples"/f"{config.evaluation.sampler}-{config.evaluation.sample_steps}")
@@ -234,7 +262,7 @@ def train_run(
         write_csv(work/"history.csv", history)
         write_json(work/"metrics.json", {
             "loss": history.loss.iloc[-1], "seconds": history.seconds.iloc[-1], "clock": "cpu" if where.type == "cpu" else "wall",
-            "parameters": sum(p.numel() for p in denoiser.network.parameters()), "by_time": by_time(errors, fixed.t),
+            "parameters": sum(p.numel() for p in denoiser.network.parameters()), "by_time": by_time(errors.double().square().mean((1, 2, 3)), fixed.t), "by_band": by_band(errors),
             "psd_distance": log_psd_distance(samples, held_out).value, "device": where.type})
     return load_record(path)
 
@@ -289,15 +317,15 @@ def load_denoiser(
     if not path.exists(): raise InputError(f"run {record.path.name!r} has no checkpoint: checkpoints are not kept in the repository; hint: train it again")
     saved = load(path)
     part = {p: {k.removeprefix(f"{p}."): v for k, v in saved.model.items() if k.startswith(f"{p}.")} for p in ("network", "field")}
-    network = build_model({"channels": saved.meta["channels"], **config.model}, seed=config.seed)
+    network = build_model({"channels": saved.meta["channels"], **views(config), **config.model}, seed=config.seed)
     restore(saved._replace(model=part["network"]), model=network)
     field = None
     if config.preconditioning == "edm": field = ScalarField(part["field"]["power"].item())
-    if config.preconditioning == "spectral":
+    if config.preconditioning in ("spectral", "views"):
         basis = BASES[saved.meta["basis"]]
         if "rotation" in part["field"]: basis = color(basis, part["field"]["rotation"])
         field = GaussianField(part["field"]["power"], tuple(saved.meta["size"]), part["field"].get("mean"), basis)
-    return NetworkDenoiser(network, Process(config.schedule), config.target, field)
+    return NetworkDenoiser(network, process_of(config), config.target, field, views=config.preconditioning == "views")
 
 # %% ../../nbs/lab/experiment.ipynb #5f941bcb
 def draw_samples(
@@ -407,7 +435,7 @@ def compare(
     "Train what is missing and read all of it."
     rows = plan(comparison)
     if any(c.preconditioning != "none" and not run_path(c, root).exists() for _, _, c in rows):
-        statistics(comparison.run.data.name, comparison.run.data.statistics)  # fails early where the data are missing
+        field_of(comparison.run)  # fails early where the data are missing
     return run_plan(rows, train_run, root, jobs=comparison.jobs, on=on, desc=f"{comparison.bench} {comparison.preset}")
 
 # %% ../../nbs/lab/experiment.ipynb #99177eff

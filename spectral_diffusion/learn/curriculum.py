@@ -74,7 +74,8 @@ def truncate(
     mask: str = "cone", # a name in `MASKS`
 ) -> Float[Tensor, "*b h w"]: # filtered pictures, in the dtype of `x`
     "Pictures whose cosine coefficients are multiplied by the mask (Cong et al. 2026, eq. 5)."
-    if x.ndim < 2 or x.is_complex(): raise InputError(f"truncate takes real pictures (..., h, w), got {x.dtype} of shape {tuple(x.shape)}")
+    if x.ndim < 2 or x.is_complex():
+        raise InputError(f"truncate takes real pictures (..., h, w), got {x.dtype} of shape {tuple(x.shape)}")
     z, (h, w) = full_precision(x), x.shape[-2:]
     M = _gains(h, w, float(tau), mask, z.dtype, z.device)
     kh, kw = (min(n, math.ceil(MASKS[mask].reach(tau)*n)) for n in (h, w))
@@ -87,10 +88,12 @@ def truncate(
 GROWTH = Registry("tau schedule") # name -> (progress in [0, 1], first, last) -> tau
 STAIRS = 5 # levels of the stepwise schedule
 
-GROWTH.register("linear")(lambda p, first, last: first + (last - first)*p)
-GROWTH.register("constant")(lambda p, first, last: first)
-GROWTH.register("exponential")(lambda p, first, last: first*(last/first)**p)
-GROWTH.register("stepwise")(lambda p, first, last: first + (last - first)*min(math.floor(p*STAIRS)/(STAIRS - 1), 1.))
+for _name, _growth in (
+    ("linear", lambda p, first, last: first + (last - first)*p),
+    ("constant", lambda p, first, last: first),
+    ("exponential", lambda p, first, last: first*(last/first)**p),
+    ("stepwise", lambda p, first, last: first + (last - first)*min(math.floor(p*STAIRS)/(STAIRS - 1), 1.)),
+): GROWTH.register(_name)(_growth)
 
 # %% ../../nbs/learn/curriculum.ipynb #858b3f90
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +110,10 @@ class SpectralTruncation:
     def __post_init__(self):
         GROWTH[self.schedule], MASKS[self.mask]  # raise with the known names
         if self.update not in ("epoch", "step"): raise unknown_name("update", self.update, ["epoch", "step"])
-        if not 0 < self.tau_init <= self.tau_final < math.inf: raise InputError(f"SpectralTruncation needs 0 < tau_init <= tau_final, got {self.tau_init} and {self.tau_final}")
-        if not self.truncation_epochs >= 0: raise InputError(f"SpectralTruncation.truncation_epochs must be at least 0, got {self.truncation_epochs}")
+        if not 0 < self.tau_init <= self.tau_final < math.inf:
+            raise InputError(f"SpectralTruncation needs 0 < tau_init <= tau_final, got {self.tau_init} and {self.tau_final}")
+        if not self.truncation_epochs >= 0:
+            raise InputError(f"SpectralTruncation.truncation_epochs must be at least 0, got {self.truncation_epochs}")
 
     def finished(self, epoch: float) -> bool: # whether pictures pass untouched
         "True from `truncation_epochs` on, and always when switched off."
@@ -133,17 +138,17 @@ class SpectralTruncation:
 BOUNDS = Registry("bound") # name -> (coarse, predicted) -> distance
 
 @BOUNDS.register("none")
-def plain_distance(a: Float[Tensor, "b *s"], b: Float[Tensor, "b *s"]) -> Float[Tensor, ""]: # zero or more
+def plain_distance(a: Float[Tensor, "b ..."], b: Float[Tensor, "b ..."]) -> Float[Tensor, ""]: # zero or more
     "Mean squared difference (Cong et al. 2026, eq. 6), without limit."
     return (a - b).square().mean()
 
 @BOUNDS.register("hinge")
-def hinge_distance(a: Float[Tensor, "b *s"], b: Float[Tensor, "b *s"]) -> Float[Tensor, ""]: # 0 to 1
+def hinge_distance(a: Float[Tensor, "b ..."], b: Float[Tensor, "b ..."]) -> Float[Tensor, ""]: # 0 to 1
     "Mean squared difference of each picture, at most one, and without force beyond."
     return (a - b).square().flatten(1).mean(1).clamp(max=1).mean()
 
 @BOUNDS.register("relative")
-def relative_distance(a: Float[Tensor, "b *s"], b: Float[Tensor, "b *s"]) -> Float[Tensor, ""]: # 0 to 2
+def relative_distance(a: Float[Tensor, "b ..."], b: Float[Tensor, "b ..."]) -> Float[Tensor, ""]: # 0 to 2
     "Squared difference of each picture over the sum of squares; zero where both are zero."
     apart, total = (a - b).square().flatten(1).sum(1), (a.square() + b.square()).flatten(1).sum(1)
     return (apart/torch.where(total > 0, total, 1)).mean()

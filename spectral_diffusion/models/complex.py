@@ -14,8 +14,8 @@ from ..core.registry import InputError, unknown_name
 
 # %% auto #0
 __all__ = ['FORMS', 'stack', 'unstack', 'three_products', 'four_products', 'ComplexLayer', 'ComplexConv2d',
-           'ComplexConvTranspose2d', 'ComplexLinear', 'complex_silu', 'textbook_silu', 'ComplexNorm', 'ComplexDropout',
-           'DualConv2d']
+           'ComplexConvTranspose2d', 'ComplexLinear', 'complex_silu', 'open_silu', 'textbook_silu', 'ComplexNorm',
+           'ComplexDropout', 'DualConv2d']
 
 # %% ../../nbs/models/complex.ipynb #a8443b50
 def stack(
@@ -165,6 +165,14 @@ def complex_silu(
 ) -> Float[Tensor, "b 2*c h w"]: # stacked
     "z sigmoid(|z|): the gate sees the amplitude, the phase passes."
     return _ComplexSiLU.apply(x)
+
+def open_silu(
+    x: Float[Tensor, "b 2*c h w"], # stacked
+) -> Float[Tensor, "b 2*c h w"]: # stacked
+    "The same in plain operations, which a compiler can fuse (`models.zoo.fuse`)."
+    re, im = x.chunk(2, 1)
+    gate = torch.sigmoid((re*re + im*im + torch.finfo(x.dtype).tiny).sqrt())
+    return torch.cat([re*gate, im*gate], 1)
 
 def textbook_silu(
     x: Float[Tensor, "b 2*c h w"], # stacked

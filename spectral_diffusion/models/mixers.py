@@ -19,7 +19,7 @@ from ..signals.fourier import irfft2, radius, rfft2
 
 # %% auto #0
 __all__ = ['OFFSETS', 'KINDS', 'low_modes', 'LowModes', 'GlobalFilter', 'hats', 'BandFilter', 'BandAttention', 'windows',
-           'WindowConv', 'Gated', 'MixerLayer', 'Mixer']
+           'WindowConv', 'Gated', 'modulate', 'MixerLayer', 'Mixer']
 
 # %% ../../nbs/models/mixers.ipynb #99728dd7
 @lru_cache(maxsize=16)
@@ -169,17 +169,24 @@ KINDS.register("window")(lambda width, options: WindowConv(width, width))
 KINDS.register("gated")(lambda width, options: Gated(width, options["modes"]))
 KINDS.register("none")(lambda width, options: None)
 
+def modulate(
+    x: Float[Tensor, "b c h w"], # maps
+    scale: Float[Tensor, "b c 1 1"], # from the time
+    shift: Float[Tensor, "b c 1 1"], # from the time
+) -> Float[Tensor, "b c h w"]: # activated
+    "Norm over the sample, scale and shift, SiLU."
+    return F.silu(torch.addcmul(shift, F.group_norm(x, 1), 1 + scale))
+
 class MixerLayer(nn.Module):
     "One residual layer around a mixer."
     def __init__(self, width: int, kind: str, options: dict):
         super().__init__()
-        self.norm, self.time = nn.GroupNorm(1, width, affine=False), zero_init(nn.Linear(options["embedding"], 2*width))
+        self.activation, self.time = modulate, zero_init(nn.Linear(options["embedding"], 2*width))
         self.mixer, self.timed, self.point = KINDS[kind](width, options), kind == "bands", nn.Conv2d(width, width, 1)
 
     def forward(self, x: Float[Tensor, "b c h w"], e: Float[Tensor, "b d"]) -> Float[Tensor, "b c h w"]:
         "Normalise, activate, mix, add."
-        scale, shift = self.time(e)[:, :, None, None].chunk(2, 1)
-        y = F.silu(torch.addcmul(shift, self.norm(x), 1 + scale))
+        y = self.activation(x, *self.time(e)[:, :, None, None].chunk(2, 1))
         z = x + self.point(y)
         if self.mixer is None: return z
         return z + (self.mixer(y, e) if self.timed else self.mixer(y))

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from ..core.registry import InputError
 from .blocks import TimeEmbedding, zero_init
-from .complex import ComplexConv2d, ComplexConvTranspose2d, complex_silu, stack, unstack
+from .complex import ComplexConv2d, ComplexConvTranspose2d, ComplexNorm, complex_silu, stack, unstack
 from ..signals.fourier import full_precision
 
 # %% auto #0
 __all__ = ['spectrum', 'image_of', 'add_time', 'PublishedConv', 'PublishedBlock', 'PublishedAmplitude', 'PublishedPhase',
-           'PublishedSpectralUNet', 'PublishedSpectralUNetDeep']
+           'grid_radius', 'TimeGain', 'with_coordinates', 'PublishedSpectralUNet', 'PublishedSpectralUNetDeep']
 
 # %% ../../nbs/models/published.ipynb #4c7a20ad
 def spectrum(
@@ -38,21 +38,23 @@ def add_time(z: Tensor, e: Tensor) -> Tensor:
     return z + F.pad(e[:, :c], (0, c))[:, :, None, None]
 
 class PublishedConv(nn.Module):
-    "Complex convolution, batch norm, activation."
-    def __init__(self, channels: int, out: int, *, form: str, active: bool = True):
+    "Complex convolution, batch norm, activation; on a torus and with a norm of the sample when repaired."
+    def __init__(self, channels: int, out: int, *, form: str, active: bool = True, circular: bool = False, sample_norm: bool = False):
         super().__init__()
-        self.conv, self.norm, self.active = ComplexConv2d(channels, out, form=form, init="default"), nn.BatchNorm2d(2*out), active
+        self.conv = ComplexConv2d(channels, out, form=form, init="default", padding="circular" if circular else "zeros")
+        self.norm = ComplexNorm(out) if sample_norm else nn.BatchNorm2d(2*out)
+        self.activation = complex_silu if active else None
 
     def forward(self, z: Tensor) -> Tensor:
         "One layer."
         y = self.norm(self.conv(z))
-        return complex_silu(y) if self.active else y
+        return y if self.activation is None else self.activation(y)
 
 class PublishedBlock(nn.Module):
     "Two layers and the identity."
-    def __init__(self, channels: int, *, form: str):
+    def __init__(self, channels: int, **options):
         super().__init__()
-        self.first, self.second = PublishedConv(channels, channels, form=form), PublishedConv(channels, channels, form=form, active=False)
+        self.first, self.second = PublishedConv(channels, channels, **options), PublishedConv(channels, channels, active=False, **options)
 
     def forward(self, z: Tensor) -> Tensor:
         "Residual."
@@ -84,6 +86,31 @@ class PublishedPhase(nn.Module):
         turn = torch.tanh(self.attention(tokens, tokens, tokens, need_weights=False)[0]).transpose(1, 2).reshape(c.shape)
         return stack(torch.polar(c.abs(), c.angle() + turn))
 
+# %% ../../nbs/models/published.ipynb #49a77b89
+def grid_radius(h: int, w: int) -> Float[Tensor, "h w"]: # cycles/pixel, float64
+    "Radial frequency of each bin of the full, unshifted grid."
+    y, x = torch.fft.fftfreq(h, dtype=torch.float64), torch.fft.fftfreq(w, dtype=torch.float64)
+    return torch.hypot(y[:, None], x)
+
+class TimeGain(nn.Module):
+    "A gain for each complex channel and radial band, moved by the time; starts as the identity."
+    def __init__(self, time_dim: int, channels: int, bands: int = 8):
+        super().__init__()
+        self.bands, self.gain = bands, zero_init(nn.Linear(time_dim, channels*bands))
+
+    def forward(self, z: Tensor, e: Tensor) -> Tensor:
+        "Multiply real and imaginary parts alike."
+        place = grid_radius(*z.shape[-2:])/0.5**0.5*(self.bands - 1)
+        hats = (1 - (place - torch.arange(self.bands, dtype=torch.float64)[:, None, None]).abs()).clamp(min=0).to(z)
+        gain = torch.einsum("bcj,jhk->bchk", self.gain(e).reshape(len(z), -1, self.bands), hats)
+        return z*(1 + torch.cat([gain, gain], 1))
+
+def with_coordinates(z: Tensor) -> Tensor: # one complex channel more
+    "Add the two frequencies of each bin as real and imaginary part of a channel; the highest is one."
+    (b, _, h, w), (re, im) = z.shape, z.chunk(2, 1)
+    y, x = (2*torch.fft.fftfreq(n, dtype=torch.float64).to(z) for n in (h, w))
+    return torch.cat([re, y[:, None].expand(b, 1, h, w), im, x.expand(b, 1, h, w)], 1)
+
 # %% ../../nbs/models/published.ipynb #67485228
 class PublishedSpectralUNet(nn.Module):
     "Four complex convolution layers and two residual blocks over the full spectrum. Not a U-Net: the resolution never changes."
@@ -97,15 +124,21 @@ class PublishedSpectralUNet(nn.Module):
         heads: int = 1, # of the phase correction, at most
         form: str = "block", # how complex layers run: block, gauss or textbook
         zero_output: bool = False, # differs when True: start by predicting zero
+        circular: bool = False, # differs when True: the grid closes to a torus
+        sample_norm: bool = False, # differs when True: no batch statistics
+        coordinates: bool = False, # differs when True: each bin knows its frequency
+        time_gain: bool = False, # differs when True: the time multiplies bands
     ):
         super().__init__()
         if min(channels, base) < 1: raise InputError(f"the network needs channels and base of at least 1, got {channels} and {base}")
         self.channels, self.time = channels, TimeEmbedding(time_dim, base)
         self.amplitude = PublishedAmplitude(channels, base) if amplitude else None
         self.phase = PublishedPhase(channels, heads) if phase else None
-        self.stem = PublishedConv(channels, base, form=form)
-        self.blocks = nn.ModuleList(PublishedBlock(base, form=form) for _ in range(2))
-        self.head = ComplexConv2d(base, channels, form=form, init="default")
+        options = {"form": form, "circular": circular, "sample_norm": sample_norm}
+        self.coordinates, self.stem = coordinates, PublishedConv(channels + coordinates, base, **options)
+        self.blocks = nn.ModuleList(PublishedBlock(base, **options) for _ in range(2))
+        self.gains = nn.ModuleList(TimeGain(base, base) for _ in range(3)) if time_gain else None
+        self.head = ComplexConv2d(base, channels, form=form, init="default", padding="circular" if circular else "zeros")
         if zero_output: zero_init(self.head)
         self.to(memory_format=torch.channels_last)
 
@@ -114,8 +147,9 @@ class PublishedSpectralUNet(nn.Module):
         e, z = self.time(t), spectrum(x)
         for part in (self.amplitude, self.phase):
             if part is not None: z = part(z)
-        z = add_time(self.stem(z), e)
-        for block in self.blocks: z = add_time(block(z), e)
+        for i, part in enumerate((self.stem, *self.blocks)):
+            z = part(with_coordinates(z) if i == 0 and self.coordinates else z)
+            z = add_time(z, e) if self.gains is None else self.gains[i](z, e)
         return image_of(self.head(z)).to(x.dtype)
 
 # %% ../../nbs/models/published.ipynb #08345421

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
+import shutil
 import time
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -21,14 +24,16 @@ from ..core.registry import InputError, Registry, unknown_name
 from ..core.runtime import stream
 from .adapters import AmplitudeResidual, BandpassAdapter, LearnableAdapter, PhaseCorrection, RadialAdapter
 from .blocks import TimeEmbedding, zero_init
-from .mixers import Mixer
+from .complex import complex_silu, open_silu
+from .mixers import Mixer, modulate
 from .published import PublishedSpectralUNet, PublishedSpectralUNetDeep
 from .spectral import SpectralUNet
 from .unet import TinyUNet
 
 # %% auto #0
-__all__ = ['MODELS', 'ADAPTERS', 'PLACES', 'ConvNet', 'unet_spectral', 'unet_spectral_deep', 'mixer', 'hybrid', 'Adapted',
-           'model_options', 'build_model', 'Cost', 'inputs', 'cost', 'Row', 'measure']
+__all__ = ['MODELS', 'ADAPTERS', 'PLACES', 'FUSED', 'ConvNet', 'unet_spectral', 'unet_spectral_deep', 'mixer', 'hybrid',
+           'model_options', 'check_options', 'Adapted', 'build_model', 'Cost', 'inputs', 'cost', 'Row', 'measure',
+           'compiler', 'compiled', 'fuse']
 
 # %% ../../nbs/models/zoo.ipynb #a3dec33d
 class ConvNet(nn.Module):
@@ -85,6 +90,25 @@ def hybrid(channels: int = 3, *, layers: int = 4, width: int = 32, modes: int = 
     kinds = ("modes",)*encoder + ("conv",)*(layers - encoder) if encoder else ("gated",)*layers
     return Mixer(channels, kinds=kinds, width=width, modes=modes, zero_output=zero_output, views=views)
 
+# %% ../../nbs/models/zoo.ipynb #87223754
+def model_options(
+    name: str, # a name in `MODELS`
+) -> dict: # option -> default
+    "The options of a model and their defaults."
+    return {k: p.default for k, p in inspect.signature(MODELS[name]).parameters.items()}
+
+# %% ../../nbs/models/zoo.ipynb #77a4749f
+def check_options(
+    name: str, # a name in `MODELS`
+    options: dict, # of the model
+) -> None:
+    "Raise when an option is unknown or of another kind than its default."
+    allowed = model_options(name)
+    for key, value in options.items():
+        if key not in allowed: raise unknown_name(f"option of model {name!r}", key, list(allowed))
+        if allowed[key] is not None and type(value) is not type(allowed[key]):
+            raise InputError(f"option {key!r} of model {name!r} must be {type(allowed[key]).__name__}, got {value!r}")
+
 # %% ../../nbs/models/zoo.ipynb #f89fec9f
 ADAPTERS = Registry("adapter")
 ADAPTERS.register("radial")(lambda channels, time_dim: RadialAdapter())
@@ -100,9 +124,10 @@ class Adapted(nn.Module):
     def __init__(self,
         channels: int = 3, # channels of the images
         *,
-        network: str = "unet_tiny", # a name in `MODELS`, at its default size
+        network: str = "unet_tiny", # a name in `MODELS`
         adapter: str = "learnable", # a name in `ADAPTERS`
         where: str = "both", # input, output or both
+        options: dict | None = None, # of the network; its defaults when not given
         zero_output: bool = True, # start by predicting zero
         views: int = 1, # pictures of that many channels that it sees at a time
     ):
@@ -111,21 +136,15 @@ class Adapted(nn.Module):
         if network == "adapted": raise InputError("an adapted network is adapted once")
         self.channels, self.views, self.time = channels, views, TimeEmbedding(32, 32)
         self.before, self.after = (ADAPTERS[adapter](n, 32) if wanted else None for n, wanted in zip((views*channels, channels), PLACES[where], strict=True))
-        if views > 1 and "views" not in model_options(network): raise InputError(f"network {network!r} sees one picture at a time, got views={views}")
-        self.network = MODELS[network](channels, zero_output=zero_output, **({"views": views} if views > 1 else {}))
+        options = {"zero_output": zero_output, **({"views": views} if views > 1 else {}), **(options or {})}
+        check_options(network, options)
+        self.network = MODELS[network](channels, **options)
 
     def forward(self, x: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
         "Adapt, run, adapt."
         e = self.time(t)
         y = self.network(x if self.before is None else self.before(x, e), t)
         return y if self.after is None else self.after(y, e)
-
-# %% ../../nbs/models/zoo.ipynb #87223754
-def model_options(
-    name: str, # a name in `MODELS`
-) -> dict: # option -> default
-    "The options of a model and their defaults."
-    return {k: p.default for k, p in inspect.signature(MODELS[name]).parameters.items()}
 
 # %% ../../nbs/models/zoo.ipynb #c3476689
 def build_model(
@@ -137,12 +156,7 @@ def build_model(
     options = {"name": config} if isinstance(config, str) else dict(config)
     if "name" not in options: raise InputError(f"a model needs a name: allowed {', '.join(MODELS)}; got {config!r}")
     name = options.pop("name")
-    allowed = model_options(name)
-    for key in options:
-        if key not in allowed: raise unknown_name(f"option of model {name!r}", key, list(allowed))
-    for key, value in options.items():
-        if type(value) is not type(allowed[key]):
-            raise InputError(f"option {key!r} of model {name!r} must be {type(allowed[key]).__name__}, got {value!r}")
+    check_options(name, options)
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(stream(seed, "models/init").initial_seed())  # the CPU's alone
         return MODELS[name](**options)
@@ -207,3 +221,24 @@ def measure(
         best = min(best, time.process_time() - begin)
     counted = cost(model, size)
     return Row(config if isinstance(config, str) else config["name"], counted.parameters, counted.multiply_adds, saved//batch, batch/best)
+
+# %% ../../nbs/models/zoo.ipynb #9a849242
+FUSED = {complex_silu: open_silu, modulate: modulate} # activation of a layer -> what the compiler gets
+
+def compiler() -> str | None: # path, or None
+    "The C++ compiler that torch would use on a processor."
+    return next(filter(None, map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))), None)
+
+@cache
+def compiled(activation): return torch.compile(FUSED[activation], dynamic=False)
+
+def fuse(
+    model: nn.Module, # from this zoo; changed in place
+) -> nn.Module: # the same network
+    "Let torch's compiler fuse the element-wise parts of each layer."
+    layers = [m for m in model.modules() if getattr(m, "activation", None) in FUSED]
+    if not layers: raise InputError(f"{type(model).__name__} has no parts that can be fused: the published networks, mixers, hybrid and unet_spectral have")
+    if next(model.parameters()).device.type == "cpu" and not compiler():
+        raise InputError("fusing on a processor needs a C++ compiler, none of g++ and clang++ was found; hint: install one, or leave the network as it is")
+    for layer in layers: layer.activation = compiled(layer.activation)
+    return model
