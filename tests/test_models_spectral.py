@@ -62,7 +62,7 @@ def published_by_hand(net, x, t):
 
     def layer(part, z):
         z = norm(part.norm, conv(part.conv, z))
-        return silu(z) if part.active else z
+        return z if part.activation is None else silu(z)
 
     e = net.time(t)[:, :, None, None]
     z = torch.fft.fft2(x, norm="ortho")

@@ -49,10 +49,10 @@ def radial_power(
 ) -> RadialPower: # float64; the first ring is the mean
     "Radially averaged power spectrum."
     if x.ndim < 2 or x.numel() == 0: raise InputError(f"radial power needs images (..., h, w) with at least one pixel, got shape {tuple(x.shape)}")
-    if not bool(torch.isfinite(x).all()): raise InputError("radial power needs finite images; hint: NaN or infinity among the pixels")
     h, w = x.shape[-2:]
     index, k, count = (r.to(x.device, copy=True) for r in rings(h, w, bins))  # copies: the rings are shared by all calls
-    power = rfft2(x.reshape(-1, h, w)).abs().square().double().mean(0)
+    power = torch.view_as_real(rfft2(x.reshape(-1, h, w))).square().mean(0).double().sum(-1)  # real parts are squared faster than complex magnitudes
+    if not bool(torch.isfinite(power).all()): raise InputError("radial power needs finite images; hint: NaN or infinity among the pixels")
     weighted = (bin_weights(h, w).to(power)*power).flatten()
     total = torch.zeros(len(k) + 1, dtype=power.dtype, device=power.device).index_add(0, index.flatten(), weighted)[:-1]
     return RadialPower(k, total/count.clamp(min=1), count, x.numel()//(h*w))

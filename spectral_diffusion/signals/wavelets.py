@@ -51,6 +51,10 @@ def _analyse(
     "One periodic analysis step along the last axis; an odd last sample joins the low band."
     m, half = x.shape[-1]//2, bank.shape[-1]//2
     if m == 0: return x, x[..., :0]
+    if half == 1:  # Haar: a sum and a difference
+        even, odd, c = x[..., :2*m:2], x[..., 1:2*m:2], bank[0, 0]
+        low, high = (even + odd).mul_(c), (even - odd).mul_(c)
+        return (low if 2*m == x.shape[-1] else torch.cat([low, x[..., 2*m:]], -1)), high
     pairs = x[..., :2*m].roll(half - 1, -1).unflatten(-1, (m, 2))
     taps = torch.cat([pairs.roll(-j, -2) for j in range(half)], -1)  # (..., m, f): the window of each output
     low, high = (taps @ bank.T).unbind(-1)
@@ -64,6 +68,9 @@ def _synthesise(
     "The transpose of `_analyse`, which is its inverse."
     m, half = high.shape[-1], bank.shape[-1]//2
     if m == 0: return low
+    if half == 1:
+        pairs = torch.stack([low[..., :m] + high, low[..., :m] - high], -1).flatten(-2).mul_(bank[0, 0])
+        return pairs if low.shape[-1] == m else torch.cat([pairs, low[..., m:]], -1)
     taps = torch.stack([low[..., :m], high], -1) @ bank
     pairs = sum(taps[..., 2*j:2*j + 2].roll(j, -2) for j in range(half))
     return torch.cat([pairs.flatten(-2).roll(1 - half, -1), low[..., m:]], -1)
