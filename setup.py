@@ -18,7 +18,7 @@ setup(
     packages=find_packages(include=[f"{cfg['lib_path']}*"]), include_package_data=True,
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
-    extras_require={"dev": cfg["dev_requirements"].split()},
+    extras_require={"dev": cfg["dev_requirements"].split(), **{k.removeprefix("extra_"): v.split() for k, v in cfg.items() if k.startswith("extra_")}},
     entry_points={"console_scripts": cfg["console_scripts"].split()},
     classifiers=["Programming Language :: Python :: 3", "Intended Audience :: Science/Research"],
 )

@@ -156,3 +156,19 @@ def test_bad_input():
     with pytest.raises(InputError, match="frequency encoder"): build_model({"name": "hybrid", "encoder": 9})
     with pytest.raises(InputError, match="did you mean 'modes'"): build_model({"name": "mixer", "kind": "mode"})
     assert isinstance(build_model({"name": "hybrid", "encoder": 2}).layers, nn.ModuleList)
+
+
+@pytest.mark.parametrize("config", ["unet_tiny", "conv", "unet_spectral", "mixer", "hybrid", {"name": "adapted", "network": "conv"}, "unet_spectral_published"], ids=str)
+def test_wrong_channels_are_one_clear_error(config):
+    with pytest.raises(InputError, match="channels"): build_model(config)(torch.zeros(1, 4, 16, 16), torch.zeros(1))
+
+
+@pytest.mark.parametrize("config", ["unet_tiny", "conv", "unet_spectral", "unet_spectral_published", *({"name": "mixer", "kind": k, "size": 16} for k in ("modes", "filter", "bands", "attention", "window", "gated"))], ids=str)
+def test_autocast_stays_near_single_precision(config):
+    net = build_model({**(config if isinstance(config, dict) else {"name": config}), "zero_output": False}).eval()
+    x, t = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([0.2, 0.8])
+    with torch.autocast("cpu", dtype=torch.bfloat16): y = net(x, t)
+    y.float().square().sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None)
+    exact = net(x, t)
+    assert (y.float() - exact).norm() < 0.05*exact.norm()  # half precision keeps about eight bits

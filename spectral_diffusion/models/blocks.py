@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..core.registry import InputError
 
 # %% auto #0
-__all__ = ['check_width', 'time_features', 'TimeEmbedding', 'ConvBlock', 'zero_init']
+__all__ = ['check_width', 'time_features', 'TimeEmbedding', 'ConvBlock', 'zero_init', 'check_images']
 
 # %% ../../nbs/models/blocks.ipynb #3b1592d4
 def check_width(
@@ -84,3 +84,14 @@ def zero_init(
     "Set every parameter of a layer to zero."
     for p in layer.parameters(): nn.init.zeros_(p)
     return layer
+
+# %% ../../nbs/models/blocks.ipynb #68ed489d
+def check_images(
+    x: Float[Tensor, "b c h w"], # what a network was given
+    channels: int, # of one picture
+    views: int = 1, # pictures side by side in the channels
+) -> None:
+    "Raise when these are not images with the channels that a network was built for."
+    if x.ndim != 4 or x.shape[1] != views*channels:
+        what = f"{channels} channels" if views == 1 else f"{views} views of {channels} channels side by side"
+        raise InputError(f"this network takes images (b, c, h, w) with {what}, got shape {tuple(x.shape)}")

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..core.registry import InputError, Registry
-from .blocks import TimeEmbedding, zero_init
+from .blocks import TimeEmbedding, check_images, zero_init
 from ..signals.fourier import irfft2, radius, rfft2
 
 # %% auto #0
@@ -215,6 +215,7 @@ class Mixer(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
         "Lift, mix, answer."
+        check_images(x, self.channels, self.views)
         e, y = F.silu(self.time(t)), self.lift(x)
         for layer in self.layers: y = layer(y, e)
         return self.head(y)

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..core.registry import InputError
-from .blocks import TimeEmbedding, zero_init
+from .blocks import TimeEmbedding, check_images, zero_init
 from .mixers import MixerLayer
 from ..signals.fourier import irfft2, rfft2
 
@@ -67,6 +67,7 @@ class SpectralUNet(nn.Module):
         t: Float[Tensor, " b"], # times in [0, 1]
     ) -> Float[Tensor, "b c h w"]: # whatever the loss asks for
         "Down by cropping, up by padding, skips added."
+        check_images(x, self.channels, self.views)
         if min(x.shape[-2:]) < self.least: raise InputError(f"this network takes sides of at least {self.least}, got {tuple(x.shape[-2:])}; hint: fewer modes or levels")
         e, y, skips = F.silu(self.time(t)), self.lift(x), []
         for number, level in enumerate(self.encoder):

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..core.registry import InputError
-from .blocks import ConvBlock, TimeEmbedding, zero_init
+from .blocks import ConvBlock, TimeEmbedding, check_images, zero_init
 
 # %% auto #0
 __all__ = ['up', 'TinyUNet']
@@ -57,6 +57,7 @@ class TinyUNet(nn.Module):
         t: Float[Tensor, " b"], # times in [0, 1]
     ) -> Float[Tensor, "b c h w"]: # whatever the loss asks for
         "Down, middle, up, with a skip at every level."
+        check_images(x, self.channels, self.views)
         e, y, skips = self.time(t), x.contiguous(memory_format=torch.channels_last), []
         for level, block in enumerate(self.encoder):
             y = block(y if level == 0 else self.down[level - 1](y), e)

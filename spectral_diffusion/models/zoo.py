@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..core.registry import InputError, Registry, unknown_name
 from ..core.runtime import stream
 from .adapters import AmplitudeResidual, BandpassAdapter, LearnableAdapter, PhaseCorrection, RadialAdapter
-from .blocks import TimeEmbedding, zero_init
+from .blocks import TimeEmbedding, check_images, zero_init
 from .complex import complex_silu, open_silu
 from .mixers import Mixer, modulate
 from .published import PublishedSpectralUNet, PublishedSpectralUNetDeep
@@ -57,6 +57,7 @@ class ConvNet(nn.Module):
         t: Float[Tensor, " b"], # times, without effect
     ) -> Float[Tensor, "b c h w"]: # whatever the loss asks for
         "Two hidden layers and a linear one."
+        check_images(x, self.channels, self.views)
         first, second, last = self.layers
         y = F.relu(first(x.contiguous(memory_format=torch.channels_last)), inplace=True)
         return last(F.relu(second(y), inplace=True)).contiguous()
