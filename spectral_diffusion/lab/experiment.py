@@ -29,6 +29,7 @@ from ..data.synthetic import make, power_law_spectrum
 from .records import Record, load_record, run_folder, run_path, write_csv, write_json
 from ..learn.checkpoint import load, restore, save
 from ..learn.loop import train
+from ..learn.losses import FREQUENCY_WEIGHTS, TIME_WEIGHTS
 from ..measure.spectral import log_psd_distance
 from ..models.zoo import build_model
 from ..noise.denoiser import PRECONDITIONINGS, NetworkDenoiser, ScalarField, wrap
@@ -72,7 +73,12 @@ class TrainConfig:
     ema: float = 0.99     # decay of the averaged weights that are evaluated
     clip: float = 1.0     # largest norm of the gradient
     checkpoint: int = 200 # steps between checkpoints of an unfinished run
+    decay: str = later("none")                # none, or cosine: the rate falls to zero at the end
+    time_weight: str = later("uniform")       # of the loss, a name in TIME_WEIGHTS; evaluation is never weighted
+    frequency_weight: str = later("uniform")  # of the loss over DCT coefficients, a name in FREQUENCY_WEIGHTS
     def __post_init__(self):
+        if self.decay not in ("none", "cosine"): raise unknown_name("decay", self.decay, ["none", "cosine"])
+        TIME_WEIGHTS[self.time_weight], FREQUENCY_WEIGHTS[self.frequency_weight]  # raise with the known names
         for name in ("steps", "batch", "checkpoint"): at_least(f"TrainConfig.{name}", getattr(self, name), 1)
         for name in ("lr", "clip"): at_least(f"TrainConfig.{name}", getattr(self, name), 1e-12)
 
@@ -283,8 +289,11 @@ def fit(
     rows_file, resume = work/"rows.json", work/"checkpoints"/"last"
     rows = json.loads(rows_file.read_text()) if resume.exists() else []
     if not rows: rows = [{"step": 0, "seconds": 0., "train_loss": None, "loss": squared_errors(denoiser, on).mean().item()}]
+    extra = {"decay": c.steps} if c.decay == "cosine" else {}
+    if c.time_weight != "uniform": extra["time_weight"] = c.time_weight
+    if c.frequency_weight != "uniform": extra |= {"basis": "dct", "frequency_weight": c.frequency_weight}
     states = train(denoiser, lambda step: batch(images, config.seed, step, c.batch).to(where), steps=c.steps, lr=c.lr, batch=c.batch, seed=config.seed, target=config.target,
-                   ema=c.ema, clip=c.clip, warmup=c.warmup, resume=resume if resume.exists() else None)
+                   ema=c.ema, clip=c.clip, warmup=c.warmup, resume=resume if resume.exists() else None, **extra)
     for state in progress(states, total=c.steps, desc=f"{config.preconditioning} {config.seed}", unit="step"):
         if state.step in at:
             with state.averaged(): loss = squared_errors(denoiser, on).mean().item()

@@ -5,6 +5,7 @@
 # %% ../../nbs/learn/loop.ipynb #80e73f8e
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -166,6 +167,7 @@ def train(
     ema: float = 0.99, # decay of the averaged weights; 0 keeps no memory
     clip: float | None = 1., # largest norm of the gradient
     warmup: int = 0, # steps over which the learning rate rises in equal parts
+    decay: int | None = None, # steps over which it falls to zero by half a cosine (Loshchilov and Hutter 2017, eq. 5); None: constant
     weight_decay: float = 0., # AdamW's
     stratified: bool = True, # times one in each interval
     resume: Path | str | None = None, # a checkpoint, or the folder that holds the latest one
@@ -175,8 +177,8 @@ def train(
 ) -> Iterator[TrainState]: # one state a step
     "Train, one step at a time; a run stopped and resumed is the run that never stopped."
     arguments = {"lr": lr, "batch": batch, "seed": seed, "target": target, "time_weight": _word(time_weight), "basis": _word(basis), "frequency_weight": _word(frequency_weight),
-                 "ema": ema, "clip": clip, "warmup": warmup, "weight_decay": weight_decay, "stratified": stratified}
-    _check(steps, lr, batch, ema, clip, warmup, checkpoints, checkpoint_every)
+                 "ema": ema, "clip": clip, "warmup": warmup, "weight_decay": weight_decay, "stratified": stratified, **({} if decay is None else {"decay": decay})}
+    _check(steps, lr, batch, ema, clip, warmup, decay, checkpoints, checkpoint_every)
     options = {"target": target, "time_weight": time_weight, "basis": basis, "frequency_weight": frequency_weight}
     trained = [p for p in denoiser.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay, fused=trained[0].device.type in ("cpu", "cuda"))
@@ -186,7 +188,7 @@ def train(
     seconds, cpu_seconds, images = done["seconds"], done["cpu_seconds"], done["images"]
     for step in progress_bar(range(done["step"], steps), desc="training", unit="step") if progress else range(done["step"], steps):
         wall, cpu = time.perf_counter(), time.process_time()
-        rate = lr*min(1., (step + 1)/max(warmup, 1))
+        rate = lr*min(1., (step + 1)/max(warmup, 1))*(1. if decay is None else 0.5*(1 + math.cos(math.pi*min(1., step/decay))))
         for group in optimizer.param_groups: group["lr"] = rate
         x0, t, eps = _draw(denoiser.process, batches, step, batch, seed, stratified)
         loss, norm = _update(denoiser, optimizer, x0, t, eps, clip, options, step + 1)
@@ -211,7 +213,7 @@ def _draw(process: Process, batches: Callable, step: int, batch: int, seed: int,
     t = draw_times(batch, stream(seed, f"train/time/{step}"), stratified=stratified).to(x0.device)
     return x0, t, process.noise(x0, stream(seed, f"train/noise/{step}"))
 
-def _check(steps: int, lr: float, batch: int, ema: float, clip: float | None, warmup: int, checkpoints: object, every: int | None) -> None:
+def _check(steps: int, lr: float, batch: int, ema: float, clip: float | None, warmup: int, decay: int | None, checkpoints: object, every: int | None) -> None:
     "Refuse arguments that cannot be meant."
     for name, value in (("steps", steps), ("batch", batch)):
         if value < 1: raise InputError(f"{name} must be at least 1, got {value}")
@@ -219,6 +221,7 @@ def _check(steps: int, lr: float, batch: int, ema: float, clip: float | None, wa
     if not 0 <= ema < 1: raise InputError(f"ema must lie in [0, 1), got {ema}")
     if clip is not None and not clip > 0: raise InputError(f"clip must be positive or None, got {clip}")
     if warmup < 0: raise InputError(f"warmup must not be negative, got {warmup}")
+    if decay is not None and decay < 1: raise InputError(f"decay must be at least 1 step or None, got {decay}")
     if (checkpoints is None) != (every is None): raise InputError("checkpoints (a folder) and checkpoint_every (steps) belong together: give both or neither")
 
 # %% ../../nbs/learn/loop.ipynb #e39b0650
