@@ -70,7 +70,8 @@ class PublishedAmplitude(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         "The stacked spectrum with a changed real part."
         re, im = z.chunk(2, 1)
-        return torch.cat([re + self.second(F.relu(self.first(torch.hypot(re, im)))), im], 1)
+        size = unstack(z).abs()  # not hypot, whose gradient at an empty bin is nan
+        return torch.cat([re + self.second(F.relu(self.first(size))), im], 1)
 
 class PublishedPhase(nn.Module):
     "Attention of all bins to all bins over their phases: cost grows with the square of the number of pixels."
@@ -82,9 +83,10 @@ class PublishedPhase(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         "The stacked spectrum with turned phases."
         c = unstack(z)
-        tokens = c.angle().flatten(2).transpose(1, 2)
+        bins = torch.where(c.abs() > torch.finfo(z.dtype).tiny**0.5, c, 1)  # an empty bin has no phase, and no gradient of one
+        tokens = bins.angle().flatten(2).transpose(1, 2)
         turn = torch.tanh(self.attention(tokens, tokens, tokens, need_weights=False)[0]).transpose(1, 2).reshape(c.shape)
-        return stack(torch.polar(c.abs(), c.angle() + turn))
+        return stack(c*torch.polar(torch.ones_like(turn), turn))
 
 # %% ../../nbs/models/published.ipynb #49a77b89
 def grid_radius(h: int, w: int) -> Float[Tensor, "h w"]: # cycles/pixel, float64
