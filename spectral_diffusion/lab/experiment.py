@@ -170,7 +170,7 @@ def evaluation_set(
 def eps_errors(
     denoiser: NetworkDenoiser, # anything with `predict` and `process`
     on: EvaluationSet, # where
-    chunk: int = 128, # images at a time
+    chunk: int = 32, # images at a time: a larger one falls out of the cache
 ) -> Float[Tensor, "n c h w"]: # estimated minus true noise, on the CPU
     "The error of the estimated noise: the same quantity for every arm, whatever its network predicts."
     return torch.cat([(denoiser.predict(denoiser.process.diffuse(x0, t, eps), t, "eps") - eps).cpu() for x0, t, eps in zip(*(part.split(chunk) for part in on), strict=True)])
