@@ -269,7 +269,8 @@ def train_run(
         write_json(work/"metrics.json", {
             "loss": history.loss.iloc[-1], "seconds": history.seconds.iloc[-1], "clock": "cpu" if where.type == "cpu" else "wall",
             "parameters": sum(p.numel() for p in denoiser.network.parameters()), "by_time": by_time(errors.double().square().mean((1, 2, 3)), fixed.t), "by_band": by_band(errors),
-            "psd_distance": log_psd_distance(samples, held_out).value, "device": where.type})
+            "psd_distance": value if math.isfinite(value := log_psd_distance(samples, held_out).value) else None,  # an empty ring is infinitely far, and JSON knows no infinity
+            "device": where.type})
     return load_record(path)
 
 def place(on: EvaluationSet, where: torch.device) -> EvaluationSet:
