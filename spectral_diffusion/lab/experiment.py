@@ -271,6 +271,8 @@ def train_run(
             "parameters": sum(p.numel() for p in denoiser.network.parameters()), "by_time": by_time(errors.double().square().mean((1, 2, 3)), fixed.t), "by_band": by_band(errors),
             "psd_distance": value if math.isfinite(value := log_psd_distance(samples, held_out).value) else None,  # an empty ring is infinitely far, and JSON knows no infinity
             "device": where.type})
+        (work/"rows.json").unlink()
+        shutil.rmtree(work/"checkpoints"/"last")
     return load_record(path)
 
 def place(on: EvaluationSet, where: torch.device) -> EvaluationSet:
@@ -287,7 +289,11 @@ def fit(
     "Train with evaluations at the marks and checkpoints on the way."
     c, images = config.train, load_images(config.data.name).train
     on, at = place(evaluation_set(config), where), set(marks(c.steps, config.evaluation.points))
-    rows_file, resume = work/"rows.json", work/"checkpoints"/"last"
+    rows_file, resume, final = work/"rows.json", work/"checkpoints"/"last", work/"checkpoints"/"final"
+    if final.exists():  # trained by a process that died later
+        saved = load(final)
+        restore(saved._replace(model={k.removeprefix("network."): v for k, v in saved.model.items() if k.startswith("network.")}), model=denoiser.network)
+        return json.loads(rows_file.read_text())
     rows = json.loads(rows_file.read_text()) if resume.exists() else []
     if not rows: rows = [{"step": 0, "seconds": 0., "train_loss": None, "loss": squared_errors(denoiser, on).mean().item()}]
     extra = {"decay": c.steps} if c.decay == "cosine" else {}
@@ -301,9 +307,7 @@ def fit(
             rows.append({"step": state.step, "seconds": state.cpu_seconds if where.type == "cpu" else state.seconds, "train_loss": state.loss, "loss": loss})
         if state.step % c.checkpoint == 0 or state.step == c.steps: state.save(resume); write_json(rows_file, rows)
     state.use_averaged()
-    save_denoiser(denoiser, work/"checkpoints"/"final")
-    rows_file.unlink()
-    shutil.rmtree(resume)
+    save_denoiser(denoiser, final)
     return rows
 
 # %% ../../nbs/lab/experiment.ipynb #a913e610
