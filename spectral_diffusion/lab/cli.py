@@ -15,8 +15,8 @@ from ..core.config import override, parse_yaml
 from ..core.registry import InputError, unknown_name
 
 # %% auto #0
-__all__ = ['SWEEP_HELP', 'TAGUCHI_HELP', 'read_changes', 'run_data', 'run_bench_verb', 'run_report', 'run_train', 'run_sample',
-           'run_sweep_verb', 'run_taguchi', 'parser', 'main']
+__all__ = ['TRAIN_HELP', 'SWEEP_HELP', 'TAGUCHI_HELP', 'read_changes', 'run_data', 'run_bench_verb', 'run_report', 'run_train',
+           'run_sample', 'run_sweep_verb', 'run_taguchi', 'parser', 'main']
 
 # %% ../../nbs/lab/cli.ipynb #50b86400
 def read_changes(
@@ -67,13 +67,24 @@ def run_report(args: argparse.Namespace) -> int:
     return 0
 
 # %% ../../nbs/lab/cli.ipynb #878bcc2e
+TRAIN_HELP = """\
+Several processes share every batch and give the numbers of one, to rounding. They are started by a launcher:
+  torchrun --nproc-per-node 2 -m spectral_diffusion.lab.cli train ...
+  accelerate launch --multi_gpu --num_processes 2 -m spectral_diffusion.lab.cli train --launcher accelerate ...
+Without one there is one process. Networks with batch normalisation depend on the number of processes.
+"""
+
 def run_train(args: argparse.Namespace) -> int:
-    "Train one run from a configuration file."
+    "Train one run from a configuration file, by one process or by several."
     from spectral_diffusion.core.config import load_yaml
-    from spectral_diffusion.lab.experiment import RunConfig, train_run
+    from spectral_diffusion.lab.experiment import RunConfig, help_run, train_run
+    from spectral_diffusion.learn.distributed import join
     config = override(load_yaml(RunConfig, args.config) if args.config else RunConfig(), read_changes(args.set))
-    record = train_run(config, args.results, on=args.device)
-    print(f"run {record.path.name}: eps-loss {record.metrics['loss']:.4f} after {config.train.steps} steps; record in {record.path}")
+    with join(args.device, args.launcher) as workers:
+        workers.share(config.train.batch)  # a batch that is too small raises before anything is written
+        if workers.rank: help_run(config, args.results, workers)
+        else: record = train_run(config, args.results, on=str(workers.device), workers=workers)
+    if workers.rank == 0: print(f"run {record.path.name}: eps-loss {record.metrics['loss']:.4f} after {config.train.steps} steps; record in {record.path}")
     return 0
 
 def run_sample(args: argparse.Namespace) -> int:
@@ -174,7 +185,7 @@ def parser() -> argparse.ArgumentParser:
     verb("bench", run_bench_verb, (("name",), {"help": "a notebook of nbs/bench, or all"}), preset, change, results)
     verb("report", run_report, (("--preset",), {"default": "cpu", "help": "smoke, cpu or gpu"}), results)
     verb("train", run_train, (("--config",), {"help": "YAML file of a RunConfig"}), change, results,
-         (("--device",), {"default": "auto", "help": "auto, cpu, cuda"}))
+         (("--device",), {"default": "auto", "help": "auto, cpu, cuda"}), (("--launcher",), {"default": "torchrun", "help": "who starts several processes: torchrun or accelerate (default: torchrun)"}), more=TRAIN_HELP)
     verb("sample", run_sample, (("run",), {"help": "folder of a trained run"}), (("--num-samples",), {"type": int, "default": 16, "help": "how many"}),
          (("--num-steps",), {"type": int, "default": 50, "help": "network calls for each image"}), (("--sampler-type",), {"default": "ddim", "help": "name of the sampler"}),
          (("--seed",), {"type": int, "default": 0, "help": "of the start noise"}), (("--tag",), {"default": "cli", "help": "name of the samples folder"}),
