@@ -28,7 +28,7 @@ from ..data.stream import batch
 from ..data.synthetic import make, power_law_spectrum
 from .records import Record, load_record, run_folder, run_path, write_csv, write_json
 from ..learn.checkpoint import load, restore, save
-from ..learn.distributed import Workers
+from ..learn.distributed import ALONE, Workers
 from ..learn.loop import TrainState, train
 from ..learn.losses import FREQUENCY_WEIGHTS, TIME_WEIGHTS
 from ..measure.spectral import log_psd_distance
@@ -254,7 +254,7 @@ def train_run(
     *,
     on: str = "cpu", # device
     threads: int | None = 1, # of torch on a CPU; None leaves it as it is
-    workers: Workers = Workers(), # the processes of the run; this one is rank 0, the others call `help_run`
+    workers: Workers = ALONE, # the processes of the run; this one is rank 0, the others call `help_run`
 ) -> Record: # the complete run
     "Train one run, or read it when it is complete."
     path = run_path(config, root)
@@ -313,7 +313,7 @@ def fit(
     denoiser: NetworkDenoiser, # untrained, on its device; trained when the function returns, averaged weights inside
     work: Path, # working folder, for checkpoints
     where: torch.device, # of the denoiser
-    workers: Workers = Workers(), # the processes of the run
+    workers: Workers = ALONE, # the processes of the run
 ) -> list[dict]: # rows of the history
     "Train with evaluations at the marks and checkpoints on the way."
     c = config.train

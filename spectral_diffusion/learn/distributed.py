@@ -17,7 +17,7 @@ from ..core.registry import InputError, unknown_name
 from ..core.runtime import device
 
 # %% auto #0
-__all__ = ['Workers', 'join']
+__all__ = ['ALONE', 'Workers', 'join']
 
 # %% ../../nbs/learn/distributed.ipynb #00cfaa7b
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ class Workers:
         torch.distributed.all_reduce(high, torch.distributed.ReduceOp.MAX)
         torch.distributed.all_reduce(low, torch.distributed.ReduceOp.MIN)
         if not torch.equal(high, low): raise InputError(f"process {self.rank}: the weights differ between the processes; hint: build the network from a seed, and let all processes see the same checkpoints")
+
+ALONE = Workers() # one process
 
 # %% ../../nbs/learn/distributed.ipynb #bd6cac72
 @contextmanager

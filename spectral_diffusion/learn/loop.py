@@ -21,7 +21,7 @@ from ..core.registry import InputError
 from ..core.runtime import progress as progress_bar
 from ..core.runtime import split, stream
 from . import checkpoint as files
-from .distributed import Workers
+from .distributed import ALONE, Workers
 from .losses import TimeWeight, denoising_loss
 from ..noise.process import Process
 from ..signals.bases import Basis
@@ -179,7 +179,7 @@ def train(
     checkpoints: Path | str | None = None, # folder for checkpoints on the way
     checkpoint_every: int | None = None, # steps between them
     progress: bool = False, # show a bar where somebody watches
-    workers: Workers = Workers(), # several processes share every batch, see [distributed](distributed.ipynb); only rank 0 may save
+    workers: Workers = ALONE, # several processes share every batch, see [distributed](distributed.ipynb); only rank 0 may save
 ) -> Iterator[TrainState]: # one state a step
     "Train, one step at a time; a run stopped and resumed is the run that never stopped."
     arguments = {"lr": lr, "batch": batch, "seed": seed, "target": target, "time_weight": _word(time_weight), "basis": _word(basis), "frequency_weight": _word(frequency_weight),
