@@ -15,7 +15,8 @@ from ..core.config import override, parse_yaml
 from ..core.registry import InputError, unknown_name
 
 # %% auto #0
-__all__ = ['read_changes', 'run_data', 'run_bench_verb', 'run_report', 'run_train', 'run_sample', 'parser', 'main']
+__all__ = ['TRAIN_HELP', 'SWEEP_HELP', 'TAGUCHI_HELP', 'read_changes', 'run_data', 'run_bench_verb', 'run_report', 'run_train',
+           'run_sample', 'run_sweep_verb', 'run_taguchi', 'parser', 'main']
 
 # %% ../../nbs/lab/cli.ipynb #50b86400
 def read_changes(
@@ -66,13 +67,24 @@ def run_report(args: argparse.Namespace) -> int:
     return 0
 
 # %% ../../nbs/lab/cli.ipynb #878bcc2e
+TRAIN_HELP = """\
+Several processes share every batch and give the numbers of one, to rounding. They are started by a launcher:
+  torchrun --nproc-per-node 2 -m spectral_diffusion.lab.cli train ...
+  accelerate launch --multi_gpu --num_processes 2 -m spectral_diffusion.lab.cli train --launcher accelerate ...
+Without one there is one process. Networks with batch normalisation depend on the number of processes.
+"""
+
 def run_train(args: argparse.Namespace) -> int:
-    "Train one run from a configuration file."
+    "Train one run from a configuration file, by one process or by several."
     from spectral_diffusion.core.config import load_yaml
-    from spectral_diffusion.lab.experiment import RunConfig, train_run
+    from spectral_diffusion.lab.experiment import RunConfig, help_run, train_run
+    from spectral_diffusion.learn.distributed import join
     config = override(load_yaml(RunConfig, args.config) if args.config else RunConfig(), read_changes(args.set))
-    record = train_run(config, args.results, on=args.device)
-    print(f"run {record.path.name}: eps-loss {record.metrics['loss']:.4f} after {config.train.steps} steps; record in {record.path}")
+    with join(args.device, args.launcher) as workers:
+        workers.share(config.train.batch)  # a batch that is too small raises before anything is written
+        if workers.rank: help_run(config, args.results, workers)
+        else: record = train_run(config, args.results, on=str(workers.device), workers=workers)
+    if workers.rank == 0: print(f"run {record.path.name}: eps-loss {record.metrics['loss']:.4f} after {config.train.steps} steps; record in {record.path}")
     return 0
 
 def run_sample(args: argparse.Namespace) -> int:
@@ -87,13 +99,83 @@ def run_sample(args: argparse.Namespace) -> int:
     print(f"{len(x)} images in {folder}")
     return 0
 
+# %% ../../nbs/lab/cli.ipynb #c6547b1a
+SWEEP_HELP = """\
+NOTEBOOK has one cell tagged `parameters`, with `out` among them: the folder that it writes metrics.json to.
+FACTORS is a file such as
+
+  factors:                 # what is varied: at least two levels each
+    lr: [1e-3, 3e-3]       # a parameter of the notebook
+    model.base: [16, 32]   # a dotted name goes into its parameter `overrides`
+    gauss: [a, b]
+  dummy: [gauss]           # must do nothing: the control
+  avoid: [[lr, model.base]] # interactions kept clear of the main effects
+  noise: {seed: [0, 1, 2]} # crossed with every run; one level only sets a parameter
+  replicates: 1            # more than one sets the parameter `replicate`
+
+Before anything runs each factor is moved alone, if the notebook has a parameter `probe`; one that changes nothing stops the sweep.
+Finished rows are never run again: after a crash, start the same command again. Failed rows are listed at the end and kept in
+DIR/failed with their traceback; exit code 1. Then: spectral-diffusion taguchi DIR --metric loss
+"""
+
+def run_sweep_verb(args: argparse.Namespace) -> int:
+    "Run a notebook for every row of an orthogonal array, in parallel."
+    from spectral_diffusion.lab.factors import read_factors
+    from spectral_diffusion.lab.rows import SweepFailed
+    from spectral_diffusion.lab.sweep import known_parameters, run_study
+    if "probe" not in known_parameters(args.notebook): print(f"{Path(args.notebook).name} has no parameter `probe`: factors are not checked", file=sys.stderr)
+    try:
+        sweep = run_study(args.notebook, read_factors(args.factors), args.array, args.engine, root=args.root, base=read_changes(args.base), jobs=args.jobs,
+                          address=args.address, retry_failed=args.retry_failed, limit=args.limit)
+    except SweepFailed as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"{len(sweep.names)} rows done, {len(sweep.ran)} of them now; ledger: {sweep.root/'sweep.csv'}")
+    return 0
+
+# %% ../../nbs/lab/cli.ipynb #50893430
+TAGUCHI_HELP = """\
+RESULTS is the folder of a sweep that was run from a factors file. Every run of the array has one response for each noise level and repetition:
+  --response sn    their signal-to-noise ratio in dB, for --goal smaller, larger, nominal or target (steady and good; the default)
+  --response mean  their mean
+  --response raw   every value by itself
+Dummy factors are counted as scatter. Tables, figures and sentences go to RESULTS/taguchi-METRIC, or to --out.
+"""
+
+def run_taguchi(args: argparse.Namespace) -> int:
+    "Effects and analysis of variance of a sweep."
+    import matplotlib.pyplot as plt
+
+    from spectral_diffusion.core.runtime import atomic_file
+    from spectral_diffusion.doe.taguchi import analyze, optimum, plot_contribution, plot_main_effects
+    from spectral_diffusion.lab.records import write_csv
+    from spectral_diffusion.lab.sweep import read_study
+    design, y, factors = read_study(args.results, args.metric)
+    try: study = analyze(design, y, args.goal, target=args.target, response=args.response, pool=list(factors.dummy) or None, confidence=args.confidence)
+    except InputError as error: raise InputError(f"metric {args.metric!r}: {error}") from error
+    said = [f"{args.metric}, goal {args.goal}, response {args.response}: {len(design)} runs with {y.shape[1]} values each.", f"Effects: {study.sentence()}.", *(f"Note: {n}." for n in study.notes)]
+    if args.response == "sn" or args.goal in ("larger", "smaller"):
+        best = optimum(study)
+        width = f", {100*args.confidence:g} % interval {best.low:.4g} to {best.high:.4g}" if study.error_dof else ""
+        said.append(f"Best by the model: {', '.join(f'{k} = {v}' for k, v in best.setting.items())}; predicted {study.unit} {best.value:.4g}{width}. A prediction, until runs confirm it.")
+    out = Path(args.out) if args.out else Path(args.results)/f"taguchi-{args.metric}"
+    write_csv(out/"effects.csv", study.effects)
+    write_csv(out/"anova.csv", study.anova.reset_index())
+    for name, draw in (("main_effects", plot_main_effects), ("contribution", plot_contribution)):
+        figure = draw(study)
+        with atomic_file(out/f"{name}.png") as partial: figure.savefig(partial, format="png")
+        plt.close(figure)
+    with atomic_file(out/"sentences.txt") as partial: partial.write_text("\n".join(said) + "\n", encoding="utf-8")
+    print("\n".join([said[0], "", study.effects.round(4).to_string(index=False), "", study.anova.round(4).to_string(), "", *said[1:]]))
+    return 0
+
 # %% ../../nbs/lab/cli.ipynb #fc892302
 def parser() -> argparse.ArgumentParser:
     "The options of every verb."
     top = argparse.ArgumentParser(prog="spectral-diffusion", description="What the frequency view changes in generative models, in numbers.")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
-    def verb(name: str, run: Callable, *options: tuple) -> None:
-        p = verbs.add_parser(name, help=run.__doc__, description=run.__doc__)
+    def verb(name: str, run: Callable, *options: tuple, more: str | None = None) -> None:
+        p = verbs.add_parser(name, help=run.__doc__, description=run.__doc__, epilog=more, formatter_class=argparse.RawDescriptionHelpFormatter)
         for flags, settings in options: p.add_argument(*flags, **settings)
         p.set_defaults(call=run)
     results = (("--results",), {"help": "folder of the results (default: results of this checkout; smoke runs go to results/.smoke)"})
@@ -103,11 +185,21 @@ def parser() -> argparse.ArgumentParser:
     verb("bench", run_bench_verb, (("name",), {"help": "a notebook of nbs/bench, or all"}), preset, change, results)
     verb("report", run_report, (("--preset",), {"default": "cpu", "help": "smoke, cpu or gpu"}), results)
     verb("train", run_train, (("--config",), {"help": "YAML file of a RunConfig"}), change, results,
-         (("--device",), {"default": "auto", "help": "auto, cpu, cuda"}))
+         (("--device",), {"default": "auto", "help": "auto, cpu, cuda"}), (("--launcher",), {"default": "torchrun", "help": "who starts several processes: torchrun or accelerate (default: torchrun)"}), more=TRAIN_HELP)
     verb("sample", run_sample, (("run",), {"help": "folder of a trained run"}), (("--num-samples",), {"type": int, "default": 16, "help": "how many"}),
          (("--num-steps",), {"type": int, "default": 50, "help": "network calls for each image"}), (("--sampler-type",), {"default": "ddim", "help": "name of the sampler"}),
          (("--seed",), {"type": int, "default": 0, "help": "of the start noise"}), (("--tag",), {"default": "cli", "help": "name of the samples folder"}),
          (("--out",), {"help": "another folder for the images"}))
+    verb("sweep", run_sweep_verb, (("notebook",), {"metavar": "NOTEBOOK", "help": "an .ipynb file with parameters"}), (("--factors",), {"required": True, "help": "YAML file: what is varied"}),
+         (("--array",), {"help": "orthogonal array, such as L8, L16, L18 (default: the smallest that works)"}), (("--engine",), {"default": "loky", "help": "sequential, loky (this machine), dask or ray (a running cluster)"}),
+         (("--address",), {"help": "of the cluster, such as tcp://10.0.0.5:8786"}), (("--jobs",), {"type": int, "default": -1, "help": "rows at the same time (default: all cores)"}),
+         (("--limit",), {"type": float, "metavar": "SECONDS", "help": "stop a row after this time"}), (("--retry-failed",), {"action": "store_true", "help": "run rows again that failed before"}),
+         (("--base",), {"action": "append", "default": [], "metavar": "KEY=VALUE", "help": "where the other factors stand while one is checked (default: first levels); may be repeated"}),
+         (("--root",), {"metavar": "DIR", "help": "folder of the sweep (default: sweep-NOTEBOOK in the results)"}), more=SWEEP_HELP)
+    verb("taguchi", run_taguchi, (("results",), {"metavar": "RESULTS", "help": "folder of a sweep"}), (("--metric",), {"required": True, "help": "a key of metrics.json"}),
+         (("--goal",), {"default": "smaller", "help": "smaller, larger, nominal or target"}), (("--response",), {"default": "sn", "help": "sn, mean or raw"}),
+         (("--target",), {"type": float, "help": "for --goal target"}), (("--confidence",), {"type": float, "default": 0.95, "help": "of the intervals (default: 0.95)"}),
+         (("--out",), {"metavar": "DIR", "help": "another folder for tables and figures"}), more=TAGUCHI_HELP)
     return top
 
 def main(

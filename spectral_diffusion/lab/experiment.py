@@ -9,7 +9,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -28,7 +28,8 @@ from ..data.stream import batch
 from ..data.synthetic import make, power_law_spectrum
 from .records import Record, load_record, run_folder, run_path, write_csv, write_json
 from ..learn.checkpoint import load, restore, save
-from ..learn.loop import train
+from ..learn.distributed import ALONE, Workers
+from ..learn.loop import TrainState, train
 from ..learn.losses import FREQUENCY_WEIGHTS, TIME_WEIGHTS
 from ..measure.spectral import log_psd_distance
 from ..models.zoo import build_model
@@ -45,9 +46,10 @@ from ..signals.spectra import band_masks, radial_power
 __all__ = ['FAMILIES', 'DATASETS', 'at_least', 'DataConfig', 'TrainConfig', 'EvalConfig', 'RunConfig', 'Images', 'floats',
            'power_law_images', 'family_images', 'cifar10_validation', 'load_images', 'EvaluationSet', 'evaluation_set',
            'eps_errors', 'squared_errors', 'Silent', 'statistics', 'process_of', 'field_of', 'by_time', 'by_band',
-           'references', 'views', 'build_denoiser', 'marks', 'train_run', 'place', 'fit', 'save_denoiser',
-           'load_denoiser', 'draw_samples', 'save_samples', 'load_samples', 'Comparison', 'arm_config', 'plan', 'Runs',
-           'run_plan', 'compare', 'Reach', 'first_reach', 'to_target', 'Ratio', 'costs', 'save_comparison']
+           'references', 'views', 'build_denoiser', 'marks', 'train_run', 'help_run', 'place', 'steps_of', 'fit',
+           'save_denoiser', 'load_denoiser', 'draw_samples', 'save_samples', 'load_samples', 'Comparison', 'arm_config',
+           'plan', 'Runs', 'run_plan', 'compare', 'Reach', 'first_reach', 'to_target', 'Ratio', 'costs',
+           'save_comparison']
 
 # %% ../../nbs/lab/experiment.ipynb #52f2524b
 def at_least(name: str, value: float, least: float) -> None:
@@ -252,6 +254,7 @@ def train_run(
     *,
     on: str = "cpu", # device
     threads: int | None = 1, # of torch on a CPU; None leaves it as it is
+    workers: Workers = ALONE, # the processes of the run; this one is rank 0, the others call `help_run`
 ) -> Record: # the complete run
     "Train one run, or read it when it is complete."
     path = run_path(config, root)
@@ -259,7 +262,7 @@ def train_run(
     where, denoiser, fixed = device(on), build_denoiser(config), evaluation_set(config)  # whatever is wrong raises before anything is written
     if where.type == "cpu" and threads: torch.set_num_threads(threads)
     with run_folder(config, root) as work:
-        rows = fit(config, denoiser.to(where), work, where)
+        rows = fit(config, denoiser.to(where), work, where, workers)
         errors = eps_errors(denoiser, place(fixed, where))
         samples = draw_samples(denoiser, config.evaluation.samples, sampler=config.evaluation.sampler, steps=config.evaluation.sample_steps,
                                clip=config.evaluation.clip, size=fixed.x0.shape[1:])
@@ -270,24 +273,54 @@ def train_run(
             "loss": history.loss.iloc[-1], "seconds": history.seconds.iloc[-1], "clock": "cpu" if where.type == "cpu" else "wall",
             "parameters": sum(p.numel() for p in denoiser.network.parameters()), "by_time": by_time(errors.double().square().mean((1, 2, 3)), fixed.t), "by_band": by_band(errors),
             "psd_distance": value if math.isfinite(value := log_psd_distance(samples, held_out).value) else None,  # an empty ring is infinitely far, and JSON knows no infinity
-            "device": where.type})
+            "device": where.type, **({"processes": workers.size} if workers.size > 1 else {})})
         (work/"rows.json").unlink()
         shutil.rmtree(work/"checkpoints"/"last")
     return load_record(path)
+
+def help_run(
+    config: RunConfig, # as rank 0 has it
+    root: Path | str | None, # of the results
+    workers: Workers, # the processes of the run
+    threads: int | None = 1, # of torch on a CPU
+) -> None:
+    "What the processes above rank 0 do: the same steps on their slices, and nothing else."
+    path = run_path(config, root)
+    checkpoints = path.with_name(f".partial-{path.name}")/"checkpoints"
+    if path.exists() or (checkpoints/"final").exists(): return
+    if workers.device.type == "cpu" and threads: torch.set_num_threads(threads)
+    denoiser = build_denoiser(config).to(workers.device)
+    for _ in steps_of(config, denoiser, checkpoints/"last", workers.device, workers): pass
 
 def place(on: EvaluationSet, where: torch.device) -> EvaluationSet:
     "The evaluation set on a device."
     return EvaluationSet(*(part.to(where) for part in on))
 
 # %% ../../nbs/lab/experiment.ipynb #bb23f4d8
+def steps_of(
+    config: RunConfig, # of the run
+    denoiser: NetworkDenoiser, # on its device
+    resume: Path, # folder of the latest checkpoint, where there is one
+    where: torch.device, # of the denoiser
+    workers: Workers, # the processes of the run
+) -> Iterator[TrainState]: # one state a step
+    "The training steps that a configuration asks for."
+    c, images = config.train, load_images(config.data.name).train
+    extra = {"decay": c.steps} if c.decay == "cosine" else {}
+    if c.time_weight != "uniform": extra["time_weight"] = c.time_weight
+    if c.frequency_weight != "uniform": extra |= {"basis": "dct", "frequency_weight": c.frequency_weight}
+    yield from train(denoiser, lambda step: batch(images, config.seed, step, c.batch).to(where), steps=c.steps, lr=c.lr, batch=c.batch, seed=config.seed, target=config.target,
+                     ema=c.ema, clip=c.clip, warmup=c.warmup, resume=resume if resume.exists() else None, workers=workers, **extra)
+
 def fit(
     config: RunConfig, # of the run
     denoiser: NetworkDenoiser, # untrained, on its device; trained when the function returns, averaged weights inside
     work: Path, # working folder, for checkpoints
     where: torch.device, # of the denoiser
+    workers: Workers = ALONE, # the processes of the run
 ) -> list[dict]: # rows of the history
     "Train with evaluations at the marks and checkpoints on the way."
-    c, images = config.train, load_images(config.data.name).train
+    c = config.train
     on, at = place(evaluation_set(config), where), set(marks(c.steps, config.evaluation.points))
     rows_file, resume, final = work/"rows.json", work/"checkpoints"/"last", work/"checkpoints"/"final"
     if final.exists():  # trained by a process that died later
@@ -296,11 +329,7 @@ def fit(
         return json.loads(rows_file.read_text())
     rows = json.loads(rows_file.read_text()) if resume.exists() else []
     if not rows: rows = [{"step": 0, "seconds": 0., "train_loss": None, "loss": squared_errors(denoiser, on).mean().item()}]
-    extra = {"decay": c.steps} if c.decay == "cosine" else {}
-    if c.time_weight != "uniform": extra["time_weight"] = c.time_weight
-    if c.frequency_weight != "uniform": extra |= {"basis": "dct", "frequency_weight": c.frequency_weight}
-    states = train(denoiser, lambda step: batch(images, config.seed, step, c.batch).to(where), steps=c.steps, lr=c.lr, batch=c.batch, seed=config.seed, target=config.target,
-                   ema=c.ema, clip=c.clip, warmup=c.warmup, resume=resume if resume.exists() else None, **extra)
+    states = steps_of(config, denoiser, resume, where, workers)
     for state in progress(states, total=c.steps, desc=f"{config.preconditioning} {config.seed}", unit="step"):
         if state.step in at:
             with state.averaged(): loss = squared_errors(denoiser, on).mean().item()

@@ -9,16 +9,30 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
-from ..core.config import fingerprint, parse_yaml
+import numpy as np
+import pandas as pd
+
+from .. import __version__
+from ..core.config import fingerprint, from_dict, parse_yaml, to_dict
 from ..core.registry import InputError, unknown_name
+from ..core.runtime import atomic_file
+from .factors import Factors, Plan, check_factors, rows_of
 from .records import check_name, results_root, write_json
+from .rows import Job, Sweep, check_engine, read_metrics, read_rows, run_rows
 
 # %% auto #0
-__all__ = ['known_parameters', 'check_parameters', 'BenchFailed', 'run_notebook', 'tidy', 'project_root', 'bench_names',
-           'source_mark', 'find_bench', 'run_bench']
+__all__ = ['known_parameters', 'check_parameters', 'BenchFailed', 'time_limit', 'run_notebook', 'tidy', 'project_root',
+           'bench_names', 'source_mark', 'find_bench', 'run_bench', 'place_parameters', 'run_page', 'sweep_root',
+           'sweep_base', 'sweep_rows', 'run_sweep', 'answer_probe', 'probe_page', 'save_study', 'run_study',
+           'read_study']
 
 # %% ../../nbs/lab/sweep.ipynb #ef07bffe
 def known_parameters(
@@ -46,25 +60,58 @@ def check_parameters(
 class BenchFailed(RuntimeError):
     "A notebook ended with an error that is not bad input; its executed copy tells where."
 
+@contextmanager
+def time_limit(
+    limit: float | None, # seconds; None is no limit
+) -> Iterator[tuple[type, threading.Event]]: # a class of kernel managers, and whether time was up
+    "Kill the kernels that are started in the block, with all their children, when time is up."
+    from jupyter_client.manager import AsyncKernelManager
+    started, late, ended = [], threading.Event(), threading.Event()
+    class Known(AsyncKernelManager):
+        def __init__(self, **kw):
+            super().__init__(**kw)
+            started.append(self)
+    def watch() -> None:
+        if ended.wait(limit): return
+        late.set()
+        while not ended.wait(0.1):  # again, for a kernel that was just being started
+            for pid in [getattr(k.provisioner, "pid", None) for k in started]:
+                try: pid and os.killpg(pid, signal.SIGKILL)
+                except ProcessLookupError: pass
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try: yield Known, late
+    finally:
+        ended.set()
+        watcher.join()
+
 def run_notebook(
     notebook: Path | str, # an .ipynb file
     parameters: dict[str, object], # plain values
     out: Path | str, # where the executed copy goes
     *,
     cwd: Path | str | None = None, # working folder of the kernel
+    limit: float | None = None, # seconds after which the kernel is killed
+    bar: bool = False, # show how many cells are done
 ) -> Path: # the executed copy
     "Execute a notebook with parameters; unknown ones raise before any work."
+    from nbclient.exceptions import DeadKernelError
     from papermill import execute_notebook
     from papermill.exceptions import PapermillExecutionError
     check_parameters(notebook, parameters)
-    try:
-        execute_notebook(str(notebook), str(out), parameters=parameters, kernel_name="python3", cwd=str(cwd or Path.cwd()),
-                         progress_bar=os.isatty(2), request_save_on_cell_execute=False)
-    except PapermillExecutionError as error:
-        if error.ename == "InputError": raise InputError(error.evalue) from None
-        raise BenchFailed(f"{Path(notebook).name} failed: {error.ename}: {error.evalue}") from None
-    finally:
-        if Path(out).is_file(): tidy(out)
+    name, place = Path(notebook).name, {"metadata": {"path": str(cwd or Path.cwd())}}  # not papermill's cwd, which moves this whole process
+    with time_limit(limit) as (kernels, late):
+        try:
+            execute_notebook(str(notebook), str(out), parameters=parameters, kernel_name="python3", resources=place, kernel_manager_class=kernels,
+                             extra_arguments=["--log-level=50"], progress_bar=bar, request_save_on_cell_execute=True)
+        except PapermillExecutionError as error:
+            if error.ename == "InputError": raise InputError(error.evalue) from None
+            raise BenchFailed(f"{name} failed: {error.ename}: {error.evalue}") from None
+        except (DeadKernelError, RuntimeError) as error:
+            if late.is_set(): raise BenchFailed(f"{name} was stopped at its limit of {limit:g} s") from None
+            raise BenchFailed(f"{name} failed: its kernel died: {error}") from None
+        finally:
+            if Path(out).is_file(): tidy(out)
     return Path(out)
 
 def tidy(
@@ -127,7 +174,7 @@ def run_bench(
     work = Path(tempfile.mkdtemp(dir=folder, prefix=".partial-page-"))
     try:
         parameters = {"preset": preset, "overrides": changes or {}, "results": os.path.relpath(root, project), "out": os.path.relpath(work, project)}
-        try: run_notebook(notebook, parameters, work/"notebook.ipynb", cwd=project)
+        try: run_notebook(notebook, parameters, work/"notebook.ipynb", cwd=project, bar=os.isatty(2))
         except BenchFailed:
             os.replace(work/"notebook.ipynb", folder/"failed.ipynb")
             raise
@@ -141,3 +188,164 @@ def run_bench(
         shutil.rmtree(old, ignore_errors=True)
         return final
     finally: shutil.rmtree(work, ignore_errors=True)
+
+# %% ../../nbs/lab/sweep.ipynb #78405f25
+def place_parameters(
+    setting: dict[str, object], # names, dotted ones too
+    known: Sequence[str], # parameters of the notebook
+) -> dict[str, object]: # parameters as papermill takes them
+    "Put dotted names into the parameter they belong to; unknown names raise."
+    out: dict[str, object] = {}
+    for name, value in setting.items():
+        head, dot, rest = name.partition(".")
+        if not dot and name in known: out[name] = {**out[name], **value} if isinstance(out.get(name), dict) and isinstance(value, dict) else value
+        elif dot and head in known: out[head] = {**out.get(head, {}), rest: value}
+        elif dot and "overrides" in known: out["overrides"] = {**out.get("overrides", {}), name: value}
+        else: raise unknown_name("parameter of the notebook", name, list(known))
+    return out
+
+def run_page(
+    parameters: dict[str, object], # of the notebook, without `out`
+    work: Path, # folder to fill
+    *,
+    notebook: Path, # the page
+    cwd: Path, # working folder of the kernel
+    limit: float | None, # seconds
+) -> None:
+    "Execute a page whose results go into a folder."
+    run_notebook(notebook, {**parameters, "out": os.path.relpath(work, cwd)}, work/"notebook.ipynb", cwd=cwd, limit=limit)
+
+# %% ../../nbs/lab/sweep.ipynb #4fb8dfcd
+def sweep_root(
+    notebook: Path | str, # the page
+    root: Path | str | None, # as given
+) -> Path:
+    "Folder of a sweep: as given, or `sweep-<notebook>` in the results."
+    return Path(root).resolve() if root else results_root()/check_name(f"sweep-{Path(notebook).stem}".lower())
+
+def sweep_base(
+    notebook: Path | str, # the page
+) -> dict[str, str]:
+    "What determines a result besides its parameters."
+    return {"page": Path(notebook).stem, "source": source_mark(notebook), "version": __version__}
+
+def sweep_rows(
+    notebook: Path | str, # a page with the parameter `out`
+    rows: Sequence[dict[str, object]] | pd.DataFrame, # parameters
+    limit: float | None, # seconds for a row
+    run: Callable | None, # in place of papermill
+) -> list[dict[str, object]]: # as papermill takes them
+    "The rows, checked against the page."
+    known = known_parameters(notebook)
+    if "out" not in known: raise InputError(f"notebook {Path(notebook).name!r} needs the parameter 'out', the folder that it writes metrics.json to; got {known}")
+    if limit is not None and (run is not None or not limit > 0): raise InputError(f"limit is a number of seconds above 0, for a notebook; got {limit!r}")
+    return read_rows([place_parameters(row, known) for row in read_rows(rows)])
+
+def run_sweep(
+    notebook: Path | str, # a page with the parameter `out`
+    rows: Sequence[dict[str, object]] | pd.DataFrame, # parameters, one execution each
+    engine: str = "loky", # sequential, loky, dask or ray
+    *,
+    jobs: int = -1, # rows at the same time; -1 is all cores, or all of the cluster
+    address: str | None = None, # of a running Dask or Ray cluster, such as "tcp://10.0.0.5:8786"
+    root: Path | str | None = None, # folder of the sweep; results/sweep-<notebook> when not given
+    retry_failed: bool = False, # run rows again that failed before
+    limit: float | None = None, # seconds for a row
+    cwd: Path | str | None = None, # working folder of the kernels; this one when not given
+    strict: bool = True, # raise `SweepFailed` at the end when a row has failed; otherwise look at `.failed`
+    run: Callable[[dict, Path], object] | None = None, # in place of papermill: parameters and a folder to fill
+) -> Sweep: # .failed, .ran, .table, .root
+    "Execute a notebook once for each row that is not done, in parallel; resumable."
+    check_engine(engine, jobs, address)
+    parameters, root = sweep_rows(notebook, rows, limit, run), sweep_root(notebook, root)
+    base, page = sweep_base(notebook), root/".pages"/source_mark(notebook)/Path(notebook).name
+    if not page.exists():
+        with atomic_file(page) as copy: shutil.copyfile(notebook, copy)
+    work = run or partial(run_page, notebook=page, cwd=Path(cwd or Path.cwd()).resolve(), limit=limit)
+    return run_rows(root, parameters, work, base, engine=engine, jobs=jobs, address=address, retry_failed=retry_failed, strict=strict)
+
+# %% ../../nbs/lab/sweep.ipynb #27634478
+def answer_probe(
+    out: Path | str, # parameter `out` of the page
+    config: object, # dataclass, or plain data: what the run has understood of its parameters
+    loss: float, # that everything varied has reached
+    model: str | None = None, # hash of the built model, where the loss does not show it
+) -> None:
+    "Write `probe.json` and stop the page there, without an error."
+    write_json(Path(out)/"probe.json", {"fingerprint": fingerprint(config), "loss": float(loss), "model": model})
+    raise SystemExit(0)
+
+def probe_page(
+    setting: dict[str, object], # names, dotted ones too
+    *,
+    known: Sequence[str], # parameters of the page
+    run: Callable[[dict, Path], object], # executes it: parameters and a folder to fill
+) -> dict[str, object]: # fingerprint and loss
+    "What a page answers when it is probed."
+    with tempfile.TemporaryDirectory(prefix="probe-") as work:
+        try: run({**place_parameters(setting, known), "probe": True}, Path(work))
+        except SystemExit as stop:
+            if stop.code: raise
+        return read_metrics(Path(work), "probe.json")
+
+# %% ../../nbs/lab/sweep.ipynb #327f6db2
+def save_study(
+    root: Path, # folder of the sweep
+    factors: Factors, # what is varied
+    plan: Plan, # its rows
+    names: Sequence[str], # of the rows
+    checked: str | None, # fingerprint of what was probed
+) -> None:
+    "Keep what was planned beside the rows."
+    design = plan.design.to_dict("list")
+    write_json(root/"study.json", {"array": plan.array, "columns": {k: int(v) for k, v in plan.columns.items()}, "factors": to_dict(factors), "design": design,
+                                   "outer": plan.outer, "rows": list(names), "checked": checked})
+
+# %% ../../nbs/lab/sweep.ipynb #3d70a0d1
+def run_study(
+    notebook: Path | str, # a page with the parameters `out` and, to be checked, `probe`
+    factors: Factors | dict[str, list], # what is varied
+    array: str | None = None, # orthogonal array; the smallest that works when not given
+    engine: str = "loky", # sequential, loky, dask or ray
+    *,
+    root: Path | str | None = None, # folder of the sweep
+    base: dict[str, object] | None = None, # where the other factors stand while one is probed
+    jobs: int = -1, # rows at the same time
+    address: str | None = None, # of a cluster
+    retry_failed: bool = False, # run rows again that failed before
+    limit: float | None = None, # seconds for a row
+    cwd: Path | str | None = None, # working folder of the kernels
+    strict: bool = True, # raise `SweepFailed` when a row has failed
+    run: Callable[[dict, Path], object] | None = None, # in place of papermill: parameters and a folder to fill
+) -> Sweep:
+    "Check that every factor does something, then execute the rows of the array."
+    check_engine(engine, jobs, address)
+    factors = factors if isinstance(factors, Factors) else Factors(factors=factors)
+    plan, known, root, here = rows_of(array, factors), known_parameters(notebook), sweep_root(notebook, root), Path(cwd or Path.cwd()).resolve()
+    rows = sweep_rows(notebook, plan.rows, limit, run)
+    names = [Job(root, sweep_base(notebook), row).name for row in rows]
+    mark = fingerprint({"factors": to_dict(factors), "base": base or {}, **sweep_base(notebook)}) if "probe" in known else None
+    old = json.loads((root/"study.json").read_text(encoding="utf-8")) if (root/"study.json").is_file() else {}
+    if mark and old.get("checked") != mark:
+        execute = run or partial(run_page, notebook=Path(notebook).resolve(), cwd=here, limit=limit)
+        check_factors(partial(probe_page, known=known, run=execute), factors, base, engine=engine, jobs=jobs, address=address)
+    root.mkdir(parents=True, exist_ok=True)
+    save_study(root, factors, plan, names, mark)
+    return run_sweep(notebook, rows, engine, jobs=jobs, address=address, root=root, retry_failed=retry_failed, limit=limit, cwd=here, strict=strict, run=run)
+
+def read_study(
+    root: Path | str, # folder of a sweep made from factors
+    metric: str, # a key of metrics.json; dotted where it is nested
+) -> tuple[pd.DataFrame, np.ndarray, Factors]: # design, responses (runs x outer), what was varied
+    "The design of a study and the responses of its rows."
+    path = Path(root)/"study.json"
+    if not path.is_file(): raise InputError(f"folder {Path(root).name!r} holds no study.json; hint: it is made by `spectral-diffusion sweep NOTEBOOK --factors FILE --root DIR`")
+    study = json.loads(path.read_text(encoding="utf-8"))
+    values, missing = [], [n for n in study["rows"] if not (Path(root)/n).is_dir()]
+    if missing: raise InputError(f"{len(missing)} of {len(study['rows'])} rows have no result: {', '.join(missing[:5])}; hint: run the same sweep again, with --retry-failed")
+    for name in study["rows"]:
+        metrics = pd.json_normalize(read_metrics(Path(root)/name)).iloc[0].to_dict()
+        if metric not in metrics: raise unknown_name("metric", metric, list(metrics))
+        if type(metrics[metric]) not in (int, float): raise InputError(f"metric {metric!r} of row {name} must be a number, got {metrics[metric]!r}")
+        values.append(float(metrics[metric]))
+    return pd.DataFrame(study["design"], dtype=object), np.array(values).reshape(-1, study["outer"]), from_dict(Factors, study["factors"])

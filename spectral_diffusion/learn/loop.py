@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from ..core.registry import InputError
 from ..core.runtime import progress as progress_bar
-from ..core.runtime import stream
+from ..core.runtime import split, stream
 from . import checkpoint as files
+from .distributed import ALONE, Workers
 from .losses import TimeWeight, denoising_loss
 from ..noise.process import Process
 from ..signals.bases import Basis
@@ -128,6 +129,8 @@ def _update(
     clip: float | None, # largest norm of the gradient
     options: dict, # of the loss
     step: int, # for the error message
+    workers: Workers, # the processes of the run
+    weight: float, # this one's part of the batch
 ) -> tuple[float, float]: # loss and gradient norm, before the update
     "One step of the optimiser; a loss or gradient that is not finite raises before it."
     denoiser.train()
@@ -135,6 +138,8 @@ def _update(
     loss = denoising_loss(denoiser, x0, t, eps, **options)
     loss.backward()
     parameters = [p for g in optimizer.param_groups for p in g["params"]]
+    loss = loss.detach()
+    workers.add([loss, *(p.grad for p in parameters if p.grad is not None)], weight)
     norm = torch.nn.utils.clip_grad_norm_(parameters, float("inf") if clip is None else clip, foreach=True)
     value, size = loss.item(), norm.item()
     if not torch.isfinite(torch.tensor([value, size])).all():
@@ -174,6 +179,7 @@ def train(
     checkpoints: Path | str | None = None, # folder for checkpoints on the way
     checkpoint_every: int | None = None, # steps between them
     progress: bool = False, # show a bar where somebody watches
+    workers: Workers = ALONE, # several processes share every batch, see [distributed](distributed.ipynb); only rank 0 may save
 ) -> Iterator[TrainState]: # one state a step
     "Train, one step at a time; a run stopped and resumed is the run that never stopped."
     arguments = {"lr": lr, "batch": batch, "seed": seed, "target": target, "time_weight": _word(time_weight), "basis": _word(basis), "frequency_weight": _word(frequency_weight),
@@ -185,18 +191,20 @@ def train(
     averaged = {k: v.detach().clone() for k, v in denoiser.state_dict().items()}
     done = {"step": 0, "images": 0, "seconds": 0., "cpu_seconds": 0.}
     if resume is not None: done = _resume(resume, denoiser, averaged, optimizer, arguments)
+    workers.check_same([*denoiser.state_dict().values(), torch.tensor(done["step"], device=trained[0].device)])
+    mine = workers.share(batch)
     seconds, cpu_seconds, images = done["seconds"], done["cpu_seconds"], done["images"]
     for step in progress_bar(range(done["step"], steps), desc="training", unit="step") if progress else range(done["step"], steps):
         wall, cpu = time.perf_counter(), time.process_time()
         rate = lr*min(1., (step + 1)/max(warmup, 1))*(1. if decay is None else 0.5*(1 + math.cos(math.pi*min(1., step/decay))))
         for group in optimizer.param_groups: group["lr"] = rate
-        x0, t, eps = _draw(denoiser.process, batches, step, batch, seed, stratified)
-        loss, norm = _update(denoiser, optimizer, x0, t, eps, clip, options, step + 1)
+        x0, t, eps = _draw(denoiser.process, batches, step, batch, seed, stratified, mine)
+        loss, norm = _update(denoiser, optimizer, x0, t, eps, clip, options, step + 1, workers, len(x0)/batch)
         average(averaged, denoiser.state_dict(), ema_decay(step, ema))
         seconds, cpu_seconds, images = seconds + time.perf_counter() - wall, cpu_seconds + time.process_time() - cpu, images + batch
         state = TrainState(step=step + 1, loss=loss, grad_norm=norm, lr=rate, images=images, seconds=seconds, cpu_seconds=cpu_seconds,
                            denoiser=denoiser, ema=averaged, optimizer=optimizer, arguments=arguments)
-        if checkpoint_every and (step + 1) % checkpoint_every == 0: state.save(checkpoints)
+        if checkpoint_every and (step + 1) % checkpoint_every == 0 and workers.rank == 0: state.save(checkpoints)
         yield state
 
 # %% ../../nbs/learn/loop.ipynb #ec959255
@@ -206,12 +214,12 @@ def _word(option: object) -> object:
     if isinstance(option, Tensor): return [list(option.shape), option.double().sum().item(), option.double().square().sum().item()]
     return getattr(option, "__qualname__", None) or getattr(option, "name", None) or type(option).__name__
 
-def _draw(process: Process, batches: Callable, step: int, batch: int, seed: int, stratified: bool) -> tuple[Tensor, Tensor, Tensor]:
-    "Images, times and noise of a step, from streams named after it."
+def _draw(process: Process, batches: Callable, step: int, batch: int, seed: int, stratified: bool, mine: slice) -> tuple[Tensor, Tensor, Tensor]:
+    "Images, times and noise of a step, from streams named after it; the part of this process."
     x0 = batches(step)
     if len(x0) != batch: raise InputError(f"batches({step}) gave {len(x0)} images, but batch={batch}")
     t = draw_times(batch, stream(seed, f"train/time/{step}"), stratified=stratified).to(x0.device)
-    return x0, t, process.noise(x0, stream(seed, f"train/noise/{step}"))
+    return x0[mine], t[mine], process.noise(x0[mine], split(stream(seed, f"train/noise/{step}"), batch)[mine])
 
 def _check(steps: int, lr: float, batch: int, ema: float, clip: float | None, warmup: int, decay: int | None, checkpoints: object, every: int | None) -> None:
     "Refuse arguments that cannot be meant."
