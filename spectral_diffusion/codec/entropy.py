@@ -68,11 +68,12 @@ def probabilities(
     tail: float, # largest probability of the escape, unless three symbols are too many
 ) -> list[float]: # of -K..K and of the escape
     "Probabilities of the symbols of one scale; the last one is the escape."
-    def below(k): return FAMILIES[family](torch.tensor(k/scale, dtype=torch.float64)).item()
+    def below(k): return FAMILIES[family](-(torch.as_tensor(k, dtype=torch.float64) + 0.5)/scale)
     top = 1
-    while 2*below(-top - 0.5) > tail: top += max(1, top//8)
-    half = [below(-k + 0.5) - below(-k - 0.5) for k in range(1, top + 1)]
-    return [*half[::-1], 1 - 2*below(-0.5), *half, 2*below(-top - 0.5)]
+    while 2*below(top).item() > tail: top += max(1, top//8)
+    edges = below(torch.arange(top + 1))
+    half = (edges[:-1] - edges[1:]).tolist()
+    return [*half[::-1], 1 - 2*edges[0].item(), *half, 2*edges[-1].item()]
 
 def integer_counts(
     p: list[float], # probabilities
