@@ -47,7 +47,7 @@ def test_own_photographs_are_split_by_the_hash_of_their_name(tmp_path):
 
 def test_packaged_photographs_keep_their_split(tmp_path, monkeypatch):
     monkeypatch.setenv("SPECTRAL_DIFFUSION_DATA", str(tmp_path/"none"))
-    for split, ends in PHOTOGRAPHS.items():
+    for ends in PHOTOGRAPHS.values():
         for end in ends[:5]:
             path = tmp_path/"pack"/end
             path.parent.mkdir(parents=True, exist_ok=True)

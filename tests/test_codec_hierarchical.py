@@ -172,8 +172,9 @@ def test_hooks_see_crops_and_scales():
         seen.append([tuple(z.shape) for z in coded.latents])
         return sum(z.square().mean() for z in coded.latents)
     made = build_codec(TINY)
-    for state in fit(made, [picture(80, 90)], steps=2, batch=2, size=64, change=change, extra=extra, calibrate=False): pass
-    assert seen[0] == [(2, 20, 8, 8), (2, 8, 4, 4), (2, 6, 2, 2)] and set(state.averaged) == set(made.state_dict())
+    for state in fit(made, [picture(80, 90)], steps=2, batch=2, size=64, change=change, extra=extra, calibrate=False):
+        last = state
+    assert seen[0] == [(2, 20, 8, 8), (2, 8, 4, 4), (2, 6, 2, 2)] and set(last.averaged) == set(made.state_dict())
 
 
 @pytest.mark.parametrize("config", [TINY, CodecConfig()])

@@ -157,9 +157,9 @@ class Prior(NamedTuple):
 
 class Codec(nn.Module):
     "A hierarchical codec of colour pictures in [-1, 1] whose sides are multiples of `config.stride`."
-    def __init__(self, config: CodecConfig = CodecConfig(), tables: Tables = Tables()):
+    def __init__(self, config: CodecConfig = CodecConfig(), tables: Tables | None = None):
         super().__init__()
-        self.config, self.tables = config, tables
+        self.config, self.tables = config, tables or Tables()
         n, w = len(config.channels), config.widths
         self.transforms = nn.ModuleList([BlockTransform(3, config.patch, colors=True), *(BlockTransform(3, 2, colors=False) for _ in range(n - 1))])
         sizes = [3*config.patch**2, *[12]*(n - 1)]
@@ -168,8 +168,8 @@ class Codec(nn.Module):
         self.scales = nn.ModuleList(Scale(*args, config.embedding, logs) for args in zip(bands, config.channels, w, config.encoder, config.decoder, strict=True))
         self.embed = nn.Sequential(nn.Linear(1, config.embedding), nn.SiLU(), nn.Linear(config.embedding, config.embedding), nn.SiLU())
         self.stem, self.head = nn.Conv2d(sizes[0], w[0], 3, padding=1), zero(nn.Conv2d(w[0], sizes[0], 3, padding=1))
-        self.down = nn.ModuleList(nn.Conv2d(4*a, b, 1) for a, b in zip(w, w[1:]))
-        self.up = nn.ModuleList(nn.Conv2d(b, 4*a, 1) for a, b in zip(w, w[1:]))
+        self.down = nn.ModuleList(nn.Conv2d(4*a, b, 1) for a, b in zip(w, w[1:], strict=False))
+        self.up = nn.ModuleList(nn.Conv2d(b, 4*a, 1) for a, b in zip(w, w[1:], strict=False))
         self.top = nn.Parameter(torch.zeros(1, w[-1], 1, 1))
 
     def analyse(self, x: Tensor, e: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -336,7 +336,7 @@ def build_codec(
     config: CodecConfig = CodecConfig(), # sizes
     seed: int = 0, # of the weights
     *,
-    tables: Tables = Tables(), # of the coder
+    tables: Tables | None = None, # of the coder; the usual ones when not given
 ) -> Codec: # on the CPU
     "A codec with freshly drawn weights; no global generator is touched."
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
@@ -477,7 +477,7 @@ def decompress(
     max_pixels: int = MAX_PIXELS, # larger pictures are refused
 ) -> UInt8[Tensor, "3 h w"]: # grey values
     "The picture of a file, bit by bit that of the encoder; anything wrong raises `InputError`."
-    head, dtype = read_header(data, max_pixels=max_pixels), _checked(codec)
+    head = read_header(data, max_pixels=max_pixels)
     if head.fingerprint != fingerprint(codec).hex(): raise InputError(f"the file was written by model {head.fingerprint}, this is {fingerprint(codec).hex()}")
     reader, stride = Reader(data[HEADER.size + 4:], codec.tables), codec.config.stride
     with exact():
