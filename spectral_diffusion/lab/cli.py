@@ -16,7 +16,8 @@ from ..core.registry import InputError, unknown_name
 
 # %% auto #0
 __all__ = ['TRAIN_HELP', 'SWEEP_HELP', 'TAGUCHI_HELP', 'read_changes', 'run_data', 'run_bench_verb', 'run_report', 'run_train',
-           'run_sample', 'run_sweep_verb', 'run_taguchi', 'parser', 'main']
+           'run_sample', 'run_sweep_verb', 'run_taguchi', 'run_evaluate', 'run_encode', 'run_decode', 'run_doctor',
+           'parser', 'main']
 
 # %% ../../nbs/lab/cli.ipynb #50b86400
 def read_changes(
@@ -169,6 +170,35 @@ def run_taguchi(args: argparse.Namespace) -> int:
     print("\n".join([said[0], "", study.effects.round(4).to_string(index=False), "", study.anova.round(4).to_string(), "", *said[1:]]))
     return 0
 
+# %% ../../nbs/lab/cli.ipynb #43eaa19a
+def run_evaluate(args: argparse.Namespace) -> int:
+    "Compare two folders of pictures."
+    from spectral_diffusion.lab.evaluate import evaluate_folders
+    from spectral_diffusion.lab.records import write_json
+    found = evaluate_folders(args.generated_dir, args.reference_dir, size=tuple(args.image_size) if args.image_size else None, strict=args.strict_filenames, pairs=args.pairs,
+                             extractor=args.features, fid=args.use_fid, lpips=args.use_lpips)
+    if args.out: write_json(Path(args.out), found)
+    wide = max(map(len, found))
+    for name, value in found.items(): print(f"{name:{wide}}  " + ("-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)))
+    return 0
+
+def run_encode(args: argparse.Namespace) -> int:
+    "Code a picture into a file with a trained codec."
+    from spectral_diffusion.codec.files import run_encode as work
+    return work(args)
+
+def run_decode(args: argparse.Namespace) -> int:
+    "Make the picture of a coded file again."
+    from spectral_diffusion.codec.files import run_decode as work
+    return work(args)
+
+def run_doctor(args: argparse.Namespace) -> int:
+    "Say what this machine has, what is missing, and how to get it."
+    from spectral_diffusion.lab.doctor import examine, report
+    findings = examine(args.results, args.data)
+    print(report(findings))
+    return int(any(f.state == "broken" for f in findings))
+
 # %% ../../nbs/lab/cli.ipynb #fc892302
 def parser() -> argparse.ArgumentParser:
     "The options of every verb."
@@ -200,6 +230,16 @@ def parser() -> argparse.ArgumentParser:
          (("--goal",), {"default": "smaller", "help": "smaller, larger, nominal or target"}), (("--response",), {"default": "sn", "help": "sn, mean or raw"}),
          (("--target",), {"type": float, "help": "for --goal target"}), (("--confidence",), {"type": float, "default": 0.95, "help": "of the intervals (default: 0.95)"}),
          (("--out",), {"metavar": "DIR", "help": "another folder for tables and figures"}), more=TAGUCHI_HELP)
+    yes_or_no = argparse.BooleanOptionalAction
+    verb("evaluate", run_evaluate, (("--generated-dir",), {"required": True, "metavar": "DIR", "help": "folder of pictures"}), (("--reference-dir",), {"required": True, "metavar": "DIR", "help": "folder to compare with"}),
+         (("--image-size",), {"type": int, "nargs": 2, "metavar": ("HEIGHT", "WIDTH"), "help": "resize all pictures"}), (("--strict-filenames",), {"action": yes_or_no, "default": True, "help": "refuse names that are in one folder only"}),
+         (("--pairs",), {"action": yes_or_no, "default": True, "help": "compare pictures of equal names"}), (("--features",), {"default": "random_conv", "help": "of the Frechet distance: random_conv, pixels or wavelet"}),
+         (("--use-fid",), {"action": "store_true", "help": "with Inception, by torchmetrics, which downloads its weights"}), (("--use-lpips",), {"action": "store_true", "help": "with AlexNet, by torchmetrics"}),
+         (("--out",), {"metavar": "FILE", "help": "write the numbers as JSON too"}))
+    model, quality = (("--model",), {"required": True, "metavar": "DIR", "help": "checkpoint of a codec"}), (("--quality",), {"type": int, "default": 50, "help": "0 (small) to 100 (good)"})
+    verb("encode", run_encode, (("image",), {"help": "a picture"}), (("out",), {"help": "the file to write"}), model, quality)
+    verb("decode", run_decode, (("file",), {"help": "a coded file"}), (("out",), {"help": "the PNG to write"}), model)
+    verb("doctor", run_doctor, (("--results",), {"metavar": "DIR", "help": "folder of the results"}), (("--data",), {"metavar": "DIR", "help": "folder of the data"}))
     return top
 
 def main(
