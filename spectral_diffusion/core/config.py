@@ -64,12 +64,12 @@ def later(
     "A field that was added after runs were recorded: at its default it is not written, so old runs keep their name."
     return dataclasses.field(default=default, metadata={"later": True})
 
-def as_plain(value: object) -> object: # nested lists and dicts
-    "Dataclasses as dicts, without later fields at their default."
+def as_plain(value: object, whole: bool = False) -> object: # nested lists and dicts
+    "Dataclasses as dicts, without later fields at their default unless all are wanted."
     if dataclasses.is_dataclass(value):
-        return {f.name: as_plain(getattr(value, f.name)) for f in dataclasses.fields(value) if not (f.metadata.get("later") and getattr(value, f.name) == f.default)}
-    if isinstance(value, dict): return {k: as_plain(v) for k, v in value.items()}
-    return [as_plain(v) for v in value] if isinstance(value, list | tuple) else value
+        return {f.name: as_plain(getattr(value, f.name), whole) for f in dataclasses.fields(value) if whole or not (f.metadata.get("later") and getattr(value, f.name) == f.default)}
+    if isinstance(value, dict): return {k: as_plain(v, whole) for k, v in value.items()}
+    return [as_plain(v, whole) for v in value] if isinstance(value, list | tuple) else value
 
 def to_dict(
     config: object, # a dataclass instance
@@ -130,7 +130,7 @@ def override(
             if not dataclasses.is_dataclass(cls) or part not in node: break
             node, cls = node[part], typing.get_type_hints(cls)[part]
         known = [f.name for f in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else list(node)
-        if parts[-1] not in known: raise unknown_name(f"key of {kind.__name__}", key, _leaves(to_dict(config)))
+        if parts[-1] not in known: raise unknown_name(f"key of {kind.__name__}", key, _leaves(as_plain(config, whole=True)))
         node[parts[-1]] = value
     return from_dict(kind, data)
 
