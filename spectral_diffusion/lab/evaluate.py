@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from ..codec.files import read_image
 from ..core.registry import InputError, unknown_name
 from ..data.real import to_float
 from ..measure.features import EXTRACTORS, frechet_distance
@@ -21,32 +22,25 @@ from ..measure.pixel import mae, mse, psnr, ssim
 from ..measure.spectral import log_psd_distance
 
 # %% auto #0
-__all__ = ['SUFFIXES', 'LARGEST', 'read_picture', 'read_folder', 'batch_of', 'pair_names', 'pair_measures', 'perceptual',
-           'evaluate_folders']
+__all__ = ['SUFFIXES', 'read_picture', 'read_folder', 'batch_of', 'pair_names', 'pair_measures', 'perceptual', 'evaluate_folders']
 
 # %% ../../nbs/lab/evaluate.ipynb #dbb9c4fc
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-LARGEST = 64_000_000  # pixels of one picture
-
 def read_picture(
     path: Path, # of an image file
     size: tuple[int, int] | None = None, # height and width to resize to; as it is when not given
-) -> np.ndarray: # (h, w, 3) uint8
+) -> UInt8[Tensor, "3 h w"]: # grey values
     "One picture as bytes."
-    from PIL import Image, UnidentifiedImageError
-    try:
-        with Image.open(path) as picture:
-            if picture.width*picture.height > LARGEST: raise InputError(f"picture {path.name!r} has {picture.width} x {picture.height} pixels; at most {LARGEST} are read")
-            colour = picture.convert("RGB")
-            return np.array(colour if size is None else colour.resize(size[::-1], Image.Resampling.LANCZOS))
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, InputError): raise
-        raise InputError(f"picture {path.name!r} cannot be read: {error}; hint: is it an image, and complete?") from error
+    from PIL import Image
+    x = read_image(path)
+    if size is None: return x
+    picture = Image.fromarray(x.permute(1, 2, 0).numpy()).resize(size[::-1], Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
 
 def read_folder(
     folder: Path | str, # with image files; folders in it are not entered
     size: tuple[int, int] | None = None, # height and width to resize to
-) -> dict[str, np.ndarray]: # name without ending -> (h, w, 3) uint8
+) -> dict[str, Tensor]: # name without ending -> (3, h, w) uint8
     "The pictures of a folder, by name."
     folder = Path(folder)
     if not folder.is_dir(): raise InputError(f"{folder.name!r} is not a folder")
@@ -56,13 +50,13 @@ def read_folder(
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice: raise InputError(f"folder {folder.name!r} has {twice[0]!r} with two endings: pairs are made by name; hint: remove one")
     found = {p.stem: read_picture(p, size) for p in paths}
-    sizes = {v.shape[:2] for v in found.values()}
+    sizes = {tuple(v.shape[1:]) for v in found.values()}
     if len(sizes) > 1: raise InputError(f"the pictures of {folder.name!r} differ in size: {sorted(sizes)[:4]}; hint: --image-size HEIGHT WIDTH resizes them")
     return found
 
-def batch_of(pictures: dict[str, np.ndarray], names: list[str]) -> Float[Tensor, "n 3 h w"]:
+def batch_of(pictures: dict[str, Tensor], names: list[str]) -> Float[Tensor, "n 3 h w"]:
     "Named pictures in [-1, 1]."
-    return to_float(torch.from_numpy(np.stack([pictures[n] for n in names])).permute(0, 3, 1, 2).contiguous())
+    return to_float(torch.stack([pictures[n] for n in names]))
 
 # %% ../../nbs/lab/evaluate.ipynb #2f4ad48e
 def pair_names(
@@ -117,7 +111,7 @@ def evaluate_folders(
     if extractor not in EXTRACTORS: raise unknown_name("extractor", extractor, list(EXTRACTORS))
     if lpips and not pairs: raise InputError("lpips compares pairs, and pairs were turned off")
     a, b = read_folder(generated, size), read_folder(reference, size)
-    shapes = [next(iter(v.values())).shape[:2] for v in (a, b)]
+    shapes = [tuple(next(iter(v.values())).shape[1:]) for v in (a, b)]
     if shapes[0] != shapes[1]: raise InputError(f"pictures have {shapes[0]} and {shapes[1]} pixels; hint: --image-size HEIGHT WIDTH resizes both")
     both, alone = pair_names(a, b, strict) if pairs else ([], [])
     if pairs and not both: raise InputError("no name is in both folders; hint: --no-pairs compares them as sets only")
