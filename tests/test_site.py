@@ -251,3 +251,10 @@ def test_tag_is_the_number_of_the_equation():
 
 def test_a_minus_before_a_number_is_a_sign():
     assert 'form="prefix"' in tex.mathml("[-1, 1]")[0] and 'form="prefix"' not in tex.mathml("2-1")[0]
+
+
+@pytest.mark.parametrize("words, bar", [("factors:   0%|          | 0/10 [00:00<?, ?it/s]", True), ("demo: 0run [00:00, ?run/s]", True), ("IntSlider(value=3)", False)])
+def test_progress_bars_are_left_out_and_other_widgets_are_not(words, bar):
+    out = {"output_type": "display_data", "metadata": {}, "data": {"text/plain": words, site.WIDGET: {"model_id": "0"}}}
+    assert site.is_progress(out) == bar
+    assert not site.is_progress({"output_type": "display_data", "data": {"text/plain": words}})

@@ -307,6 +307,12 @@ def processors():
     return Pages()
 
 
+def is_progress(out: dict) -> bool:
+    "Whether an output is a progress bar, which says nothing once it has ended."
+    data = out.get("data", {})
+    return WIDGET in data and bool(re.search(r"\[\d\d:\d\d[<,]", text(data.get("text/plain", ""))))
+
+
 def process(page: Page, filter_) -> dict:
     "The notebook as the renderer gets it: nbdev's directives carried out, exported cells framed, widgets as text."
     from execnb.nbio import dict2nb
@@ -324,6 +330,7 @@ def process(page: Page, filter_) -> dict:
             new["source"] = f"---\n{yaml.safe_dump(front, allow_unicode=True, sort_keys=False, width=10_000)}---"
         if cell.cell_type == "code":
             outputs = json.loads(json.dumps(cell.get("outputs", []), default=dict))
+            outputs = [out for out in outputs if not is_progress(out)]
             for out in outputs:
                 if out.get("data", {}).pop(WIDGET, None) is not None and set(out["data"]) <= {"text/plain"}:
                     out["data"]["text/plain"] = "(a widget: open this page in JupyterLab)"
