@@ -34,7 +34,24 @@ def test_train_leaves_a_complete_record(trained):
 def test_sample_draws_the_same_images_again(trained, tmp_path):
     for name in ("a", "b"):
         assert call("sample", str(trained), "--num-samples", "2", "--num-steps", "2", "--out", str(tmp_path/name)).returncode == 0
-    assert (tmp_path/"a"/"samples.png").read_bytes() == (tmp_path/"b"/"samples.png").read_bytes()
+    for name in ("grid.png", "sample_000.png", "sample_001.png", "metadata.json", "spectrum.csv"):
+        assert (tmp_path/"a"/name).read_bytes() == (tmp_path/"b"/name).read_bytes()
+
+
+def test_samples_are_judged_without_their_sheet(trained, tmp_path):
+    "`evaluate` reads what `sample` wrote: the sheet of all samples is not one of them."
+    for seed in ("0", "1"):
+        assert call("sample", str(trained), "--num-samples", "8", "--num-steps", "2", "--seed", seed, "--out", str(tmp_path/seed)).returncode == 0
+    done = call("evaluate", "--generated-dir", str(tmp_path/"0"), "--reference-dir", str(tmp_path/"1"), "--no-pairs", "--out", str(tmp_path/"found.json"))
+    assert done.returncode == 0, done.stderr
+    import json
+    found = json.loads((tmp_path/"found.json").read_text())
+    assert (found["generated"], found["reference"]) == (8, 8) and found["psd_distance"] > 0
+
+
+def test_help_names_the_first_steps():
+    text = call("--help").stdout
+    assert "From nothing to judged samples" in text and "Exit codes" in text
 
 
 def test_damaged_checkpoint_is_named(trained, tmp_path):

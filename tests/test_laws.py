@@ -318,6 +318,12 @@ def test_addresses_and_pictures_are_no_machine_paths(project):
     assert project.red() == set()
 
 
+@pytest.mark.parametrize("name", ["=0.5", "nbs/core/a b.txt", "results/x'y"])
+def test_a_name_that_is_a_slip(project, name):
+    (project.root/name).write_text("")
+    assert project.red() == {"plain_names"}
+
+
 @pytest.mark.parametrize("name", ["README.md", "results/readme/fig-a.png"])
 def test_readme_not_generated(project, name):
     (project.root/name).write_bytes((project.root/name).read_bytes() + b"by hand\n")

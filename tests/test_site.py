@@ -258,3 +258,30 @@ def test_progress_bars_are_left_out_and_other_widgets_are_not(words, bar):
     out = {"output_type": "display_data", "metadata": {}, "data": {"text/plain": words, site.WIDGET: {"model_id": "0"}}}
     assert site.is_progress(out) == bar
     assert not site.is_progress({"output_type": "display_data", "data": {"text/plain": words}})
+
+
+def test_headings_that_leave_a_level_out_are_found(book):
+    book.two.append(md("## Second\n\n#### Fourth"))
+    book.fails("a heading of level 4 follows one of level 2")
+
+
+def test_a_second_first_heading_is_found(book):
+    book.two.append(md("# Another title"))
+    book.fails("2 first headings")
+
+
+def test_the_data_of_a_benchmark_are_one_click_away(book):
+    record = book.root/"results"/"b01_tiny"/"0123456789ab"
+    record.mkdir(parents=True)
+    (book.root/"nbs"/"bench").mkdir()
+    notebook = {"cells": [{**md("# Bench\n> One question."), "id": "a"}], "metadata": {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}, "nbformat": 4, "nbformat_minor": 5}
+    for path in (book.root/"nbs"/"bench"/"b01_tiny.ipynb", record/"notebook.ipynb"):
+        path.write_text(json.dumps(notebook))
+    (record/"config.yaml").write_text("preset: cpu\n")
+    (record/"system.json").write_text('{"processor": "A processor", "gpu": null, "date": "2026-01-02", "page": "x"}')
+    (record/"judged.csv").write_text("arm,loss\na,1\n")
+    (book.root/"_quarto.yml").write_text(QUARTO.replace("contents: [nbs/room/two.ipynb]", "contents: [nbs/room/two.ipynb, nbs/bench/b01_tiny.ipynb]"))
+    html, _ = book.build()
+    page = html["nbs/bench/b01_tiny.html"]
+    assert 'href="../../results/b01_tiny/0123456789ab/judged.csv"' in page and "A processor, 2026-01-02" in page
+    assert (book.root/"_site"/"results"/"b01_tiny"/"0123456789ab"/"judged.csv").read_text() == "arm,loss\na,1\n"

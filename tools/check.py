@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,6 +23,9 @@ from tools import laws  # noqa: E402
 BIN = Path(sys.executable).parent
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": os.environ.get("MPLBACKEND", "Agg"), "PYTHONUNBUFFERED": "1",
        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+
+
+PARALLEL = min(4, os.cpu_count() or 1)  # single-threaded processes at a time; more need much memory
 
 
 class Red(Exception):
@@ -86,7 +90,7 @@ def levels() -> str:
 def notebooks() -> str:
     "every page but the benchmarks runs from top to bottom, facts included (nbdev_test)"
     before = strays()
-    command(BIN/"nbdev_test", "--path", "nbs", "--n_workers", "2", "--timing")
+    command(BIN/"nbdev_test", "--path", "nbs", "--n_workers", str(PARALLEL), "--timing")
     if new := strays() - before:
         raise Red("a page left files behind: " + ", ".join(sorted(new)))
     return f"{sum(not p.is_bench for p in laws.pages(ROOT))} notebooks"
@@ -103,9 +107,16 @@ def smoke() -> str:
     names = [Path(p.name).name for p in laws.pages(ROOT) if p.is_bench]
     if not names:
         return "no benchmark yet"
-    with tempfile.TemporaryDirectory() as tmp:
-        command(sys.executable, "-m", f"{laws.LIB}.lab.cli", "bench", "all", "--preset", "smoke", "--results", tmp)
+    with tempfile.TemporaryDirectory() as tmp, ThreadPoolExecutor(PARALLEL) as pool:
+        def one(name: str) -> int:
+            run = subprocess.run([sys.executable, "-m", f"{laws.LIB}.lab.cli", "bench", name, "--preset", "smoke", "--results", tmp],
+                                 cwd=ROOT, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            print(run.stdout, end="", flush=True)
+            return run.returncode
+        red = [n for n, status in zip(names, pool.map(one, names), strict=True) if status]
         silent = [n for n in names if not any(p.is_file() for p in (Path(tmp)/n).rglob("*"))]
+    if red:
+        raise Red("failed: " + ", ".join(red))
     if silent:
         raise Red("no result was written by " + ", ".join(silent))
     return f"{len(names)} benchmarks"
@@ -132,7 +143,7 @@ def summary(rows: list[tuple[str, str, float, str]]) -> str:
 def tests(rows: list[tuple[str, str, float, str]]) -> int:
     "pytest, last: its count closes the output, after the table of all stages."
     start = time.perf_counter()
-    run = subprocess.Popen([sys.executable, "-m", "pytest"], cwd=ROOT, env=ENV, stdout=subprocess.PIPE, text=True)
+    run = subprocess.Popen([sys.executable, "-m", "pytest", "--numprocesses", str(PARALLEL), "--dist", "loadfile"], cwd=ROOT, env=ENV, stdout=subprocess.PIPE, text=True)
     last = ""
     for line in run.stdout:
         if line.strip():

@@ -370,6 +370,24 @@ def without_images(x):
     return [without_images(v) for v in x] if isinstance(x, list) else x
 
 
+def plain_names(root: Path) -> list[str]:
+    "File names are made of letters, digits, `.`, `_` and `-`: anything else is a slip of a shell, and breaks scripts."
+    skip = {".venv", ".git", "_site", "_proc", "_text", ".data", "checkpoints"}
+    return [f"{p.relative_to(root).as_posix()!r} is a name that scripts stumble over" for p in sorted(walk(root, skip)) if not re.fullmatch(r"[A-Za-z0-9._-]+", p.name)]
+
+
+def walk(folder: Path, skip: set[str]) -> list[Path]:
+    "Everything in a folder except what lies in folders with the names in `skip`, caches and unfinished runs."
+    found = []
+    for p in folder.iterdir():
+        if p.name in skip or p.name.endswith((".egg-info", "cache__", "_cache")) or p.name.startswith((".partial", ".hypothesis", ".ipynb_check", ".smoke", ".weights")):
+            continue
+        found.append(p)
+        if p.is_dir() and not p.is_symlink():
+            found += walk(p, skip)
+    return found
+
+
 def readme_current(root: Path) -> list[str]:
     "README.md and its pictures are what tools/readme.py makes of nbs/index.ipynb."
     sys.path.insert(0, str(ROOT))
@@ -419,7 +437,7 @@ def _regenerate(root: Path, inputs: tuple[Path, ...], digest: str) -> dict[str, 
 LAWS = {law.__name__: law for law in (
     no_star_import, earlier_pages_only, in_the_book, folder_is_subpackage, kernel_named, no_skipped_page,
     one_parameters_cell, parameters_survive_cleaning, benchmarks_store_no_output,
-    no_orphan_module, export_in_sync, notebooks_clean, levels, declared_imports, no_machine_path, readme_current)}
+    no_orphan_module, export_in_sync, notebooks_clean, levels, declared_imports, no_machine_path, plain_names, readme_current)}
 
 
 def main(argv: list[str]) -> int:

@@ -90,6 +90,20 @@ def without(item, gone: set[str]):
     return None if isinstance(item, str) and item in gone else item
 
 
+def ran_on(record: Path) -> str:
+    "Where and when a record was computed, as its system.json has it."
+    system = json.loads((record/"system.json").read_text(encoding="utf-8")) if (record/"system.json").exists() else {}
+    said = [system.get("gpu") or system.get("processor"), str(system.get("date") or "")[:10]]
+    return "".join(f"{s}, " for s in said if s)
+
+
+def data_links(record: Path, root: Path) -> str:
+    "The tables behind the figures of a benchmark, one click away."
+    files = sorted(p for p in record.iterdir() if p.suffix in (".csv", ".json", ".yaml"))
+    links = ", ".join(f"[{p.name}](../../{p.relative_to(root).as_posix()})" for p in files)
+    return f"Data: {links}." if links else ""
+
+
 def executed_copy(root: Path, bench: str) -> tuple[Path, str] | None:
     """The published executed notebook of a benchmark and a sentence about it; a folder without a notebook is a training run.
 
@@ -110,7 +124,7 @@ def executed_copy(root: Path, bench: str) -> tuple[Path, str] | None:
     verdict = nb.with_name("verdict.json")
     judged = json.loads(verdict.read_text(encoding="utf-8")) if verdict.exists() else {}
     status = ", ".join(f"{name} **{v['outcome'].lower()}**" for name, v in judged.items() if not name.startswith("control"))
-    copy = f"Executed copy, preset `{preset or 'unknown'}`, from `{nb.parent.relative_to(root).as_posix()}`."
+    copy = f"Executed copy, preset `{preset or 'unknown'}`, {ran_on(nb.parent)}from `{nb.parent.relative_to(root).as_posix()}`. {data_links(nb.parent, root)}"
     return nb, f"Verdicts: {status}. {copy}" if status else copy
 
 
@@ -479,10 +493,16 @@ class Reader(HTMLParser):
         self.links: list[str] = []
         self.loads: list[str] = []
         self.no_alt = 0
+        self.language = ""
+        self.headings: list[int] = []
         self._inside = ""
 
     def handle_starttag(self, tag: str, pairs: list[tuple[str, str | None]]) -> None:
         a = {k: v or "" for k, v in pairs}
+        if tag == "html":
+            self.language = a.get("lang", "")
+        if re.fullmatch(r"h[1-6]", tag):
+            self.headings.append(int(tag[1]))
         self._inside = tag if tag in ("script", "style") else ""
         self.ids |= {a[k] for k in ("id", "name") if a.get(k)}
         for key in ("href", "src"):
@@ -512,6 +532,15 @@ def outside(url: str) -> bool:
     return bool(re.match(r"(?:https?:)?//", url.strip(), re.I))
 
 
+def structure(where: str, reader: Reader) -> list[str]:
+    "What a screen reader goes by: a language, one first heading, and no level of headings left out."
+    found = [] if reader.language else [f"{where}: the html element has no lang"]
+    if reader.headings and reader.headings.count(1) != 1:
+        found.append(f"{where}: {reader.headings.count(1)} first headings; a page has one")
+    steps = [(a, b) for a, b in zip(reader.headings, reader.headings[1:], strict=False) if b > a + 1]
+    return found + [f"{where}: a heading of level {b} follows one of level {a}" for a, b in steps[:1]]
+
+
 def check(site: Path, missing: set[str] = frozenset()) -> list[str]:
     "Everything wrong with a built site: broken links, requests to the outside, pictures without a text."
     readers: dict[str, Reader] = {}
@@ -522,6 +551,7 @@ def check(site: Path, missing: set[str] = frozenset()) -> list[str]:
     gone = {m.removesuffix(".ipynb") + e for m in missing for e in (".html", ".ipynb")}
     problems: list[str] = []
     for where, reader in readers.items():
+        problems += structure(where, reader)
         problems += [f"{where}: loads {u} from outside" for u in dict.fromkeys(reader.loads) if outside(u)]
         if reader.no_alt:
             problems.append(f"{where}: {reader.no_alt} picture(s) without alternative text (`#| fig-alt:`)")

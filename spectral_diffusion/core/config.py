@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 import json
+import re
 import types
 import typing
 from pathlib import Path
@@ -18,7 +20,7 @@ from .registry import InputError, unknown_name
 
 # %% auto #0
 __all__ = ['read_value', 'from_dict', 'later', 'as_plain', 'to_dict', 'StrictLoader', 'parse_yaml', 'load_yaml', 'dump_yaml',
-           'override', 'fingerprint']
+           'override', 'Key', 'known_keys', 'fingerprint']
 
 # %% ../../nbs/core/config.ipynb #61844237
 def read_value(
@@ -88,7 +90,6 @@ class StrictLoader(yaml.SafeLoader):
 
 def _exponent_float():
     "A resolver for numbers such as 1e-3, added to this loader alone."
-    import re
     StrictLoader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
 _exponent_float()
 
@@ -137,6 +138,28 @@ def override(
 def _leaves(data: dict, prefix: str = "") -> list[str]:
     "Dotted names of every key in nested plain data."
     return [n for k, v in data.items() for n in ([prefix + k] + (_leaves(v, f"{prefix}{k}.") if isinstance(v, dict) else []))]
+
+# %% ../../nbs/core/config.ipynb #b9ec9a01
+class Key(typing.NamedTuple):
+    "One key of a configuration."
+    name: str        # dotted
+    kind: str        # type, as it is written
+    default: object  # plain data
+    meaning: str     # the comment beside the field
+
+def known_keys(
+    cls: type, # a dataclass that is defined in a file
+    prefix: str = "", # dotted prefix of the names
+) -> list[Key]: # in the order of the fields, sections opened
+    "Every key with its type, its default and what it means."
+    kinds, out = typing.get_type_hints(cls), []
+    comments = dict(re.findall(r"^\s+(\w+)\s*:[^#\n]*#\s*(.*?)\s*$", inspect.getsource(cls), re.M))
+    for f in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(kinds[f.name]): out += known_keys(kinds[f.name], f"{prefix}{f.name}.")
+        else:
+            default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+            out.append(Key(prefix + f.name, f.type, None if default is dataclasses.MISSING else as_plain(default), comments.get(f.name, "")))
+    return out
 
 # %% ../../nbs/core/config.ipynb #7bbcebad
 def fingerprint(

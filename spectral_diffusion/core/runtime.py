@@ -24,8 +24,8 @@ from torch import Tensor
 from .registry import InputError
 
 # %% auto #0
-__all__ = ['stream', 'split', 'randn', 'atomic_file', 'atomic_dir', 'sha256', 'progress', 'device', 'processor', 'environment',
-           'commit']
+__all__ = ['M_TRIM_THRESHOLD', 'M_MMAP_THRESHOLD', 'stream', 'split', 'randn', 'atomic_file', 'atomic_dir', 'sha256', 'progress',
+           'device', 'processor', 'environment', 'commit', 'keep_memory']
 
 # %% ../../nbs/core/runtime.ipynb #d45ddca8
 def stream(
@@ -159,3 +159,14 @@ def commit() -> str | None: # short hash, with "+" when files differ from it; No
         return subprocess.run(["git", "-C", str(Path(__file__).parent), *args], capture_output=True, text=True, check=True).stdout.strip()
     try: return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError): return None
+
+# %% ../../nbs/core/runtime.ipynb #879ac552
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+
+def keep_memory() -> bool: # whether the C library listened
+    "Keep freed memory in this process instead of giving it back; where there is no glibc, nothing happens."
+    import ctypes
+    if platform.libc_ver()[0] != "glibc": return False
+    mallopt = ctypes.CDLL(None).mallopt
+    large = mallopt(M_MMAP_THRESHOLD, 1 << 30) or mallopt(M_MMAP_THRESHOLD, 1 << 25)  # the older limit
+    return bool(large and mallopt(M_TRIM_THRESHOLD, 2**31 - 1))

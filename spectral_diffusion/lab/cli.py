@@ -15,8 +15,9 @@ from ..core.config import override, parse_yaml
 from ..core.registry import InputError, unknown_name
 
 # %% auto #0
-__all__ = ['TRAIN_HELP', 'SWEEP_HELP', 'TAGUCHI_HELP', 'read_changes', 'run_data', 'run_bench_verb', 'run_report', 'run_train',
-           'run_sample', 'run_sweep_verb', 'run_taguchi', 'run_evaluate', 'run_encode', 'run_decode', 'run_doctor',
+__all__ = ['TRAIN_HELP', 'VARIANTS', 'SAMPLE_HELP', 'SWEEP_HELP', 'TAGUCHI_HELP', 'TOP_HELP', 'read_changes', 'run_data',
+           'run_bench_verb', 'run_report', 'train_config', 'show_plan', 'run_train', 'find_run', 'run_sample',
+           'run_sweep_verb', 'run_taguchi', 'run_evaluate', 'run_encode', 'run_decode', 'run_doctor', 'run_completion',
            'parser', 'main']
 
 # %% ../../nbs/lab/cli.ipynb #50b86400
@@ -38,6 +39,16 @@ def run_data(args: argparse.Namespace) -> int:
     path = find_cifar10(args.root) or fetch_cifar10(args.root)
     n = sum(len(cifar10(split, args.root).y) for split in ("train", "test"))
     print(f"CIFAR-10: {n} images, content verified, in {path}")
+    if args.out:
+        import torch
+
+        from spectral_diffusion.core.runtime import stream
+        from spectral_diffusion.lab.experiment import floats, load_images, write_pictures
+        test = load_images("cifar10").test
+        if not 1 <= args.number <= len(test): raise InputError(f"--number must be between 1 and {len(test)}, got {args.number}")
+        chosen = test[torch.randperm(len(test), generator=stream(0, "data/pictures"))[:args.number]]
+        folder = write_pictures(floats(chosen), args.out, {"data": "cifar10", "split": "test"}, "cifar10")
+        print(f"{args.number} test pictures in {folder}")
     return 0
 
 def run_bench_verb(args: argparse.Namespace) -> int:
@@ -69,34 +80,92 @@ def run_report(args: argparse.Namespace) -> int:
 
 # %% ../../nbs/lab/cli.ipynb #878bcc2e
 TRAIN_HELP = """\
+A small network that starts at the Wiener filter, in about a minute on one core:
+  spectral-diffusion train --run-id first --set preconditioning=spectral --set "model={name: unet_tiny, base: 16}" --set train.steps=300
+Every key with its default: spectral-diffusion train --keys. What a command would do: add --dry-run. After a crash or Ctrl-C: the same command again.
+
 Several processes share every batch and give the numbers of one, to rounding. They are started by a launcher:
   torchrun --nproc-per-node 2 -m spectral_diffusion.lab.cli train ...
   accelerate launch --multi_gpu --num_processes 2 -m spectral_diffusion.lab.cli train --launcher accelerate ...
 Without one there is one process. Networks with batch normalisation depend on the number of processes.
 """
 
-def run_train(args: argparse.Namespace) -> int:
-    "Train one run from a configuration file, by one process or by several."
+VARIANTS = {"baseline": "conv", "spectral": "unet_spectral_published", "spectral_deep": "unet_spectral_deep_published"}  # the names of the first prototype
+
+def train_config(args: argparse.Namespace) -> object: # a RunConfig
+    "The configuration that the options of `train` add up to: the file, then --variant and --run-id, then --set."
     from spectral_diffusion.core.config import load_yaml
-    from spectral_diffusion.lab.experiment import RunConfig, help_run, train_run
+    from spectral_diffusion.lab.experiment import RunConfig
+    from spectral_diffusion.models.zoo import MODELS
+    known = [*VARIANTS, *MODELS]
+    if args.variant and args.variant not in known: raise unknown_name("variant", args.variant, known)
+    given = {"model": {"name": VARIANTS.get(args.variant, args.variant)}} if args.variant else {}
+    if args.run_id: given["bench"] = args.run_id
+    return override(load_yaml(RunConfig, args.config) if args.config else RunConfig(), given | read_changes(args.set))
+
+def show_plan(config: object, path: Path) -> None:
+    "What a run would do: the work of `--dry-run`."
+    from spectral_diffusion.core.config import dump_yaml
+    from spectral_diffusion.lab.experiment import build_denoiser, evaluation_set
+    denoiser = build_denoiser(config)  # data, network and statistics raise here if they are wrong
+    on = evaluation_set(config)
+    print(dump_yaml(config) + "---")
+    print(f"network: {sum(p.numel() for p in denoiser.network.parameters())} parameters")
+    print(f"data: {len(on.x0)} evaluation images of {' x '.join(map(str, on.x0.shape[1:]))}")
+    print(f"record: {path.parent.name}/{path.name}, " + ("complete already: it would be read" if path.exists() else "unfinished: it would go on" if path.with_name(f".partial-{path.name}").exists() else "new"))
+    print("dry run: nothing was written")
+
+SAMPLE_HELP = """\
+Written are sample_000.png and so on, grid.png with all of them, spectrum.csv, and metadata.json, which says how they were made. For example, and compared with real pictures:
+  spectral-diffusion sample results/first --num-samples 64 --num-steps 50 --sampler-type dpm_solver++
+  spectral-diffusion data --out pictures --number 512
+  spectral-diffusion evaluate --generated-dir results/first/*/samples/cli --reference-dir pictures --no-pairs
+"""
+
+def run_train(args: argparse.Namespace) -> int:
+    "Train one run, by one process or by several; finished runs are read, unfinished ones go on."
+    if args.keys:
+        from spectral_diffusion.core.config import known_keys
+        from spectral_diffusion.lab.experiment import RunConfig
+        for key in known_keys(RunConfig): print(f"{key.name:26} {key.default!s:22} {key.meaning}")
+        return 0
+    from spectral_diffusion.lab.experiment import help_run, json_log, train_run
+    from spectral_diffusion.lab.records import run_path
     from spectral_diffusion.learn.distributed import join
-    config = override(load_yaml(RunConfig, args.config) if args.config else RunConfig(), read_changes(args.set))
+    config = train_config(args)
+    path = run_path(config, args.results)
     with join(args.device, args.launcher) as workers:
         workers.share(config.train.batch)  # a batch that is too small raises before anything is written
+        if args.dry_run:
+            if workers.rank == 0: show_plan(config, path)
+            return 0
+        done, watchers = path.exists(), [json_log]*args.json_log
         if workers.rank: help_run(config, args.results, workers)
-        else: record = train_run(config, args.results, on=str(workers.device), workers=workers)
-    if workers.rank == 0: print(f"run {record.path.name}: eps-loss {record.metrics['loss']:.4f} after {config.train.steps} steps; record in {record.path}")
+        else: record = train_run(config, args.results, on=str(workers.device), workers=workers, watchers=watchers)
+    if workers.rank == 0:
+        if done and args.json_log: print("the run was complete before, so there is nothing to log", file=sys.stderr)
+        print(f"run {record.path.name}: eps-loss {record.metrics['loss']:.4f} after {config.train.steps} steps; record in {record.path}")
     return 0
 
+def find_run(path: str) -> Path: # folder of one record
+    "A run by its folder, or by the folder of a --run-id with one run in it."
+    folder = Path(path)
+    if (folder/"config.yaml").is_file() or not folder.is_dir(): return folder
+    inside = sorted(p.parent for p in folder.glob("*/config.yaml") if not p.parent.name.startswith("."))
+    if len(inside) == 1: return inside[0]
+    if inside: raise InputError(f"{folder.name!r} holds {len(inside)} runs; name one: {', '.join(p.name for p in inside[:6])}")
+    return folder
+
 def run_sample(args: argparse.Namespace) -> int:
-    "Draw images from a trained run."
-    from spectral_diffusion.lab.experiment import draw_samples, load_denoiser, save_samples
-    from spectral_diffusion.lab.records import load_record
-    record = load_record(args.run)
+    "Draw images from a trained run: PNG files, a sheet of all of them, their spectrum, and how they were made."
+    from spectral_diffusion.lab.experiment import draw_samples, load_denoiser, write_pictures
+    from spectral_diffusion.lab.records import check_name, load_record
+    run = find_run(args.run)
+    record, folder = load_record(run), Path(args.out) if args.out else run/"samples"/check_name(args.tag)
+    if folder.exists(): raise InputError(f"{folder.name!r} has samples already; hint: another --tag, or --out")
     denoiser = load_denoiser(record)
     x = draw_samples(denoiser, args.num_samples, sampler=args.sampler_type, steps=args.num_steps, seed=args.seed)
-    folder = Path(args.run)/"samples"/args.tag if args.out is None else Path(args.out)
-    save_samples(x, folder)
+    write_pictures(x, folder, {"run": run.name, "sampler": args.sampler_type, "steps": args.num_steps, "seed": args.seed, "clip": 1., "schedule": record.config["schedule"]})
     print(f"{len(x)} images in {folder}")
     return 0
 
@@ -199,10 +268,28 @@ def run_doctor(args: argparse.Namespace) -> int:
     print(report(findings))
     return int(any(f.state == "broken" for f in findings))
 
+# %% ../../nbs/lab/cli.ipynb #832ddab6
+TOP_HELP = """\
+From nothing to judged samples:
+  spectral-diffusion doctor                        what this machine has and what is missing
+  spectral-diffusion train --help                  the first network, and every option
+  spectral-diffusion sample --help                 pictures from it, and how to compare them
+  spectral-diffusion bench b04_cifar10             one benchmark, in seconds; --preset cpu is the published one
+Exit codes: 0 done, 1 failed, 2 bad input (one line says what, nothing was written), 130 interrupted (the same command goes on).
+"""
+
+def run_completion(args: argparse.Namespace) -> int:
+    "Print the script that completes verbs and options in a shell."
+    try: import shtab
+    except ImportError as error: raise InputError("completion needs the package shtab; hint: pip install 'spectral-diffusion[completion]'") from error
+    if args.shell not in shtab.SUPPORTED_SHELLS: raise unknown_name("shell", args.shell, shtab.SUPPORTED_SHELLS)
+    print(shtab.complete(parser(), args.shell))
+    return 0
+
 # %% ../../nbs/lab/cli.ipynb #fc892302
 def parser() -> argparse.ArgumentParser:
     "The options of every verb."
-    top = argparse.ArgumentParser(prog="spectral-diffusion", description="What the frequency view changes in generative models, in numbers.")
+    top = argparse.ArgumentParser(prog="spectral-diffusion", description="What the frequency view changes in generative models, in numbers.", epilog=TOP_HELP, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     def verb(name: str, run: Callable, *options: tuple, more: str | None = None) -> None:
         p = verbs.add_parser(name, help=run.__doc__, description=run.__doc__, epilog=more, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -211,15 +298,21 @@ def parser() -> argparse.ArgumentParser:
     results = (("--results",), {"help": "folder of the results (default: results of this checkout; smoke runs go to results/.smoke)"})
     change = (("--set",), {"action": "append", "default": [], "metavar": "KEY=VALUE", "help": "change one key of the configuration; may be repeated"})
     preset = (("--preset",), {"default": "smoke", "help": "smoke, cpu or gpu"})
-    verb("data", run_data, (("--root",), {"help": "folder to look in and to write to"}))
+    verb("data", run_data, (("--root",), {"help": "folder to look in and to write to"}), (("--out",), {"metavar": "DIR", "help": "also write test pictures there as PNG files, to compare samples with"}),
+         (("--number",), {"type": int, "default": 512, "help": "how many of them (default: 512)"}))
     verb("bench", run_bench_verb, (("name",), {"help": "a notebook of nbs/bench, or all"}), preset, change, results)
     verb("report", run_report, (("--preset",), {"default": "cpu", "help": "smoke, cpu or gpu"}), results)
     verb("train", run_train, (("--config",), {"help": "YAML file of a RunConfig"}), change, results,
+         (("--variant",), {"metavar": "NAME", "help": "network: a name of models.zoo, or baseline, spectral, spectral_deep for the published ones; with its default options"}),
+         (("--run-id",), {"metavar": "NAME", "help": "folder of the run in the results (default: runs); runs of different settings lie in it side by side"}),
+         (("--dry-run",), {"action": "store_true", "help": "check everything, show the whole configuration, write nothing"}),
+         (("--json-log",), {"action": "store_true", "help": "write one line of JSON for every step to logs/train.jsonl in the record"}),
+         (("--keys",), {"action": "store_true", "help": "list every key of the configuration with its default and its meaning, and stop"}),
          (("--device",), {"default": "auto", "help": "auto, cpu, cuda"}), (("--launcher",), {"default": "torchrun", "help": "who starts several processes: torchrun or accelerate (default: torchrun)"}), more=TRAIN_HELP)
-    verb("sample", run_sample, (("run",), {"help": "folder of a trained run"}), (("--num-samples",), {"type": int, "default": 16, "help": "how many"}),
+    verb("sample", run_sample, (("run",), {"help": "folder of a trained run, or of a --run-id that holds one"}), (("--num-samples",), {"type": int, "default": 16, "help": "how many"}),
          (("--num-steps",), {"type": int, "default": 50, "help": "network calls for each image"}), (("--sampler-type",), {"default": "ddim", "help": "name of the sampler"}),
          (("--seed",), {"type": int, "default": 0, "help": "of the start noise"}), (("--tag",), {"default": "cli", "help": "name of the samples folder"}),
-         (("--out",), {"help": "another folder for the images"}))
+         (("--out",), {"help": "another folder for the images"}), more=SAMPLE_HELP)
     verb("sweep", run_sweep_verb, (("notebook",), {"metavar": "NOTEBOOK", "help": "an .ipynb file with parameters"}), (("--factors",), {"required": True, "help": "YAML file: what is varied"}),
          (("--array",), {"help": "orthogonal array, such as L8, L16, L18 (default: the smallest that works)"}), (("--engine",), {"default": "loky", "help": "sequential, loky (this machine), dask or ray (a running cluster)"}),
          (("--address",), {"help": "of the cluster, such as tcp://10.0.0.5:8786"}), (("--jobs",), {"type": int, "default": -1, "help": "rows at the same time (default: all cores)"}),
@@ -239,6 +332,7 @@ def parser() -> argparse.ArgumentParser:
     model, quality = (("--model",), {"required": True, "metavar": "DIR", "help": "checkpoint of a codec"}), (("--quality",), {"type": int, "default": 50, "help": "0 (small) to 100 (good)"})
     verb("encode", run_encode, (("image",), {"help": "a picture"}), (("out",), {"help": "the file to write"}), model, quality)
     verb("decode", run_decode, (("file",), {"help": "a coded file"}), (("out",), {"help": "the PNG to write"}), model)
+    verb("completion", run_completion, (("shell",), {"help": "bash, zsh or tcsh"}), more="For example: spectral-diffusion completion bash > ~/.local/share/bash-completion/completions/spectral-diffusion")
     verb("doctor", run_doctor, (("--results",), {"metavar": "DIR", "help": "folder of the results"}), (("--data",), {"metavar": "DIR", "help": "folder of the data"}))
     return top
 

@@ -5,6 +5,7 @@
 # %% ../../nbs/lab/evaluate.ipynb #2e20166c
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,8 @@ from ..measure.pixel import mae, mse, psnr, ssim
 from ..measure.spectral import log_psd_distance
 
 # %% auto #0
-__all__ = ['SUFFIXES', 'read_picture', 'read_folder', 'batch_of', 'pair_names', 'pair_measures', 'perceptual', 'evaluate_folders']
+__all__ = ['SUFFIXES', 'read_picture', 'listed_pictures', 'read_folder', 'batch_of', 'pair_names', 'pair_measures', 'perceptual',
+           'evaluate_folders']
 
 # %% ../../nbs/lab/evaluate.ipynb #dbb9c4fc
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -37,6 +39,17 @@ def read_picture(
     picture = Image.fromarray(x.permute(1, 2, 0).numpy()).resize(size[::-1], Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
 
+def listed_pictures(
+    folder: Path, # with or without a metadata.json
+) -> set[str] | None: # names of files; None where there is no list
+    "The pictures that a folder's own metadata.json counts: sheets and figures beside them are no samples."
+    path = folder/"metadata.json"
+    if not path.is_file(): return None
+    try: data = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error: raise InputError(f"metadata.json of {folder.name!r} is damaged: {error}") from error
+    names = data.get("images") if isinstance(data, dict) else None
+    return {n for n in names if isinstance(n, str)} if isinstance(names, list) else None
+
 def read_folder(
     folder: Path | str, # with image files; folders in it are not entered
     size: tuple[int, int] | None = None, # height and width to resize to
@@ -45,6 +58,11 @@ def read_folder(
     folder = Path(folder)
     if not folder.is_dir(): raise InputError(f"{folder.name!r} is not a folder")
     paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+    counted = listed_pictures(folder)
+    if counted is not None:
+        missing = sorted(counted - {p.name for p in paths})
+        if missing: raise InputError(f"metadata.json of {folder.name!r} lists {missing[0]!r}, which is not there")
+        paths = [p for p in paths if p.name in counted]
     if not paths: raise InputError(f"folder {folder.name!r} has no pictures; endings read: {', '.join(SUFFIXES)}")
     names = [p.stem for p in paths]
     twice = sorted({n for n in names if names.count(n) > 1})

@@ -9,9 +9,10 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,8 +23,8 @@ from torch import Tensor, nn
 
 from ..core.config import dump_yaml, from_dict, later, override
 from ..core.registry import InputError, unknown_name
-from ..core.runtime import atomic_file, device, progress, split, stream
-from ..data.real import cifar10, to_float
+from ..core.runtime import atomic_dir, atomic_file, device, keep_memory, progress, split, stream
+from ..data.real import cifar10, to_float, to_uint8
 from ..data.stream import batch
 from ..data.synthetic import make, power_law_spectrum
 from .records import Record, load_record, run_folder, run_path, write_csv, write_json
@@ -43,13 +44,13 @@ from ..signals.fourier import bin_weights, rfft2
 from ..signals.spectra import band_masks, radial_power
 
 # %% auto #0
-__all__ = ['FAMILIES', 'DATASETS', 'at_least', 'DataConfig', 'TrainConfig', 'EvalConfig', 'RunConfig', 'Images', 'floats',
-           'power_law_images', 'family_images', 'cifar10_validation', 'load_images', 'EvaluationSet', 'evaluation_set',
-           'eps_errors', 'squared_errors', 'Silent', 'statistics', 'process_of', 'field_of', 'by_time', 'by_band',
-           'references', 'views', 'build_denoiser', 'marks', 'train_run', 'help_run', 'place', 'steps_of', 'fit',
-           'save_denoiser', 'load_denoiser', 'draw_samples', 'save_samples', 'load_samples', 'Comparison', 'arm_config',
-           'plan', 'Runs', 'run_plan', 'compare', 'Reach', 'first_reach', 'to_target', 'Ratio', 'costs',
-           'save_comparison']
+__all__ = ['FAMILIES', 'DATASETS', 'Watcher', 'at_least', 'DataConfig', 'TrainConfig', 'EvalConfig', 'RunConfig', 'Images',
+           'floats', 'power_law_images', 'family_images', 'cifar10_validation', 'load_images', 'EvaluationSet',
+           'evaluation_set', 'eps_errors', 'squared_errors', 'Silent', 'statistics', 'process_of', 'field_of',
+           'by_time', 'by_band', 'references', 'views', 'build_denoiser', 'marks', 'json_log', 'train_run', 'help_run',
+           'place', 'steps_of', 'fit', 'save_denoiser', 'load_denoiser', 'draw_samples', 'to_bytes', 'spectrum_table',
+           'save_samples', 'load_samples', 'sheet', 'write_pictures', 'Comparison', 'arm_config', 'plan', 'Runs',
+           'run_plan', 'compare', 'Reach', 'first_reach', 'to_target', 'Ratio', 'costs', 'save_comparison']
 
 # %% ../../nbs/lab/experiment.ipynb #52f2524b
 def at_least(name: str, value: float, least: float) -> None:
@@ -247,6 +248,26 @@ def marks(
     series = {round(first*(steps/first)**(i/max(points - 1, 1))) for i in range(points)}
     return sorted({0, steps} | series)
 
+# %% ../../nbs/lab/experiment.ipynb #646ff661
+Watcher = Callable[[Iterator[TrainState], Path], Iterator[TrainState]]  # states and the working folder -> the same states
+
+def json_log(
+    states: Iterator[TrainState], # of a training run
+    work: Path, # folder of the run
+) -> Iterator[TrainState]: # the same states
+    "Write a line of JSON for every step to logs/train.jsonl."
+    path = work/"logs"/"train.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    first = next(states, None)
+    if first is None: return
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    whole = text[:text.rfind("\n") + 1].splitlines(keepends=True)  # a killed process may leave half a line
+    with atomic_file(path) as partial: partial.write_text("".join(line for line in whole if json.loads(line)["step"] < first.step), encoding="utf-8")
+    with open(path, "a", encoding="utf-8", buffering=1) as log:
+        for state in chain([first], states):
+            log.write(json.dumps({"step": state.step, "loss": state.loss, "grad_norm": state.grad_norm, "lr": state.lr, "images": state.images, "seconds": round(state.seconds, 3)}) + "\n")
+            yield state
+
 # %% ../../nbs/lab/experiment.ipynb #40ba5ba6
 def train_run(
     config: RunConfig, # everything that decides the numbers
@@ -255,14 +276,16 @@ def train_run(
     on: str = "cpu", # device
     threads: int | None = 1, # of torch on a CPU; None leaves it as it is
     workers: Workers = ALONE, # the processes of the run; this one is rank 0, the others call `help_run`
+    watchers: Sequence[Watcher] = (), # see every step
 ) -> Record: # the complete run
     "Train one run, or read it when it is complete."
     path = run_path(config, root)
     if path.exists(): return load_record(path)
     where, denoiser, fixed = device(on), build_denoiser(config), evaluation_set(config)  # whatever is wrong raises before anything is written
+    if where.type == "cpu": keep_memory()
     if where.type == "cpu" and threads: torch.set_num_threads(threads)
     with run_folder(config, root) as work:
-        rows = fit(config, denoiser.to(where), work, where, workers)
+        rows = fit(config, denoiser.to(where), work, where, workers, watchers)
         errors = eps_errors(denoiser, place(fixed, where))
         samples = draw_samples(denoiser, config.evaluation.samples, sampler=config.evaluation.sampler, steps=config.evaluation.sample_steps,
                                clip=config.evaluation.clip, size=fixed.x0.shape[1:])
@@ -288,6 +311,7 @@ def help_run(
     path = run_path(config, root)
     checkpoints = path.with_name(f".partial-{path.name}")/"checkpoints"
     if path.exists() or (checkpoints/"final").exists(): return
+    if workers.device.type == "cpu": keep_memory()
     if workers.device.type == "cpu" and threads: torch.set_num_threads(threads)
     denoiser = build_denoiser(config).to(workers.device)
     for _ in steps_of(config, denoiser, checkpoints/"last", workers.device, workers): pass
@@ -318,6 +342,7 @@ def fit(
     work: Path, # working folder, for checkpoints
     where: torch.device, # of the denoiser
     workers: Workers = ALONE, # the processes of the run
+    watchers: Sequence[Watcher] = (), # see every step
 ) -> list[dict]: # rows of the history
     "Train with evaluations at the marks and checkpoints on the way."
     c = config.train
@@ -330,6 +355,7 @@ def fit(
     rows = json.loads(rows_file.read_text()) if resume.exists() else []
     if not rows: rows = [{"step": 0, "seconds": 0., "train_loss": None, "loss": squared_errors(denoiser, on).mean().item()}]
     states = steps_of(config, denoiser, resume, where, workers)
+    for watch in watchers: states = watch(states, work)
     for state in progress(states, total=c.steps, desc=f"{config.preconditioning} {config.seed}", unit="step"):
         if state.step in at:
             with state.averaged(): loss = squared_errors(denoiser, on).mean().item()
@@ -390,6 +416,15 @@ def draw_samples(
              for g in (generators[i:i + chunk] for i in range(0, n, chunk))]
     return torch.cat(parts).cpu()
 
+def to_bytes(x: Float[Tensor, "*b c h w"]) -> UInt8[Tensor, "*b h w c"]:
+    "Images in [-1, 1] as bytes, channels last."
+    return to_uint8(x).movedim(-3, -1)
+
+def spectrum_table(x: Float[Tensor, "n c h w"]) -> pd.DataFrame: # k in cycles/pixel, power, count of coefficients
+    "Radial power of a set of images."
+    power = radial_power(x)
+    return pd.DataFrame({"k": power.k.tolist(), "power": power.power.tolist(), "count": power.count.tolist()})
+
 def save_samples(
     x: Float[Tensor, "n c h w"], # images in [-1, 1]
     folder: Path, # made when missing
@@ -397,10 +432,9 @@ def save_samples(
     "Samples as one PNG, a column of images, and their radial power as CSV."
     from PIL import Image
     folder.mkdir(parents=True, exist_ok=True)
-    pixels = ((x + 1)*127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).flatten(0, 1).squeeze(-1).numpy()
+    pixels = to_bytes(x).flatten(0, 1).squeeze(-1).numpy()
     with atomic_file(folder/"samples.png") as partial: Image.fromarray(pixels).save(partial, format="png")
-    power = radial_power(x)
-    write_csv(folder/"spectrum.csv", pd.DataFrame({"k": power.k.tolist(), "power": power.power.tolist(), "count": power.count.tolist()}))
+    write_csv(folder/"spectrum.csv", spectrum_table(x))
 
 def load_samples(
     folder: Path, # where `save_samples` wrote
@@ -411,6 +445,40 @@ def load_samples(
     from PIL import Image
     with Image.open(folder/"samples.png") as picture: pixels = torch.from_numpy(np.array(picture))
     return to_float(pixels.reshape(-1, size, pixels.shape[1], 3).permute(0, 3, 1, 2).contiguous())
+
+# %% ../../nbs/lab/experiment.ipynb #3c3c0905
+def sheet(
+    x: Float[Tensor, "n c h w"], # images
+    gap: int = 2, # white pixels between them
+) -> UInt8[Tensor, "H W c"]: # rows of images, as square as it gets
+    "All images on one sheet."
+    n, c, h, w = x.shape
+    across = math.ceil(math.sqrt(n))
+    down = math.ceil(n/across)
+    out = torch.full((down*(h + gap) + gap, across*(w + gap) + gap, c), 255, dtype=torch.uint8)
+    for i, picture in enumerate(to_bytes(x)):
+        y, left = gap + i//across*(h + gap), gap + i%across*(w + gap)
+        out[y:y + h, left:left + w] = picture
+    return out
+
+def write_pictures(
+    x: Float[Tensor, "n c h w"], # images in [-1, 1]
+    folder: Path | str, # must not exist
+    about: dict[str, object], # plain data for metadata.json
+    name: str = "sample", # of the pictures
+) -> Path: # the folder
+    "Pictures as PNG files with a sheet, their spectrum and metadata.json; complete or absent."
+    from PIL import Image
+    folder = Path(folder)
+    if folder.exists(): raise InputError(f"{folder.name!r} exists already and is not overwritten; hint: another --tag or --out, or remove it")
+    def save(pixels, path): Image.fromarray(pixels.squeeze(-1).numpy()).save(path, format="PNG")
+    names = [f"{name}_{i:0{max(3, len(str(len(x) - 1)))}d}.png" for i in range(len(x))]
+    with atomic_dir(folder) as work:
+        for file, pixels in zip(names, to_bytes(x), strict=True): save(pixels, work/file)
+        save(sheet(x), work/"grid.png")
+        write_csv(work/"spectrum.csv", spectrum_table(x))
+        write_json(work/"metadata.json", {**about, "images": names})
+    return folder
 
 # %% ../../nbs/lab/experiment.ipynb #acfdc476
 @dataclass(frozen=True, kw_only=True)

@@ -231,7 +231,9 @@ def compiler() -> str | None: # path, or None
     return next(filter(None, map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))), None)
 
 @cache
-def compiled(activation): return torch.compile(FUSED[activation], dynamic=False)
+def compiled(activation):
+    "The activation as one compiled function."
+    return torch.compile(FUSED[activation], dynamic=False)
 
 def fuse(
     model: nn.Module, # from this zoo; changed in place
