@@ -448,6 +448,17 @@ def draw_caption(m: re.Match, where: str, problems: list[str]) -> str:
     return f"{m[1]}{draw_maths(caption, where, problems)}{m[3]}"
 
 
+NAVIGATIONS = {"navbar": "site", "sidebar": "all pages", "secondary": "place", "toc": "on this page", "page-navigation": "next and previous page", "": "more"}  # class -> name
+
+
+def reachable(html: str) -> str:
+    "What keyboards and screen readers need: boxes that scroll take the focus, navigations have names, an empty corner of a table is no heading."
+    html = re.sub(r"<(pre|table)(?![^>]*tabindex)(?=[\s>])", r'<\1 tabindex="0"', html)
+    html = re.sub(r'<nav(?![^>]*aria-label)([^>]*class="([^"]*)")', lambda m: f'<nav aria-label="{next(label for word, label in NAVIGATIONS.items() if word in m[2])}"{m[1]}', html)
+    html = re.sub(r'(<a [^>]*)role="navigation" ?', r"\1", html)  # a link that unfolds a section is no region of the page
+    return re.sub(r"<th( [^>]*)?>\s*(?:&nbsp;)?\s*</th>", r"<td\1></td>", html)
+
+
 def finish(site: Path) -> list[str]:
     "Take out what would be loaded from outside, draw formulas and captions; returns formulas that could not be drawn."
     problems: list[str] = []
@@ -458,7 +469,7 @@ def finish(site: Path) -> list[str]:
         html = re.sub(r'\s*<script[^>]*src="https?://[^"]*katex[^"]*"[^>]*>\s*</script>', "", html)
         html = re.sub(r'(\bhref=")((?:\./|(?:\.\./)+))"', r'\1\2index.html"', html)  # a folder opens by itself only on a server
         html = re.sub(r"(<(?:fig)?caption[^>]*>)(.*?)(</(?:fig)?caption>)", lambda m, w=where: draw_caption(m, w, problems), html, flags=re.S)
-        path.write_text(draw_maths(html, where, problems), encoding="utf-8")
+        path.write_text(reachable(draw_maths(html, where, problems)), encoding="utf-8")
     for path in site.rglob("*.css"):
         css = path.read_text(encoding="utf-8")
         new = re.sub(r"@import\s*(?:url\([\"']?https?:[^)]*\)|[\"']https?:[^\"']*[\"'])[^;]*;", "", css)
