@@ -18,8 +18,9 @@ PAGE ?=
 B ?= all
 P ?= smoke
 SET ?=
+D ?=
 
-.PHONY: help setup export text untext page test laws smoke bench rhythm readme report site lab clean
+.PHONY: help setup export text untext page test laws smoke bench drills rhythm readme report site lab clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +61,9 @@ smoke: setup ## every benchmark with its smoke preset, results thrown away
 bench: setup ## one benchmark: B=b04_cifar10 P=cpu SET="seeds=3" (B=all: every one)
 	@$(PY) -m spectral_diffusion.lab.cli bench $(B) --preset $(P) $(foreach s,$(SET),--set $(s))
 
+drills: setup ## try what can go wrong and count what is lost: D="kills writers" (default: all that have no record; an hour and a half)
+	@$(PY) -m tools.drills $(D) --full
+
 rhythm: setup ## how the pages read: a table, a page a line
 	@$(PY) tools/rhythm.py $(PAGE)
 
@@ -77,8 +81,8 @@ report: setup ## data, benchmarks that have no cpu result yet, ledger, pages of 
 	@$(PY) tools/site.py build
 	@s=$$(( $$(date +%s) - $(T0) )); echo "== report: _site/index.html, $$(( s/60 )) min $$(( s%60 )) s in all"
 
-lab: setup ## open JupyterLab on the notebooks
-	@$(VENV)/bin/jupyter lab --LabApp.default_url=/lab/tree/nbs
+lab: setup ## open JupyterLab on the notebooks, for this machine alone
+	@$(VENV)/bin/jupyter lab --ServerApp.ip=127.0.0.1 --LabApp.default_url=/lab/tree/nbs
 
 clean: ## remove what can be made again (not .venv, not data, not results)
 	@rm -rf _site _proc _docs build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis

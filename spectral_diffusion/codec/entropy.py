@@ -19,9 +19,9 @@ from torch import Tensor
 from ..core.registry import InputError, Registry
 
 # %% auto #0
-__all__ = ['FAMILIES', 'LEAST', 'FARTHEST', 'LENGTHS', 'round_through', 'add_uniform', 'gaussian', 'logistic', 'code_length',
-           'probabilities', 'integer_counts', 'Tables', 'range_coder', 'make_models', 'split_excess', 'Writer',
-           'Reader']
+__all__ = ['FAMILIES', 'LEAST', 'MOST_SYMBOLS', 'FARTHEST', 'LENGTHS', 'round_through', 'add_uniform', 'gaussian', 'logistic',
+           'code_length', 'probabilities', 'integer_counts', 'Tables', 'range_coder', 'make_models', 'split_excess',
+           'Writer', 'Reader']
 
 # %% ../../nbs/codec/entropy.ipynb #0c9fdaac
 def round_through(
@@ -87,6 +87,8 @@ def integer_counts(
         sums.append(math.floor(F*(total - len(p)) + 0.5) + j)
     return [b - a for a, b in zip(sums[:-1], [*sums[1:-1], total], strict=True)]
 
+MOST_SYMBOLS = 1 << 18 # of all tables together
+
 @dataclass(frozen=True, kw_only=True)
 class Tables:
     "Integer tables of a family on a log grid of scales."
@@ -99,8 +101,8 @@ class Tables:
 
     def __post_init__(self):
         FAMILIES[self.family]
-        if not (0 < self.smallest < self.largest < 4096 and 2 <= self.levels <= 256 and 14 <= self.precision <= 22 and 0 < self.tail < 0.1):
-            raise InputError(f"Tables: allowed 0 < smallest < largest < 4096, 2..256 levels, 14..22 bits and a tail below 0.1, got {self}")
+        if not (0 < self.smallest < self.largest < 4096 and 2 <= self.levels <= 256 and 14 <= self.precision <= 22 and 2.**-24 <= self.tail < 0.1):
+            raise InputError(f"Tables: allowed 0 < smallest < largest < 4096, 2..256 levels, 14..22 bits and a tail from 2^-24 to 0.1, got {self}")
 
     @property
     def step(self) -> float: # ratio of neighbouring scales, as a log
@@ -112,7 +114,12 @@ class Tables:
 
     @cached_property
     def counts(self) -> list[list[int]]: # a list a scale, the escape last
-        return [integer_counts(probabilities(s, self.family, self.tail), 1 << self.precision) for s in self.scales]
+        found, size = [], 0
+        for scale in self.scales:
+            found.append(integer_counts(probabilities(scale, self.family, self.tail), 1 << self.precision))
+            size += len(found[-1])
+            if size > MOST_SYMBOLS: raise InputError(f"Tables: allowed are {MOST_SYMBOLS} symbols in all, these have more; hint: fewer or smaller scales, or a larger tail")
+        return found
 
     @cached_property
     def mark(self) -> str: # 16 hexadecimal digits

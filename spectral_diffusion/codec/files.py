@@ -18,21 +18,25 @@ from ..core.registry import InputError
 from ..core.runtime import atomic_file
 
 # %% auto #0
-__all__ = ['read_image', 'write_image', 'run_encode', 'run_decode']
+__all__ = ['FORMATS', 'LARGEST_CODED', 'read_image', 'write_image', 'run_encode', 'run_decode']
 
 # %% ../../nbs/codec/files.ipynb #e78c42b4
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM") # that are opened; Pillow reads all of these by itself
+LARGEST_CODED = 1 << 28 # bytes of a coded file
+
 def read_image(
     path: Path | str, # a picture file
 ) -> UInt8[Tensor, "3 h w"]: # grey values
     "Read a picture in colour."
     from PIL import Image
     try:
-        with Image.open(path) as file:
+        with Image.open(path, formats=FORMATS) as file:
             if "A" in file.getbands() or "transparency" in file.info: raise InputError(f"{path} has transparency, which would be lost; hint: flatten it first")
             if file.width*file.height > MAX_PIXELS: raise InputError(f"{path} has {file.width} x {file.height} pixels, allowed are {MAX_PIXELS}")
             image = np.array(file.convert("RGB"))
     except InputError: raise
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error: raise InputError(f"{path} is not a readable picture: {error}") from error
+    except Exception as error:  # a damaged picture can raise almost anything
+        raise InputError(f"{path} is not a readable picture: {error}") from error
     return torch.from_numpy(image).permute(2, 0, 1).contiguous()
 
 def write_image(
@@ -56,7 +60,9 @@ def run_encode(args: argparse.Namespace) -> int:
 def run_decode(args: argparse.Namespace) -> int:
     "Decode a file of `encode` to a PNG."
     path = Path(args.file)
-    try: data = path.read_bytes()
+    try:
+        if path.stat().st_size > LARGEST_CODED: raise InputError(f"{path} has {path.stat().st_size} bytes, allowed are {LARGEST_CODED}")
+        data = path.read_bytes()
     except OSError as error: raise InputError(f"{path} cannot be read: {error.strerror}") from error
     image = decompress(load_codec(args.model), data)
     write_image(args.out, image)

@@ -33,7 +33,7 @@ from ..signals.cosine import dct_matrix
 __all__ = ['MAGIC', 'VERSION', 'HEADER', 'MAX_PIXELS', 'block_matrix', 'BlockTransform', 'CodecConfig', 'Block', 'selection',
            'zero', 'Scale', 'Coded', 'Prior', 'Codec', 'check_pictures', 'crops', 'lagrangian', 'FitState', 'fit',
            'build_codec', 'count_parameters', 'single_scale_twin', 'Header', 'exact', 'fingerprint', 'pad_to', 'decide',
-           'compress', 'read_header', 'decompress', 'save_codec', 'load_codec']
+           'compress', 'read_header', 'decompress', 'sizes_of', 'sizes_in', 'save_codec', 'load_codec']
 
 # %% ../../nbs/codec/hierarchical.ipynb #3f105d3c
 def block_matrix(
@@ -489,6 +489,23 @@ def decompress(
         return ((x.clamp(-1, 1) + 1)*127.5).round().to(torch.uint8)
 
 # %% ../../nbs/codec/hierarchical.ipynb #6b3762d0
+def sizes_of(
+    config: CodecConfig, # sizes that somebody asks for
+) -> dict[str, object]: # that decide how much memory a codec takes
+    "What a codec of a configuration will weigh, in a few numbers; nothing is built."
+    return {"patch": 3*config.patch**2, "embedding": config.embedding, "scales": list(zip(config.widths, config.channels, config.encoder, config.decoder, strict=True))}
+
+def sizes_in(
+    tensors: dict[str, Tensor], # of a file
+) -> dict[str, object]: # as `sizes_of`
+    "The same numbers from the tensors of a file, which are there and take no more than they take."
+    def side(name, axis): return tensors[name].shape[axis] if name in tensors and tensors[name].ndim > axis else 0
+    def blocks(i, *parts): return len({(p, n.split(".")[3]) for p in parts for n in tensors if n.startswith(f"scales.{i}.{p}.")})
+    count = len({n.split(".")[1] for n in tensors if n.startswith("scales.")})
+    scales = [(side(f"scales.{i}.take.weight", 0), side(f"scales.{i}.take.weight", 1), blocks(i, "encoder"), blocks(i, "before", "after")) for i in range(count)]
+    return {"patch": side("stem.weight", 1), "embedding": side("embed.0.weight", 0), "scales": scales}
+
+# %% ../../nbs/codec/hierarchical.ipynb #72ffd147
 def save_codec(
     path: Path | str, # a folder that does not exist yet
     codec: Codec, # any
@@ -503,7 +520,9 @@ def load_codec(
 ) -> Codec: # in eval mode, on the CPU
     "Read a codec; anything but a codec raises."
     found = load(path)
-    if "codec" not in found.meta: raise InputError(f"{path} is a checkpoint, but not of a codec")
-    codec = build_codec(from_dict(CodecConfig, found.meta["codec"]), tables=from_dict(Tables, found.meta["tables"]))
+    if not {"codec", "tables"} <= set(found.meta): raise InputError(f"{path} is a checkpoint, but not of a codec")
+    config = from_dict(CodecConfig, found.meta["codec"])
+    if sizes_in(found.model) != sizes_of(config): raise InputError(f"{path} (model) does not fit its configuration: its tensors have {sizes_in(found.model)}, the configuration asks for {sizes_of(config)}")
+    codec = build_codec(config, tables=from_dict(Tables, found.meta["tables"]))
     copy_tensors(found.model, codec.state_dict(), f"{path} (model)")
     return codec.eval()

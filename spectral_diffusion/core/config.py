@@ -9,9 +9,11 @@ import dataclasses
 import hashlib
 import inspect
 import json
+import math
 import re
 import types
 import typing
+from collections import Counter
 from pathlib import Path
 
 import yaml
@@ -19,8 +21,9 @@ import yaml
 from .registry import InputError, unknown_name
 
 # %% auto #0
-__all__ = ['read_value', 'from_dict', 'later', 'as_plain', 'to_dict', 'StrictLoader', 'parse_yaml', 'load_yaml', 'dump_yaml',
-           'override', 'Key', 'known_keys', 'fingerprint']
+__all__ = ['LARGEST_YAML', 'MOST_VALUES', 'LARGEST_FILE', 'DEEPEST', 'read_value', 'from_dict', 'later', 'as_plain', 'to_dict',
+           'canonical', 'count_values', 'StrictLoader', 'parse_yaml', 'read_text', 'parse_json', 'load_yaml',
+           'dump_yaml', 'override', 'Key', 'known_keys', 'fingerprint']
 
 # %% ../../nbs/core/config.ipynb #61844237
 def read_value(
@@ -77,21 +80,51 @@ def to_dict(
     config: object, # a dataclass instance
 ) -> dict: # literals, lists and dicts only
     "The configuration as plain data, ready for JSON or YAML."
-    return json.loads(json.dumps(as_plain(config)))
+    return json.loads(canonical(as_plain(config), sort_keys=False))
+
+def canonical(
+    data: object, # plain data
+    sort_keys: bool = True, # an order that does not depend on the writer
+) -> str: # JSON without blanks
+    "Plain data as JSON; what JSON does not have, such as NaN or a date, raises."
+    try: return json.dumps(data, sort_keys=sort_keys, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error: raise InputError(f"a configuration holds plain data with finite numbers: {error}") from error
 
 # %% ../../nbs/core/config.ipynb #9924fbdc
+LARGEST_YAML = 1 << 20  # characters of a YAML text
+MOST_VALUES = 1_000_000 # that it may stand for, once its aliases are written out
+
+def count_values(
+    node: yaml.Node, # as composed, aliases shared
+    seen: dict[int, float], # counts of the nodes that are known
+) -> float: # infinite for a node that contains itself
+    "How many values a node stands for."
+    if id(node) not in seen:
+        seen[id(node)] = math.inf  # until it is known: a node that meets itself never ends
+        parts = node.value if isinstance(node, yaml.CollectionNode) else ()
+        seen[id(node)] = 1 + sum(count_values(n, seen) for part in parts for n in (part if isinstance(part, tuple) else (part,)))
+    return seen[id(node)]
+
 class StrictLoader(yaml.SafeLoader):
-    "YAML's safe loader, with `1e-3` read as a number and doubled keys refused."
+    "YAML's safe loader for plain data: `1e-3` is a number, a date is text; doubled keys, endless aliases and endless numbers are refused."
+    yaml_implicit_resolvers = {first: [(tag, rule) for tag, rule in rules if not tag.endswith(":timestamp")] for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+    yaml_constructors = {tag: make for tag, make in yaml.SafeLoader.yaml_constructors.items() if tag is None or tag.rsplit(":", 1)[-1] in ("null", "bool", "int", "float", "str", "seq", "map")}
+
+    def get_single_node(self):
+        node = super().get_single_node()
+        if node is not None and count_values(node, {}) > MOST_VALUES: raise InputError(f"its aliases stand for more than {MOST_VALUES} values")
+        return node
+
+    def construct_scalar(self, node):
+        if node.tag.endswith((":int", ":float")) and len(node.value) > 64: raise InputError(f"a number has at most 64 characters, got {len(node.value)}")
+        return super().construct_scalar(node)
+
     def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(k, deep=deep) for k, _ in node.value]
-        twice = {str(k) for k in keys if keys.count(k) > 1}
+        twice = {str(k) for k, n in Counter(self.construct_object(k, deep=True) for k, _ in node.value).items() if n > 1}
         if twice: raise InputError(f"key {', '.join(sorted(twice))} stands twice{node.start_mark}")
         return super().construct_mapping(node, deep)
 
-def _exponent_float():
-    "A resolver for numbers such as 1e-3, added to this loader alone."
-    StrictLoader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
-_exponent_float()
+StrictLoader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
 
 # %% ../../nbs/core/config.ipynb #c16f81ec
 def parse_yaml(
@@ -99,10 +132,42 @@ def parse_yaml(
     where: str = "YAML", # named in the error
 ) -> object: # plain data
     "Plain data from YAML text; nothing is executed and nothing but literals comes out."
+    if len(text) > LARGEST_YAML: raise InputError(f"{where} has {len(text)} characters, allowed are {LARGEST_YAML}")
     try: return yaml.load(text, Loader=StrictLoader)  # noqa: S506  (a subclass of SafeLoader)
-    except (yaml.YAMLError, TypeError) as error: raise InputError(f"{where} is not valid YAML: {error}") from error
+    except (yaml.YAMLError, TypeError, ValueError, AttributeError, LookupError) as error: raise InputError(f"{where} is not valid YAML: {error}") from error
+    except RecursionError: raise InputError(f"{where} is not valid YAML: it is nested too deeply") from None
 
 # %% ../../nbs/core/config.ipynb #d7be9cb8
+LARGEST_FILE = 1 << 26 # bytes of a text file that is read whole
+DEEPEST = 100          # levels of lists and mappings in JSON
+
+def read_text(
+    path: Path | str, # a file
+    where: str = "", # named in the error; the file's name when not given
+) -> str: # its content
+    "The text of a file, encoded in UTF-8 whatever this machine prefers; a file that cannot be one raises."
+    path, where = Path(path), where or Path(path).name
+    try:
+        if path.stat().st_size > LARGEST_FILE: raise InputError(f"{where} has {path.stat().st_size} bytes, allowed are {LARGEST_FILE}")
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error: raise InputError(f"{where} is damaged: it is not text in UTF-8 ({error})") from error
+    except (OSError, ValueError) as error: raise error if isinstance(error, InputError) else InputError(f"{where} cannot be read: {error}") from error
+
+def parse_json(
+    text: str, # JSON
+    where: str = "JSON", # named in the error
+) -> object: # plain data
+    "Plain data from JSON text; anything else raises `InputError`."
+    deep = InputError(f"{where} is damaged: it is nested too deeply")
+    try: data = json.loads(text)
+    except ValueError as error: raise InputError(f"{where} is damaged: it is not JSON ({error})") from error
+    except RecursionError: raise deep from None
+    level, left = [data], DEEPEST
+    while level and left: level, left = [part for x in level if isinstance(x, list | dict) for part in (x.values() if isinstance(x, dict) else x)], left - 1
+    if any(isinstance(x, list | dict) for x in level): raise deep
+    return data
+
+# %% ../../nbs/core/config.ipynb #f3fe30bc
 def load_yaml(
     cls: type, # a frozen dataclass
     path: Path | str, # a YAML file
@@ -110,7 +175,7 @@ def load_yaml(
     "Read a configuration file strictly."
     path = Path(path)
     if not path.is_file(): raise InputError(f"configuration file {path.name!r} not found in {str(path.parent)!r}")
-    return from_dict(cls, parse_yaml(path.read_text(encoding="utf-8"), path.name))
+    return from_dict(cls, parse_yaml(read_text(path), path.name))
 
 def dump_yaml(
     config: object, # a dataclass instance
@@ -168,5 +233,4 @@ def fingerprint(
 ) -> str: # lower-case hexadecimal
     "A short name for a configuration: SHA-256 of its canonical JSON."
     data = to_dict(config) if dataclasses.is_dataclass(config) else config
-    text = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:length]
+    return hashlib.sha256(canonical(data).encode()).hexdigest()[:length]

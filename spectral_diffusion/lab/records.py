@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,13 +17,14 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from ..core.config import dump_yaml, fingerprint, parse_yaml
+from ..core.config import dump_yaml, fingerprint, parse_json, parse_yaml, read_text
 from ..core.registry import InputError
 from ..core.runtime import atomic_file, environment
 
 # %% auto #0
-__all__ = ['results_root', 'check_name', 'run_path', 'run_folder', 'write_json', 'write_csv', 'Record', 'load_record',
-           'save_record', 'flatten', 'run_folders', 'load_ledger', 'write_ledger']
+__all__ = ['FACTS', 'INDEX', 'results_root', 'check_name', 'run_path', 'run_folder', 'clear_partials', 'write_json', 'write_csv',
+           'Record', 'load_record', 'read_csv', 'save_record', 'flatten', 'run_folders', 'ledger_row', 'stamps',
+           'read_ledger', 'load_ledger', 'write_ledger']
 
 # %% ../../nbs/lab/records.ipynb #b073fbab
 def results_root(
@@ -39,7 +41,7 @@ def check_name(
     name: str, # a bench or run name
 ) -> str: # the same
     "A name made of lower-case letters, digits, `_` and `-`; anything else raises."
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,63}", name):
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,63}", name):
         raise InputError(f"a name has 1 to 64 lower-case letters, digits, '_' or '-', got {name!r}")
     return name
 
@@ -57,19 +59,33 @@ def run_folder(
     root: Path | str | None = None, # of the results
 ) -> Iterator[Path]: # the working folder
     "A locked working folder that becomes the record when the block ends without an error."
-    path = run_path(config, root)
-    if path.exists(): raise InputError(f"run {path.name} of {config.bench} is complete already; remove its folder to repeat it")
+    path, complete = run_path(config, root), InputError(f"run {run_path(config, root).name} of {config.bench} is complete already; remove its folder to repeat it")
+    if path.exists(): raise complete
     work = path.with_name(f".partial-{path.name}")
     work.mkdir(parents=True, exist_ok=True)
-    with open(work/".lock", "w") as lock:
+    try: lock = open(work/".lock", "w")
+    except FileNotFoundError: raise complete from None  # it got its final name at this moment
+    with lock:
         try: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error: raise InputError(f"run {path.name} of {config.bench} is being computed by another process") from error
+        if path.exists():  # since we looked; the folder that we lock is a new one, and empty
+            shutil.rmtree(work, ignore_errors=True)
+            raise complete
+        clear_partials(work)
         yield work
-        with atomic_file(work/"config.yaml") as partial: partial.write_text(dump_yaml(config))
+        with atomic_file(work/"config.yaml") as partial: partial.write_text(dump_yaml(config), encoding="utf-8")
         write_json(work/"system.json", environment())
         if not (work/"metrics.json").is_file(): raise RuntimeError(f"run {path.name} ended without metrics.json")
-        (work/".lock").unlink()
         os.replace(work, path)
+        (path/".lock").unlink(missing_ok=True)
+
+def clear_partials(
+    folder: Path, # that nobody else writes to
+) -> None:
+    "Remove the half-written files and folders of a process that was killed."
+    for partial in [p for p in folder.rglob(".partial-*") if p.name != folder.name]:
+        if partial.is_dir(): shutil.rmtree(partial, ignore_errors=True)
+        else: partial.unlink(missing_ok=True)
 
 # %% ../../nbs/lab/records.ipynb #ccd49893
 def write_json(
@@ -79,7 +95,7 @@ def write_json(
     "Write JSON under a temporary name; NaN and infinity raise."
     try: text = json.dumps(data, indent=2, allow_nan=False)
     except (TypeError, ValueError) as error: raise InputError(f"{Path(path).name} takes plain data with finite numbers: {error}") from error
-    with atomic_file(path) as partial: partial.write_text(text + "\n")
+    with atomic_file(path) as partial: partial.write_text(text + "\n", encoding="utf-8")
 
 def write_csv(
     path: Path | str, # file
@@ -98,20 +114,29 @@ class Record(NamedTuple):
 
     def history(self) -> pd.DataFrame:
         "The series of the run (history.csv)."
-        return pd.read_csv(self.path/"history.csv")
+        return read_csv(self.path/"history.csv")
 
 def load_record(
     path: Path | str, # folder of a run
 ) -> Record:
     "Read one record; a missing or damaged file raises with its name."
     path, parts = Path(path), {}
-    for name in ("config.yaml", "system.json", "metrics.json"):
-        try: text = (path/name).read_text(encoding="utf-8")
-        except OSError as error: raise InputError(f"record {path.name!r} has no readable {name}") from error
-        try: parts[name] = parse_yaml(text, name) if name.endswith("yaml") else json.loads(text)
-        except json.JSONDecodeError as error: raise InputError(f"{name} of record {path.name!r} is damaged: {error}") from error
-        if not isinstance(parts[name], dict): raise InputError(f"{name} of record {path.name!r} must hold a mapping, got {type(parts[name]).__name__}")
+    for name in FACTS:
+        where = f"{name} of record {path.name!r}"
+        try: text = read_text(path/name, where)
+        except InputError as error: raise InputError(f"record {path.name!r} has no readable {name}: {error}") from error
+        parts[name] = parse_yaml(text, where) if name.endswith("yaml") else parse_json(text, where)
+        if not isinstance(parts[name], dict): raise InputError(f"{where} must hold a mapping, got {type(parts[name]).__name__}")
     return Record(path, *parts.values())
+
+FACTS = ("config.yaml", "system.json", "metrics.json") # files of every record, in the order of the fields of `Record`
+
+def read_csv(
+    path: Path, # a table that `write_csv` wrote
+) -> pd.DataFrame:
+    "The rows of a table; a missing or damaged file raises with its name."
+    try: return pd.read_csv(path)
+    except (OSError, ValueError, OverflowError) as error: raise InputError(f"{path.name} of {path.parent.name!r} is no table that can be read: {error}") from error
 
 # %% ../../nbs/lab/records.ipynb #3a6ad29d
 def save_record(
@@ -122,7 +147,7 @@ def save_record(
 ) -> None:
     "Write what a benchmark has computed."
     out = Path(out)
-    with atomic_file(out/"config.yaml") as partial: partial.write_text(dump_yaml(config))
+    with atomic_file(out/"config.yaml") as partial: partial.write_text(dump_yaml(config), encoding="utf-8")
     write_json(out/"system.json", environment())
     write_json(out/"metrics.json", metrics)
     for name, table in tables.items(): write_csv(out/f"{check_name(name)}.csv", table)
@@ -146,22 +171,64 @@ def run_folders(
     root = results_root(root)
     return sorted(p.parent for p in root.glob("*/*/config.yaml") if not p.parent.name.startswith("."))
 
+def ledger_row(
+    path: Path, # folder of a complete run
+) -> dict: # plain data
+    "What the ledger says of a run."
+    r = load_record(path)
+    metrics = {k: v for k, v in r.metrics.items() if not isinstance(v, (dict, list))}
+    return {"bench": path.parent.name, "fingerprint": path.name, **flatten(r.config), **metrics,
+            "processor": r.system.get("processor"), "gpu": r.system.get("gpu"), "commit": r.system.get("commit")}
+
+# %% ../../nbs/lab/records.ipynb #950b1bdb
+INDEX = ".ledger.json" # in the root of the results
+
+def stamps(
+    root: str, # of the results
+) -> dict[str, list[int]]: # "bench/fingerprint" -> time of change and size of its files; sorted
+    "The complete runs of a folder, and what tells whether one has changed."
+    found = {}
+    for bench in (b for b in os.scandir(root) if b.is_dir()):
+        for run in (r for r in os.scandir(bench) if not r.name.startswith(".")):
+            try: files = [os.stat(f"{run.path}/{name}") for name in FACTS]
+            except (FileNotFoundError, NotADirectoryError):
+                if os.path.exists(f"{run.path}/{FACTS[0]}"): found[f"{bench.name}/{run.name}"] = []  # damaged: it is read, and raises
+            else: found[f"{bench.name}/{run.name}"] = [n for f in files for n in (f.st_mtime_ns, f.st_size, f.st_ino)]
+    return dict(sorted(found.items(), key=lambda item: item[0].split("/")))
+
+def read_ledger(
+    root: Path, # of the results
+) -> dict[str, list]: # "bench/fingerprint" -> [stamp, row]
+    "The rows of all complete runs: those of the index, where nothing has changed, and the others from their folders."
+    try: index = json.loads((root/INDEX).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError): index = {}
+    rows = {}
+    for name, stamp in stamps(str(root)).items() if root.is_dir() else ():
+        old = index.get(name) if isinstance(index, dict) else None
+        if isinstance(old, list) and len(old) == 2 and old[0] == stamp and stamp and isinstance(old[1], dict): rows[name] = old
+        else:
+            try: rows[name] = [stamp, ledger_row(root/name)]
+            except InputError:
+                if (root/name).exists(): raise  # else it was replaced at this moment
+    return rows
+
+# %% ../../nbs/lab/records.ipynb #325747a0
 def load_ledger(
     root: Path | str | None = None, # of the results
 ) -> pd.DataFrame: # one row per complete run
-    "One tidy table of every complete run, read from the folders."
-    rows = []
-    for path in run_folders(root):
-        r = load_record(path)
-        metrics = {k: v for k, v in r.metrics.items() if not isinstance(v, (dict, list))}
-        rows.append({"bench": path.parent.name, "fingerprint": path.name, **flatten(r.config), **metrics,
-                     "processor": r.system.get("processor"), "gpu": r.system.get("gpu"), "commit": r.system.get("commit")})
+    "One tidy table of every complete run, as its folders say."
+    rows = [row for _, row in read_ledger(results_root(root)).values()]
     return pd.DataFrame(rows, columns=None if rows else ["bench", "fingerprint"])
 
 def write_ledger(
     root: Path | str | None = None, # of the results
 ) -> Path: # results/summary.csv
-    "Rebuild the ledger file from the folders."
-    path = results_root(root)/"summary.csv"
-    write_csv(path, load_ledger(root))
-    return path
+    "Rebuild the ledger file and its index from the folders; of several writers one at a time, so that the last table is the newest."
+    root = results_root(root)
+    root.mkdir(parents=True, exist_ok=True)
+    with open(root/".ledger.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        rows = read_ledger(root)
+        with atomic_file(root/INDEX) as partial: partial.write_text(json.dumps(rows), encoding="utf-8")
+        write_csv(root/"summary.csv", pd.DataFrame([row for _, row in rows.values()], columns=None if rows else ["bench", "fingerprint"]))
+    return root/"summary.csv"

@@ -21,15 +21,15 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from ..core.config import dump_yaml, fingerprint
+from ..core.config import dump_yaml, fingerprint, parse_json, read_text
 from ..core.registry import InputError, unknown_name
-from ..core.runtime import atomic_file, environment, progress
+from ..core.runtime import atomic_file, environment, progress, without_paths
 from .records import flatten, write_csv, write_json
 
 # %% auto #0
-__all__ = ['ENGINES', 'check_plain', 'read_rows', 'Job', 'claim', 'clean', 'read_metrics', 'keep', 'run_row', 'sweep_table',
-           'write_sweep', 'check_engine', 'engine_of', 'ray_pool', 'each', 'Failure', 'Sweep', 'SweepFailed',
-           'run_rows']
+__all__ = ['ENGINES', 'check_plain', 'read_rows', 'read_mapping', 'Job', 'claim', 'clean', 'read_metrics', 'keep', 'run_row',
+           'sweep_table', 'write_sweep', 'check_engine', 'engine_of', 'ray_pool', 'each', 'WorkerDied', 'broken_pool',
+           'outlive', 'run_alone', 'Failure', 'Sweep', 'SweepFailed', 'run_rows']
 
 # %% ../../nbs/lab/rows.ipynb #22f62ed8
 def check_plain(
@@ -65,6 +65,16 @@ def read_rows(
     return [dict(row) for row in rows]
 
 # %% ../../nbs/lab/rows.ipynb #059061a0
+def read_mapping(
+    path: Path, # a JSON file of a sweep
+    **kinds: type, # keys that it must have, and the type of their values
+) -> dict[str, object]:
+    "What a file of a sweep says; a damaged one raises with its name."
+    where = f"{path.parent.name}/{path.name}"
+    data = parse_json(read_text(path, where), where)
+    if not isinstance(data, dict) or any(type(data.get(key)) is not kind for key, kind in kinds.items()): raise InputError(f"{where} is damaged: it must be a mapping with {', '.join(kinds)}")
+    return data
+
 class Job(NamedTuple):
     "One row, and where its result goes."
     root: Path          # folder of the sweep
@@ -81,8 +91,7 @@ class Job(NamedTuple):
 
     def failures(self) -> int:
         "How often it has failed so far."
-        try: return json.loads((self.failed/"failure.json").read_text(encoding="utf-8"))["attempts"]
-        except FileNotFoundError: return 0
+        return read_mapping(self.failed/"failure.json", attempts=int)["attempts"] if (self.failed/"failure.json").exists() else 0
 
 # %% ../../nbs/lab/rows.ipynb #25e86522
 @contextmanager
@@ -119,8 +128,7 @@ def read_metrics(
 ) -> dict[str, object]:
     "The answer of a run: a mapping of plain data with finite numbers."
     if not (work/file).is_file(): raise InputError(f"the run ended without {file}; hint: write it into the folder given as `out`")
-    try: metrics = json.loads((work/file).read_text(encoding="utf-8"))
-    except ValueError as error: raise InputError(f"{file} is damaged: {error}") from error
+    metrics = parse_json(read_text(work/file, file), file)
     if not isinstance(metrics, dict): raise InputError(f"{file} must hold a mapping, got {type(metrics).__name__}")
     check_plain(metrics, file)
     return metrics
@@ -133,12 +141,13 @@ def keep(
 ) -> str: # "done" or "failed"
     "Give the folder of a row that has ended its final name."
     row = {**job.base, "parameters": job.parameters}
-    own = json.loads((work/"system.json").read_text(encoding="utf-8")) if not error and (work/"system.json").is_file() else environment()
+    own = read_mapping(work/"system.json") if not error and (work/"system.json").is_file() else environment()
+    def told(text): return without_paths(text.replace(str(work), "<row>").replace(str(job.root), "<sweep>"))
     write_json(work/"system.json", {**own, "seconds": round(seconds, 2)})
     if error:
         (work/"config.yaml").unlink(missing_ok=True)  # a failed run is no record
-        (work/"traceback.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-        write_json(work/"failure.json", {"reason": f"{type(error).__name__}: {error}", "attempts": job.failures() + 1})
+        (work/"traceback.txt").write_text(told("".join(traceback.format_exception(error))), encoding="utf-8")
+        write_json(work/"failure.json", {"reason": told(f"{type(error).__name__}: {error}"), "attempts": job.failures() + 1})
     elif not (work/"config.yaml").exists():
         with atomic_file(work/"config.yaml") as new: new.write_text(dump_yaml(row), encoding="utf-8")
     write_json(work/"row.json", row)
@@ -180,11 +189,13 @@ def sweep_table(
     rows = {}
     for file in [*Path(root).glob("failed/*/row.json"), *Path(root).glob("[!.]*/row.json")]:  # what is done covers an older failure
         try:
-            row = json.loads(file.read_text(encoding="utf-8"))
+            row = read_mapping(file, parameters=dict)
             failed = file.parent.parent.name == "failed" and file.parent.parent.parent == Path(root)
             metrics = {} if failed else read_metrics(file.parent)
-            reason = json.loads((file.parent/"failure.json").read_text(encoding="utf-8"))["reason"] if failed else None
-        except FileNotFoundError: continue  # being replaced at this moment
+            reason = read_mapping(file.parent/"failure.json", reason=str)["reason"] if failed else None
+        except InputError:
+            if file.exists(): raise
+            continue  # it was replaced at this moment
         flat = flatten({"parameters": row.pop("parameters"), "metrics": {k: v for k, v in metrics.items() if not isinstance(v, list)}})
         rows[file.parent.name] = {"name": file.parent.name, "status": "failed" if failed else "done", "reason": reason, **row, **flat}
     fixed = ["name", "status", "reason"]
@@ -263,6 +274,51 @@ def each(
     with engine_of(engine, address):
         yield from Parallel(n_jobs=1 if engine == "sequential" else jobs, batch_size=1, pre_dispatch=ahead, return_as="generator_unordered")(delayed(function)(x) for x in items)
 
+# %% ../../nbs/lab/rows.ipynb #f3789aa6
+class WorkerDied(RuntimeError):
+    "The process that computed a row was killed, by the system, a crash or somebody."
+
+def broken_pool(engine: str) -> tuple[type[Exception], ...]:
+    "What an engine raises when a worker is gone."
+    if engine == "loky":
+        from joblib.externals.loky.process_executor import BrokenProcessPool
+        return (BrokenProcessPool,)
+    if engine == "dask":
+        from distributed.scheduler import KilledWorker
+        return (KilledWorker,)
+    return ()
+
+def outlive(
+    work: Callable, # of one job: `run_row`
+    todo: Sequence[Job], # the rows
+    *,
+    engine: str, # a name in `ENGINES`
+    jobs: int, # at the same time
+    address: str | None, # of the cluster
+) -> Iterator[tuple[str, str]]: # names and states, as they come
+    "Like `each` on rows, whatever happens to the workers."
+    left, broken, quiet = {j.name: j for j in todo}, broken_pool(engine), 0
+    while left:
+        try:
+            for name, state in each(work, list(left.values()), engine=engine, jobs=jobs, address=address):
+                quiet, _ = 0, left.pop(name)
+                yield name, state
+            return
+        except broken as error:
+            hit = [j for j in left.values() if j.path.exists() or any(j.root.glob(f".partial-{j.name}-*"))]
+            quiet = 0 if hit else quiet + 1
+            if quiet == 3: raise WorkerDied(f"workers die before they begin a row: {error}") from error
+        for job in hit: yield left.pop(job.name).name, "done" if job.path.exists() else run_alone(work, job, engine, address, broken)
+
+def run_alone(work: Callable, job: Job, engine: str, address: str | None, broken: tuple[type[Exception], ...]) -> str: # its state
+    "A row in a pool of its own."
+    start = time.monotonic()
+    try: return [state for _, state in each(work, [job], engine=engine, jobs=2, address=address)][0]  # with one at a time joblib would take it into this process
+    except broken as error:
+        with claim(job.root, job.name, wait=True):
+            room = Path(tempfile.mkdtemp(dir=job.root, prefix=f".partial-{job.name}-"))
+            return keep(job, room, WorkerDied(f"its worker process was killed twice: {error}"), time.monotonic() - start)
+
 # %% ../../nbs/lab/rows.ipynb #cb9dd168
 class Failure(NamedTuple):
     "A row that ended with an error."
@@ -317,13 +373,13 @@ def run_rows(
         for wait in (False, True):  # first what is free, then what others had
             work = partial(run_row, run=run, wait=wait, parent=os.getpid() if engine == "loky" else None)
             ended = {}
-            for name, state in each(work, left, engine=engine, jobs=jobs, address=address) if left else ():
+            for name, state in outlive(work, left, engine=engine, jobs=jobs, address=address):
                 ended[name] = state
                 if state != "busy": bar.update()
             ran += [j.name for j in left if ended[j.name] in ("done", "failed")]
             left = [j for j in left if ended[j.name] == "busy"]
     write_sweep(root)
-    failed = [Failure(j.name, j.parameters, json.loads((j.failed/"failure.json").read_text(encoding="utf-8"))["reason"], j.failed) for j in todo if not j.path.exists()]
+    failed = [Failure(j.name, j.parameters, read_mapping(j.failed/"failure.json", reason=str)["reason"], j.failed) for j in todo if not j.path.exists()]
     sweep = Sweep(root, [j.name for j in todo], ran, failed)
     if failed and strict: raise SweepFailed(sweep)
     return sweep

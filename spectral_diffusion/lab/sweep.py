@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -21,12 +22,12 @@ import numpy as np
 import pandas as pd
 
 from .. import __version__
-from ..core.config import fingerprint, from_dict, parse_yaml, to_dict
+from ..core.config import fingerprint, from_dict, parse_json, parse_yaml, read_text, to_dict
 from ..core.registry import InputError, unknown_name
-from ..core.runtime import atomic_file
+from ..core.runtime import atomic_file, without_paths
 from .factors import Factors, Plan, check_factors, rows_of
 from .records import check_name, results_root, write_json
-from .rows import Job, Sweep, check_engine, read_metrics, read_rows, run_rows
+from .rows import Job, Sweep, check_engine, read_mapping, read_metrics, read_rows, run_rows
 
 # %% auto #0
 __all__ = ['known_parameters', 'check_parameters', 'BenchFailed', 'time_limit', 'run_notebook', 'tidy', 'project_root',
@@ -117,14 +118,14 @@ def run_notebook(
 def tidy(
     path: Path | str, # an executed notebook, rewritten
 ) -> None:
-    "Take out what papermill notes of the machine, and progress bars."
+    "Take out what papermill notes of the machine, progress bars, and the paths that errors name."
     nb = json.loads(Path(path).read_text(encoding="utf-8"))
     nb["metadata"] = {"kernelspec": nb["metadata"]["kernelspec"], "language_info": {"name": "python"}}
     for cell in nb["cells"]:
         cell["metadata"] = {k: v for k, v in cell["metadata"].items() if k == "tags"}
         keep = [o for o in cell.get("outputs", []) if "application/vnd.jupyter.widget-view+json" not in o.get("data", {})]
         if "outputs" in cell: cell["outputs"] = [o for o in keep if o.get("name") != "stderr"]
-    Path(path).write_text(json.dumps(nb, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    Path(path).write_text(without_paths(json.dumps(nb, indent=1, ensure_ascii=False)) + "\n", encoding="utf-8")
 
 # %% ../../nbs/lab/sweep.ipynb #3bfaef70
 def project_root() -> Path:
@@ -153,8 +154,8 @@ def find_bench(
     "Records of a benchmark that the present page has written at a preset."
     mark, found = source_mark(project_root()/"nbs"/"bench"/f"{name}.ipynb"), []
     for notebook in (results_root(root)/name).glob("*/notebook.ipynb"):
-        config = parse_yaml((notebook.parent/"config.yaml").read_text(encoding="utf-8"))
-        system = json.loads((notebook.parent/"system.json").read_text(encoding="utf-8"))
+        config = parse_yaml(read_text(notebook.parent/"config.yaml"), "config.yaml")
+        system = parse_json(read_text(notebook.parent/"system.json"), "system.json")
         if config.get("preset") == preset and system.get("page") == mark: found.append(notebook.parent)
     return sorted(found)
 
@@ -325,7 +326,7 @@ def run_study(
     rows = sweep_rows(notebook, plan.rows, limit, run)
     names = [Job(root, sweep_base(notebook), row).name for row in rows]
     mark = fingerprint({"factors": to_dict(factors), "base": base or {}, **sweep_base(notebook)}) if "probe" in known else None
-    old = json.loads((root/"study.json").read_text(encoding="utf-8")) if (root/"study.json").is_file() else {}
+    old = read_mapping(root/"study.json") if (root/"study.json").is_file() else {}
     if mark and old.get("checked") != mark:
         execute = run or partial(run_page, notebook=Path(notebook).resolve(), cwd=here, limit=limit)
         check_factors(partial(probe_page, known=known, run=execute), factors, base, engine=engine, jobs=jobs, address=address)
@@ -340,7 +341,9 @@ def read_study(
     "The design of a study and the responses of its rows."
     path = Path(root)/"study.json"
     if not path.is_file(): raise InputError(f"folder {Path(root).name!r} holds no study.json; hint: it is made by `spectral-diffusion sweep NOTEBOOK --factors FILE --root DIR`")
-    study = json.loads(path.read_text(encoding="utf-8"))
+    study = read_mapping(path, rows=list, design=dict, outer=int, factors=dict)
+    for name in study["rows"]:
+        if not isinstance(name, str) or not re.fullmatch(r"[0-9a-f]{12}", name): raise InputError(f"study.json of {path.parent.name!r} is damaged: {name!r} is no name of a row")
     values, missing = [], [n for n in study["rows"] if not (Path(root)/n).is_dir()]
     if missing: raise InputError(f"{len(missing)} of {len(study['rows'])} rows have no result: {', '.join(missing[:5])}; hint: run the same sweep again, with --retry-failed")
     for name in study["rows"]:
@@ -348,4 +351,5 @@ def read_study(
         if metric not in metrics: raise unknown_name("metric", metric, list(metrics))
         if type(metrics[metric]) not in (int, float): raise InputError(f"metric {metric!r} of row {name} must be a number, got {metrics[metric]!r}")
         values.append(float(metrics[metric]))
-    return pd.DataFrame(study["design"], dtype=object), np.array(values).reshape(-1, study["outer"]), from_dict(Factors, study["factors"])
+    try: return pd.DataFrame(study["design"], dtype=object), np.array(values).reshape(-1, study["outer"]), from_dict(Factors, study["factors"])
+    except (ValueError, TypeError) as error: raise InputError(f"study.json of {path.parent.name!r} is damaged: {error}") from error

@@ -5,19 +5,20 @@
 # %% ../../nbs/lab/verdict.ipynb #9db2f33f
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass, replace
+from html import escape
 from pathlib import Path
 
 import pandas as pd
 from scipy import stats
 
+from ..core.config import parse_json, read_text
 from ..core.registry import InputError, unknown_name
 from .records import load_record, run_folders, write_json
 
 # %% auto #0
-__all__ = ['Claim', 't_interval', 'Verdict', 'paired', 'judge', 'guarded', 'save_verdicts', 'load_verdicts']
+__all__ = ['Claim', 't_interval', 'Verdict', 'paired', 'judge', 'guarded', 'save_verdicts', 'as_text', 'load_verdicts']
 
 # %% ../../nbs/lab/verdict.ipynb #529911c3
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +141,12 @@ def save_verdicts(
     "Write verdicts as JSON."
     write_json(path, {name: v.as_dict() for name, v in verdicts.items()})
 
+def as_text(
+    value: object, # from a record
+) -> object: # the same, where it is no text
+    "Text of a record for a page in Markdown: no part of it is markup, whoever wrote the record."
+    return escape(value, quote=False).replace("[", "&#91;") if isinstance(value, str) else value
+
 def load_verdicts(
     root: Path | str | None = None, # of the results
 ) -> pd.DataFrame: # one row per verdict
@@ -148,8 +155,8 @@ def load_verdicts(
     for path in run_folders(root):
         if not (path/"verdict.json").is_file(): continue
         record = load_record(path)
-        for name, v in json.loads((path/"verdict.json").read_text(encoding="utf-8")).items():
+        for name, v in parse_json(read_text(path/"verdict.json"), "verdict.json").items():
             rows.append({"bench": path.parent.name, "fingerprint": path.name, "preset": record.config.get("preset"), "name": name, "claim": v["claim"]["text"],
                          "outcome": v["outcome"], "gain": v["gain"], "low": v["low"], "high": v["high"], "margin": v["claim"]["margin"], "seeds": v["pairs"],
                          "page": record.system.get("page"), "machine": record.system.get("gpu") or record.system.get("processor"), "date": record.system.get("date"), "sentence": v["sentence"]})
-    return pd.DataFrame(rows)
+    return pd.DataFrame([{k: as_text(v) for k, v in row.items()} for row in rows])

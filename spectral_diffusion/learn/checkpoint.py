@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,12 +19,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ..core.config import parse_json, read_text
 from ..core.registry import InputError
 from ..core.runtime import atomic_dir, sha256
 
 # %% auto #0
-__all__ = ['FORMAT', 'VERSION', 'TENSORS', 'SIDECAR', 'state_of', 'flatten_optimizer', 'save', 'Checkpoint', 'load',
-           'copy_tensors', 'restore', 'remove']
+__all__ = ['FORMAT', 'VERSION', 'TENSORS', 'SIDECAR', 'PICKLES', 'DAMAGE', 'state_of', 'flatten_optimizer', 'save', 'Checkpoint',
+           'load', 'copy_tensors', 'restore', 'remove']
 
 # %% ../../nbs/learn/checkpoint.ipynb #d7c4c082
 FORMAT, VERSION = "spectral-diffusion checkpoint", 1
@@ -53,6 +56,14 @@ def _seal(record: dict) -> str:
     text = json.dumps({k: v for k, v in record.items() if k != "seal"}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
+def _write_tensors(tensors: dict[str, Tensor], file: Path) -> None:
+    "Write a safetensors file; what the system says, such as a full disk, comes back as the system's error."
+    try: save_file(tensors, file)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if not number: raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+
 def save(
     path: Path | str, # a folder that does not exist yet
     *,
@@ -68,11 +79,11 @@ def save(
               "streams": {k: g.get_state() for k, g in (streams or {}).items()}}
     flat = {f"{group}/{k}": v.detach().cpu().contiguous().clone() for group, part in groups.items() for k, v in part.items()}
     with atomic_dir(path) as folder:
-        save_file(flat, folder/TENSORS)
+        _write_tensors(flat, folder/TENSORS)
         record = {"format": FORMAT, "version": VERSION, "sha256": sha256(folder/TENSORS), "optimizer": literals, "meta": meta or {}}
         try: record = json.loads(json.dumps(record, allow_nan=False))
         except (TypeError, ValueError) as error: raise InputError(f"a checkpoint keeps JSON literals beside its tensors: {error}") from error
-        (folder/SIDECAR).write_text(json.dumps(record | {"seal": _seal(record)}, indent=1, sort_keys=True))
+        (folder/SIDECAR).write_text(json.dumps(record | {"seal": _seal(record)}, indent=1, sort_keys=True), encoding="utf-8")
     return Path(path)
 
 # %% ../../nbs/learn/checkpoint.ipynb #a1593f49
@@ -86,12 +97,22 @@ class Checkpoint(NamedTuple):
     streams: dict[str, Tensor] # states of random generators
     meta: dict # what the writer wanted to remember
 
+PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".joblib") # endings of files that run code when they are read
+
+def _refuse_others(path: Path) -> None:
+    "Say what is in the place of a checkpoint; pickles are refused by name."
+    pickles = [p for p in ([path] if path.is_file() else sorted(path.iterdir()) if path.is_dir() else []) if p.suffix.lower() in PICKLES]
+    if pickles: raise InputError(f"{pickles[0]} is a pickle, which runs code when it is read, and is refused; hint: ask for the weights as safetensors")
+    what = "is a file" if path.is_file() else f"holds no {SIDECAR}, which is missing" if path.is_dir() else "is missing"
+    raise InputError(f"{path} {what}: a checkpoint is a folder with {SIDECAR} and {TENSORS}")
+
 def _read_sidecar(path: Path) -> dict:
     "The JSON record of a checkpoint, checked against its own seal."
     file = path/SIDECAR
-    if not file.is_file(): raise InputError(f"{file} is missing: a checkpoint is a folder with {SIDECAR} and {TENSORS}")
-    try: record = json.loads(file.read_text())
-    except ValueError as error: raise InputError(f"{file} is damaged: not JSON ({error})") from error
+    try: there = file.is_file()
+    except ValueError as error: raise InputError(f"{str(path)!r} is no path: {error}") from error
+    if not there: _refuse_others(path)
+    record = parse_json(read_text(file, str(file)), str(file))
     if not isinstance(record, dict) or record.get("format") != FORMAT: raise InputError(f"{file} is not a {FORMAT}")
     if record.get("version") != VERSION: raise InputError(f"{file} has version {record.get('version')!r}, this library reads {VERSION}")
     if record.get("seal") != _seal(record): raise InputError(f"{file} is damaged: its SHA-256 seal does not match its content")
@@ -105,9 +126,10 @@ def load(
     path = Path(path)
     record, file = _read_sidecar(path), path/TENSORS
     if not file.is_file(): raise InputError(f"{file} is missing")
+    if not {"sha256", "optimizer", "meta"} <= set(record) or not isinstance(record["meta"], dict): raise InputError(f"{path/SIDECAR} is damaged: it names no tensors or no meta")
     if sha256(file) != record["sha256"]: raise InputError(f"{file} is damaged: its SHA-256 is not the one in {SIDECAR} ({file.stat().st_size} bytes)")
     try: flat = load_file(file)
-    except SafetensorError as error: raise InputError(f"{file} is not a safetensors file: {error}") from error
+    except (SafetensorError, ValueError, LookupError, TypeError, RuntimeError, OverflowError) as error: raise InputError(f"{file} is not a safetensors file: {error}") from error
     parts = {group: {} for group in ("model", "ema", "optimizer", "streams")}
     for name, tensor in flat.items():
         group, _, key = name.partition("/")
@@ -147,6 +169,8 @@ def _restore_optimizer(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer)
     optimizer.load_state_dict({"state": memory, "param_groups": groups})
 
 # %% ../../nbs/learn/checkpoint.ipynb #61205872
+DAMAGE = (LookupError, TypeError, ValueError, AttributeError, RuntimeError) # what literals raise that are not what a program wrote
+
 def restore(
     checkpoint: Checkpoint, # from `load`
     *,
@@ -158,10 +182,13 @@ def restore(
     "Put a checkpoint back into objects of the same shape; a misfit raises and names file and tensor."
     if model is not None: copy_tensors(checkpoint.model, state_of(model), f"{checkpoint.path} (model)")
     if ema is not None: copy_tensors(checkpoint.ema, state_of(ema), f"{checkpoint.path} (ema)")
-    if optimizer is not None: _restore_optimizer(checkpoint, optimizer)
+    if optimizer is not None:
+        try: _restore_optimizer(checkpoint, optimizer)
+        except DAMAGE as error: raise error if isinstance(error, InputError) else InputError(f"{checkpoint.path} (optimizer) is damaged: {type(error).__name__}: {error}") from error
     for name, generator in (streams or {}).items():
         if name not in checkpoint.streams: raise InputError(f"{checkpoint.path} (streams) does not fit: missing {name!r}")
-        generator.set_state(checkpoint.streams[name])
+        try: generator.set_state(checkpoint.streams[name])
+        except DAMAGE as error: raise InputError(f"{checkpoint.path} (streams) is damaged: {name!r} is no state of a generator: {error}") from error
     return checkpoint.meta
 
 # %% ../../nbs/learn/checkpoint.ipynb #98dc904c
@@ -171,4 +198,7 @@ def remove(
     "Delete a checkpoint; a folder that is none is left alone and raises."
     path = Path(path)
     if not (path/SIDECAR).is_file(): raise InputError(f"{path} holds no {SIDECAR}: not a checkpoint, left alone")
-    shutil.rmtree(path)
+    gone = path.with_name(f".partial-{path.name}-gone")
+    shutil.rmtree(gone, ignore_errors=True)  # of one who was killed here
+    os.replace(path, gone)
+    shutil.rmtree(gone)

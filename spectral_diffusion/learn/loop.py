@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..core.registry import InputError
+from ..core.registry import InputError, unknown_name
 from ..core.runtime import progress as progress_bar
 from ..core.runtime import split, stream
 from . import checkpoint as files
@@ -27,7 +28,8 @@ from ..noise.process import Process
 from ..signals.bases import Basis
 
 # %% auto #0
-__all__ = ['draw_times', 'ema_decay', 'average', 'TrainState', 'latest', 'train', 'time_to_target']
+__all__ = ['COUNTS', 'MOST_SKIPS', 'draw_times', 'ema_decay', 'average', 'TrainState', 'latest', 'Diverged', 'train',
+           'time_to_target']
 
 # %% ../../nbs/learn/loop.ipynb #9d20442e
 def draw_times(
@@ -74,6 +76,8 @@ class TrainState:
     ema: dict[str, Tensor] # averaged weights and buffers by name
     optimizer: torch.optim.Optimizer # its memory goes into a checkpoint
     arguments: dict # what the run is a function of
+    skipped: int = 0 # steps without an update so far, because they were not finite
+    saved: list[Path] = field(default_factory=list) # checkpoints that this run has written or come from
 
     @property
     def images_per_second(self) -> float: return self.images/self.seconds
@@ -96,12 +100,16 @@ class TrainState:
     ) -> Path: # the checkpoint inside it
         "Write `path/step-...` and remove older ones when it is complete."
         made = files.save(Path(path)/f"step-{self.step:08d}", model=self.denoiser, optimizer=self.optimizer, ema=self.ema,
-                          meta={k: getattr(self, k) for k in ("step", "images", "seconds", "cpu_seconds", "arguments")})
+                          meta={k: getattr(self, k) for k in (*COUNTS, "arguments")})
+        self.saved.append(made)
         for step, old in _checkpoints(path):
             if step < self.step: files.remove(old)
+        for dead in Path(path).glob(".partial-step-*"): shutil.rmtree(dead, ignore_errors=True)  # of a process that was killed while it saved
         return made
 
 # %% ../../nbs/learn/loop.ipynb #a321b36a
+COUNTS = ("step", "images", "seconds", "cpu_seconds", "skipped") # numbers of a state that a checkpoint keeps
+
 @torch.no_grad()
 def _fill(denoiser: nn.Module, tensors: dict[str, Tensor]) -> None:
     "Copy tensors into a network of the same names."
@@ -109,7 +117,7 @@ def _fill(denoiser: nn.Module, tensors: dict[str, Tensor]) -> None:
 
 def _checkpoints(path: Path | str) -> list[tuple[int, Path]]:
     "Complete checkpoints in a folder, by step."
-    found = [(re.fullmatch(r"step-(\d+)", p.name), p) for p in Path(path).glob("step-*")]
+    found = [(re.fullmatch(r"step-(\d+)", p.name), p) for p in Path(path).glob("step-*") if (p/files.SIDECAR).is_file()]
     return sorted((int(m[1]), p) for m, p in found if m)
 
 def latest(
@@ -120,6 +128,10 @@ def latest(
     return found[-1][1] if found else None
 
 # %% ../../nbs/learn/loop.ipynb #32df60db
+class Diverged(InputError):
+    "A loss or a gradient is not finite, or the loss is beyond its limit."
+    exit_code = 1 # of the command line: the run has failed
+
 def _update(
     denoiser: nn.Module, # trained in place
     optimizer: torch.optim.Optimizer, # its learning rate is set already
@@ -128,11 +140,11 @@ def _update(
     eps: Float[Tensor, "b c h w"], # white noise
     clip: float | None, # largest norm of the gradient
     options: dict, # of the loss
-    step: int, # for the error message
+    limit: float, # largest loss
     workers: Workers, # the processes of the run
     weight: float, # this one's part of the batch
-) -> tuple[float, float]: # loss and gradient norm, before the update
-    "One step of the optimiser; a loss or gradient that is not finite raises before it."
+) -> tuple[float, float, bool]: # loss and gradient norm, before the update, and whether there was one
+    "One step of the optimiser; not with a loss or gradient that is not finite, or a loss above the limit."
     denoiser.train()
     optimizer.zero_grad(set_to_none=True)
     loss = denoising_loss(denoiser, x0, t, eps, **options)
@@ -142,19 +154,22 @@ def _update(
     workers.add([loss, *(p.grad for p in parameters if p.grad is not None)], weight)
     norm = torch.nn.utils.clip_grad_norm_(parameters, float("inf") if clip is None else clip, foreach=True)
     value, size = loss.item(), norm.item()
-    if not torch.isfinite(torch.tensor([value, size])).all():
-        raise InputError(f"training stopped at step {step}: loss {value}, gradient norm {size}; weights are those of step {step - 1}; hint: lower lr, check the data for NaN")
-    optimizer.step()
-    return value, size
+    good = math.isfinite(value) and math.isfinite(size) and value <= limit
+    if good: optimizer.step()
+    return value, size, good
 
 def _resume(resume: Path | str, denoiser: nn.Module, ema: dict, optimizer: torch.optim.Optimizer, arguments: dict) -> dict:
     "Fill all objects from a checkpoint of the same run."
     folder = latest(resume) or Path(resume)
     saved = files.load(folder)
+    meta = {"skipped": 0, "arguments": {}, **saved.meta}  # older checkpoints do not count what was skipped
+    if not isinstance(meta["arguments"], dict) or any(type(meta.get(k)) not in (int, float) or not 0 <= meta[k] < math.inf for k in COUNTS) or type(meta["step"]) is not int:
+        raise InputError(f"{folder} is damaged: a checkpoint of a run says {', '.join(COUNTS)} and arguments")
     for key, value in arguments.items():
-        before = saved.meta.get("arguments", {}).get(key)
+        before = meta["arguments"].get(key)
         if before != value: raise InputError(f"{folder} belongs to another run: {key} was {before!r}, now {value!r}")
-    return files.restore(saved, model=denoiser, ema=ema, optimizer=optimizer)
+    files.restore(saved, model=denoiser, ema=ema, optimizer=optimizer)
+    return {**meta, "folder": folder}
 
 # %% ../../nbs/learn/loop.ipynb #3b452b18
 def train(
@@ -175,6 +190,8 @@ def train(
     decay: int | None = None, # steps over which it falls to zero by half a cosine (Loshchilov and Hutter 2017, eq. 5); None: constant
     weight_decay: float = 0., # AdamW's
     stratified: bool = True, # times one in each interval
+    on_nan: str = "stop", # what a loss that is not finite does: "stop", or "skip" its update and count it
+    loss_limit: float | None = None, # a loss above it counts as not finite
     resume: Path | str | None = None, # a checkpoint, or the folder that holds the latest one
     checkpoints: Path | str | None = None, # folder for checkpoints on the way
     checkpoint_every: int | None = None, # steps between them
@@ -183,14 +200,15 @@ def train(
 ) -> Iterator[TrainState]: # one state a step
     "Train, one step at a time; a run stopped and resumed is the run that never stopped."
     arguments = {"lr": lr, "batch": batch, "seed": seed, "target": target, "time_weight": _word(time_weight), "basis": _word(basis), "frequency_weight": _word(frequency_weight),
-                 "ema": ema, "clip": clip, "warmup": warmup, "weight_decay": weight_decay, "stratified": stratified, **({} if decay is None else {"decay": decay})}
-    _check(steps, lr, batch, ema, clip, warmup, decay, checkpoints, checkpoint_every)
+                 "ema": ema, "clip": clip, "warmup": warmup, "weight_decay": weight_decay, "stratified": stratified, **({} if decay is None else {"decay": decay}), **({} if on_nan == "stop" else {"on_nan": on_nan, "loss_limit": loss_limit})}
+    _check(steps, lr, batch, ema, clip, warmup, decay, checkpoints, checkpoint_every, on_nan, loss_limit)
     options = {"target": target, "time_weight": time_weight, "basis": basis, "frequency_weight": frequency_weight}
     trained = [p for p in denoiser.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay, fused=trained[0].device.type in ("cpu", "cuda"))
     averaged = {k: v.detach().clone() for k, v in denoiser.state_dict().items()}
-    done = {"step": 0, "images": 0, "seconds": 0., "cpu_seconds": 0.}
+    done = {"step": 0, "images": 0, "seconds": 0., "cpu_seconds": 0., "skipped": 0}
     if resume is not None: done = _resume(resume, denoiser, averaged, optimizer, arguments)
+    skipped, in_a_row, saved = done["skipped"], 0, [done["folder"]] if "folder" in done else []
     workers.check_same([*denoiser.state_dict().values(), torch.tensor(done["step"], device=trained[0].device)])
     mine = workers.share(batch)
     seconds, cpu_seconds, images = done["seconds"], done["cpu_seconds"], done["images"]
@@ -199,11 +217,15 @@ def train(
         rate = lr*min(1., (step + 1)/max(warmup, 1))*(1. if decay is None else 0.5*(1 + math.cos(math.pi*min(1., step/decay))))
         for group in optimizer.param_groups: group["lr"] = rate
         x0, t, eps = _draw(denoiser.process, batches, step, batch, seed, stratified, mine)
-        loss, norm = _update(denoiser, optimizer, x0, t, eps, clip, options, step + 1, workers, len(x0)/batch)
-        average(averaged, denoiser.state_dict(), ema_decay(step, ema))
+        buffers = [b.clone() for b in denoiser.buffers()] if on_nan == "skip" else []
+        loss, norm, good = _update(denoiser, optimizer, x0, t, eps, clip, options, math.inf if loss_limit is None else loss_limit, workers, len(x0)/batch)
+        in_a_row, skipped = (0, skipped) if good else (in_a_row + 1, skipped + 1)
+        if good: average(averaged, denoiser.state_dict(), ema_decay(step, ema))
+        elif on_nan == "skip" and in_a_row < MOST_SKIPS: _put_back(denoiser, buffers)
+        else: raise Diverged(_told(step, seed, loss, norm, loss_limit, on_nan, saved))
         seconds, cpu_seconds, images = seconds + time.perf_counter() - wall, cpu_seconds + time.process_time() - cpu, images + batch
         state = TrainState(step=step + 1, loss=loss, grad_norm=norm, lr=rate, images=images, seconds=seconds, cpu_seconds=cpu_seconds,
-                           denoiser=denoiser, ema=averaged, optimizer=optimizer, arguments=arguments)
+                           denoiser=denoiser, ema=averaged, optimizer=optimizer, arguments=arguments, skipped=skipped, saved=saved)
         if checkpoint_every and (step + 1) % checkpoint_every == 0 and workers.rank == 0: state.save(checkpoints)
         yield state
 
@@ -221,8 +243,22 @@ def _draw(process: Process, batches: Callable, step: int, batch: int, seed: int,
     t = draw_times(batch, stream(seed, f"train/time/{step}"), stratified=stratified).to(x0.device)
     return x0[mine], t[mine], process.noise(x0[mine], split(stream(seed, f"train/noise/{step}"), batch)[mine])
 
-def _check(steps: int, lr: float, batch: int, ema: float, clip: float | None, warmup: int, decay: int | None, checkpoints: object, every: int | None) -> None:
+MOST_SKIPS = 20 # steps in a row without an update; more are no accident
+
+def _put_back(denoiser: nn.Module, buffers: list[Tensor]) -> None:
+    "Buffers, such as the averages of a normalisation, as they were before a step that is skipped."
+    for own, before in zip(denoiser.buffers(), buffers, strict=True): own.copy_(before)
+
+def _told(step: int, seed: int, loss: float, norm: float, limit: float | None, on_nan: str, saved: list[Path]) -> str:
+    "Where a run has diverged, and what is left of it."
+    what = f"loss {loss}, gradient norm {norm}" + (f", largest loss {limit:g}" if limit is not None else "") + (f", {MOST_SKIPS} steps in a row" if on_nan == "skip" else "")
+    hint = "lower lr, check the data for NaN" + ("" if on_nan == "skip" else ", or on_nan='skip' to leave such steps out")
+    return f"training stopped at step {step + 1}: {what}; batch {step} of seed {seed}; weights are those of step {step}; last good checkpoint: {saved[-1] if saved else 'none was saved'}; hint: {hint}"
+
+def _check(steps: int, lr: float, batch: int, ema: float, clip: float | None, warmup: int, decay: int | None, checkpoints: object, every: int | None, on_nan: str, limit: float | None) -> None:
     "Refuse arguments that cannot be meant."
+    if on_nan not in ("stop", "skip"): raise unknown_name("on_nan", on_nan, ["stop", "skip"])
+    if limit is not None and not limit > 0: raise InputError(f"loss_limit must be positive or None, got {limit}")
     for name, value in (("steps", steps), ("batch", batch)):
         if value < 1: raise InputError(f"{name} must be at least 1, got {value}")
     if not lr > 0: raise InputError(f"lr must be positive, got {lr}")
