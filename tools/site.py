@@ -451,11 +451,17 @@ def draw_caption(m: re.Match, where: str, problems: list[str]) -> str:
 NAVIGATIONS = {"navbar": "site", "sidebar": "all pages", "secondary": "place", "toc": "on this page", "page-navigation": "next and previous page", "": "more"}  # class -> name
 
 
+ICON = ("data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Cpath d='M1 8c2-9 3-9 5 0s3 6 4 0 2-4 2.5 0 1 2 2.5 0' "
+        "fill='none' stroke='%23b35c00' stroke-width='1.6' stroke-linecap='round'/%3E%3C/svg%3E")
+
+
 def reachable(html: str) -> str:
     "What keyboards and screen readers need: boxes that scroll take the focus, navigations have names, an empty corner of a table is no heading."
     html = re.sub(r"<(pre|table)(?![^>]*tabindex)(?=[\s>])", r'<\1 tabindex="0"', html)
     html = re.sub(r'<nav(?![^>]*aria-label)([^>]*class="([^"]*)")', lambda m: f'<nav aria-label="{next(label for word, label in NAVIGATIONS.items() if word in m[2])}"{m[1]}', html)
     html = re.sub(r'(<a [^>]*)role="navigation" ?', r"\1", html)  # a link that unfolds a section is no region of the page
+    if 'rel="icon"' not in html:
+        html = html.replace("</head>", f'<link rel="icon" href="{ICON}">\n</head>', 1)
     return re.sub(r"<th( [^>]*)?>\s*(?:&nbsp;)?\s*</th>", r"<td\1></td>", html)
 
 
