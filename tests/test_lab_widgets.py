@@ -90,12 +90,11 @@ def test_every_control_changes_the_picture_and_back(runs):
         for key, control in panel.controls.items():
             before, old = bytes(panel.image.value), control.value
             control.value = other(control)
-            assert (bytes(panel.image.value), panel.words.value) != (before, None), f"{name}: {key}"
             assert bytes(panel.image.value) == panel.picture.png and panel.image.tooltip == panel.picture.words
             changed = bytes(panel.image.value) != before or (name, key.split()[0]) == ("study", "level")  # a prediction is in the words alone
             assert changed, f"{name}: {key} changes nothing"
+            control.value = old
             if name != "runs":
-                control.value = old
                 assert bytes(panel.image.value) == before, f"{name}: {key} does not come back"
 
 

@@ -188,10 +188,10 @@ def draw_mask(
     (h, w), kept = x.shape[-2:], keep(x, mask)
     power, weights = rfft2(x.double()).abs().square().mean(0), bin_weights(*x.shape[-2:])
     fig, (left, right) = figure(1, 2, height=3.45)
-    left.imshow(whole(power, w).clamp(min=1e-8*power.max().item()).log10())
-    left.imshow(np.ma.masked_where(whole(mask, w).numpy(), np.ones((h, w))), cmap=ListedColormap([COLORS["failure"]]), alpha=0.6)
+    left.imshow(whole(power, w).clamp(min=1e-8*power.max().item()).log10().numpy(), aspect=w/h)  # square, like the plane of frequencies
+    left.imshow(np.ma.masked_where(whole(mask, w).numpy(), np.ones((h, w))), cmap=ListedColormap([COLORS["failure"]]), alpha=0.6, aspect=w/h)
     if outline is not None and 0 < outline.sum() < outline.numel():
-        left.contour(whole(outline, w).double(), levels=[0.5], colors=[COLORS["contender"]])
+        left.contour(whole(outline, w).double().numpy(), levels=[0.5], colors=[COLORS["contender"]])
     left.set(xticks=[], yticks=[], title="spectrum; red: taken out, orange: brush", xlabel="horizontal frequency", ylabel="vertical frequency")
     right.imshow(to_pixels(kept), vmin=0, vmax=1, interpolation="nearest")
     right.set(xticks=[], yticks=[], title="the image of what is kept")
@@ -230,7 +230,7 @@ def radial_mean(
     "Mean over channels and over the directions of a frequency."
     k, weights = field.basis.frequency(*field.size), field.basis.weights(*field.size)
     plane = values.reshape(-1, *k.shape).mean(0)
-    ring = (2*bins*k).ceil().long().clamp(max=bins)  # 0 is frequency zero alone
+    ring = (2*bins*k - 1e-9).ceil().long().clamp(max=bins)  # 0 is frequency zero alone; rounding must not lift a whole number
     def total(v): return torch.zeros(bins + 1, dtype=torch.float64).index_add_(0, ring.flatten(), (weights*v).flatten())
     count = total(torch.ones_like(k))
     used = count > 0
