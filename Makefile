@@ -81,8 +81,8 @@ report: setup ## data, benchmarks that have no cpu result yet, ledger, pages of 
 	@$(PY) tools/site.py build
 	@s=$$(( $$(date +%s) - $(T0) )); echo "== report: _site/index.html, $$(( s/60 )) min $$(( s%60 )) s in all"
 
-lab: setup ## open JupyterLab on the notebooks, for this machine alone
-	@$(VENV)/bin/jupyter lab --ServerApp.ip=127.0.0.1 --LabApp.default_url=/lab/tree/nbs
+lab: setup ## open JupyterLab on the first hour, for this machine alone
+	@$(VENV)/bin/jupyter lab --ServerApp.ip=127.0.0.1 --LabApp.default_url=/lab/tree/nbs/guide/first_hour.ipynb
 
 clean: ## remove what can be made again (not .venv, not data, not results)
 	@rm -rf _site _proc _docs build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis

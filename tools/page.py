@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import json
 import os
 import subprocess
 import sys
@@ -70,11 +71,23 @@ def to_notebook(name: str) -> None:
     os.utime(nb, (py.stat().st_mtime,)*2)
 
 
+def without_views(nb: dict) -> dict:
+    "The notebook with pictures in place of live views, whose kernel has ended; a view without a picture stays."
+    for cell in nb["cells"]:
+        for out in cell.get("outputs", ()):
+            if "image/png" in out.get("data", {}):
+                out["data"].pop("application/vnd.jupyter.widget-view+json", None)
+    nb.get("metadata", {}).pop("widgets", None)  # their state, a megabyte of pictures
+    return nb
+
+
 def execute(name: str) -> None:
     "Run the page in its own folder with a fresh kernel and keep the outputs."
     env = {"OMP_NUM_THREADS": "1", **os.environ}
     subprocess.run([sys.executable, "-m", "jupyter", "execute", "--inplace", "--timeout=600", f"{name}.ipynb"],
                    cwd=NBS, check=True, env=env)
+    nb = NBS/f"{name}.ipynb"
+    nb.write_text(json.dumps(without_views(json.loads(nb.read_text(encoding="utf-8"))), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def clean(name: str) -> None:

@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import math
+import threading
 
 import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Float
+from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 from torch import Tensor
 
@@ -51,7 +53,9 @@ def figure(
     if rows < 1 or cols < 1: raise InputError(f"a figure needs at least one row and one column, got {rows} x {cols}")
     plt.rcParams.update(STYLE)
     size = (width, height or 2.6*rows*width/6.4*(1 if cols > 1 else 1.15))
-    return plt.subplots(rows, cols, figsize=size, sharex=sharex, sharey=sharey)
+    if threading.current_thread() is threading.main_thread(): return plt.subplots(rows, cols, figsize=size, sharex=sharex, sharey=sharey)
+    fig = Figure(figsize=size)  # pyplot shows and closes what it knows after every cell
+    return fig, fig.subplots(rows, cols, sharex=sharex, sharey=sharey)
 
 # %% ../../nbs/core/plot.ipynb #ad44d6c5
 def spectrum_axes(
