@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..core.config import override, parse_yaml
@@ -17,9 +18,9 @@ from ..core.registry import InputError, unknown_name
 
 # %% auto #0
 __all__ = ['TRAIN_HELP', 'VARIANTS', 'SAMPLE_HELP', 'SWEEP_HELP', 'TAGUCHI_HELP', 'TOP_HELP', 'read_changes', 'run_data',
-           'run_bench_verb', 'run_report', 'train_config', 'show_plan', 'run_train', 'find_run', 'run_sample',
-           'run_sweep_verb', 'run_taguchi', 'run_evaluate', 'run_encode', 'run_decode', 'run_doctor', 'run_completion',
-           'parser', 'main']
+           'run_bench_verb', 'run_report', 'train_config', 'tensorboard_log', 'show_plan', 'run_train', 'find_run',
+           'run_sample', 'run_sweep_verb', 'run_taguchi', 'run_evaluate', 'run_encode', 'run_decode', 'run_doctor',
+           'run_completion', 'parser', 'main']
 
 # %% ../../nbs/lab/cli.ipynb #50b86400
 def read_changes(
@@ -104,6 +105,11 @@ def train_config(args: argparse.Namespace) -> object: # a RunConfig
     if args.run_id: given["bench"] = args.run_id
     return override(load_yaml(RunConfig, args.config) if args.config else RunConfig(), given | read_changes(args.set))
 
+def tensorboard_log(states: Iterator, work: Path) -> Iterator: # the same states
+    "Write event files for TensorBoard to logs/tensorboard."
+    from spectral_diffusion.lab.interop import log_tensorboard
+    return log_tensorboard(states, work/"logs"/"tensorboard")
+
 def show_plan(config: object, path: Path) -> None:
     "What a run would do: the work of `--dry-run`."
     from spectral_diffusion.core.config import dump_yaml
@@ -133,6 +139,7 @@ def run_train(args: argparse.Namespace) -> int:
     from spectral_diffusion.lab.experiment import help_run, json_log, train_run
     from spectral_diffusion.lab.records import run_path
     from spectral_diffusion.learn.distributed import join
+    if args.tensorboard and importlib.util.find_spec("tensorboard") is None: raise InputError("--tensorboard needs a package that is not installed; hint: pip install 'spectral-diffusion[tensorboard]'")
     config = train_config(args)
     path = run_path(config, args.results)
     with join(args.device, args.launcher) as workers:
@@ -140,11 +147,11 @@ def run_train(args: argparse.Namespace) -> int:
         if args.dry_run:
             if workers.rank == 0: show_plan(config, path)
             return 0
-        done, watchers = path.exists(), [json_log]*args.json_log
+        done, watchers = path.exists(), [json_log]*args.json_log + [tensorboard_log]*args.tensorboard
         if workers.rank: help_run(config, args.results, workers)
         else: record = train_run(config, args.results, on=str(workers.device), workers=workers, watchers=watchers)
     if workers.rank == 0:
-        if done and args.json_log: print("the run was complete before, so there is nothing to log", file=sys.stderr)
+        if done and watchers: print("the run was complete before, so there is nothing to log", file=sys.stderr)
         print(f"run {record.path.name}: eps-loss {record.metrics['loss']:.4f} after {config.train.steps} steps; record in {record.path}")
     return 0
 
@@ -309,6 +316,7 @@ def parser() -> argparse.ArgumentParser:
          (("--run-id",), {"metavar": "NAME", "help": "folder of the run in the results (default: runs); runs of different settings lie in it side by side"}),
          (("--dry-run",), {"action": "store_true", "help": "check everything, show the whole configuration, write nothing"}),
          (("--json-log",), {"action": "store_true", "help": "write one line of JSON for every step to logs/train.jsonl in the record"}),
+         (("--tensorboard",), {"action": "store_true", "help": "write event files to logs/tensorboard in the record; tensorboard --logdir results shows all runs"}),
          (("--keys",), {"action": "store_true", "help": "list every key of the configuration with its default and its meaning, and stop"}),
          (("--device",), {"default": "auto", "help": "auto, cpu, cuda"}), (("--launcher",), {"default": "torchrun", "help": "who starts several processes: torchrun or accelerate (default: torchrun)"}), more=TRAIN_HELP)
     verb("sample", run_sample, (("run",), {"help": "folder of a trained run, or of a --run-id that holds one"}), (("--num-samples",), {"type": int, "default": 16, "help": "how many"}),
