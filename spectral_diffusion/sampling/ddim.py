@@ -130,5 +130,6 @@ def ddpm(run: Run, x: Float[Tensor, "b c h w"]) -> Iterator[tuple[Tensor, Tensor
 def analytic(run: Run, x: Float[Tensor, "b c h w"], *, eta: float = 0.) -> Iterator[tuple[Tensor, Tensor]]:
     "The DDIM family with the variance of the estimate added per coefficient (Bao et al. 2022, theorem 1)."
     g = ddim_gains(*neighbours(run), eta)
-    left = torch.cat([run.variance(t) for t in run.times[:-1].tolist()])
+    left = [run.variance(t) for t in run.times[:-1].tolist()]
+    left = torch.cat([v.reshape((1,)*(4 - v.ndim) + tuple(v.shape)) for v in left])  # one entry a step, whatever axes the power has
     return march(run, x, Gains(g.x, g.x0, (g.z.square() + g.x0.square()*left).sqrt()), run.basis)
