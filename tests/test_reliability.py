@@ -380,3 +380,22 @@ def test_a_wrong_value_raises_before_any_work(tmp_path, change):
     from spectral_diffusion.core.config import from_dict
     with pytest.raises(InputError): train_run(from_dict(RunConfig, {"data": {"name": "power_law"}, **change}), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_zeros_at_the_end_of_a_coded_picture(tmp_path):
+    from spectral_diffusion.codec.hierarchical import decompress
+    from tools.drills.hostile import codec_room, mend
+    codec, image, data = codec_room(tmp_path)
+    for more in (4, 8, 400):
+        with pytest.raises(InputError, match="left over"): decompress(codec, mend(data + bytes(more)))
+
+
+@pytest.mark.parametrize("channels", [None, 1, 3])
+def test_analytic_steps_keep_the_shape_of_the_images(channels):
+    from spectral_diffusion.core.runtime import stream
+    from spectral_diffusion.noise.process import Process
+    from spectral_diffusion.noise.theory import GaussianField
+    from spectral_diffusion.sampling.engine import sample
+    power = torch.rand((5, 6) if channels is None else (channels, 5, 6), generator=stream(0, "power"), dtype=torch.float64) + 0.1
+    field, process, shape = GaussianField(power, (5, 6), basis="dct"), Process("cosine"), (2, channels or 1, 5, 6)
+    assert sample(field.denoiser(process), process, shape, "analytic", 4, stream(1, "s")).shape == shape

@@ -479,10 +479,15 @@ def decompress(
     "The picture of a file, bit by bit that of the encoder; anything wrong raises `InputError`."
     head = read_header(data, max_pixels=max_pixels)
     if head.fingerprint != fingerprint(codec).hex(): raise InputError(f"the file was written by model {head.fingerprint}, this is {fingerprint(codec).hex()}")
-    reader, stride = Reader(data[HEADER.size + 4:], codec.tables), codec.config.stride
+    reader, again, stride = Reader(data[HEADER.size + 4:], codec.tables), Writer(codec.tables), codec.config.stride
+    def take(i, d, prior, index):
+        k = reader.take(index)
+        again.put(k, index)
+        return k
     with exact():
-        d, latents, check = decide(codec, head.quality, tuple(-(-n//stride) for n in (head.height, head.width)), lambda i, d, prior, index: reader.take(index))
+        d, latents, check = decide(codec, head.quality, tuple(-(-n//stride) for n in (head.height, head.width)), take)
         reader.finish()
+        if again.finish() != data[HEADER.size + 4:]: raise InputError("the file is damaged: bytes are left over")  # the decoder alone takes zeros at the end for nothing
         if check != head.check: raise InputError("the file does not decode here: it is damaged, or this machine's arithmetic differs from that of the writer")
         x = codec.synthesise(d, latents)[0, :, :head.height, :head.width]
         if not x.isfinite().all(): raise InputError("the file is damaged: the picture is not finite")

@@ -19,6 +19,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -190,8 +191,9 @@ def _installed(package: str) -> bool:
     try: return bool(metadata.version(package))
     except metadata.PackageNotFoundError: return False
 
+@cache
 def commit() -> str | None: # short hash, with "+" when files differ from it; None outside a checkout
-    "The commit of the checkout that this library runs from."
+    "The commit of the checkout that this library runs from, as it was when first asked: a running process does not see later ones."
     def git(*args):
         return subprocess.run(["git", "-C", str(Path(__file__).parent), *args], capture_output=True, text=True, check=True).stdout.strip()
     try: return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")

@@ -94,8 +94,8 @@ class Child:
                 self.status = os.waitstatus_to_exitcode(status)
         return self.status is not None
 
-    def wait(self, limit: float = 120.) -> int:
-        "Its exit code, negative for a signal; killed when it takes longer."
+    def wait(self, limit: float = 900.) -> int:
+        "Its exit code, negative for a signal; killed when it takes longer. Generous: the machine may be busy with something else."
         deadline = time.monotonic() + limit
         while not self.ended():
             if time.monotonic() > deadline:
@@ -144,10 +144,8 @@ def fork(function: Callable[[], int | None], output: Path | None = None) -> Chil
 
 def memory(what: str = "VmRSS") -> float:
     "MiB of this process: VmRSS now, VmHWM at most."
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(what + ":"):
-            return int(line.split()[1])/1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(what + ":"))
+    return int(line.split()[1])/1024
 
 
 @contextmanager

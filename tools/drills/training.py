@@ -26,8 +26,10 @@ def small(**changes):
 
 def warm() -> None:
     "Images in the cache before anything is forked."
+    from spectral_diffusion.core.runtime import commit
     from spectral_diffusion.lab.experiment import load_images
     load_images("power_law")
+    commit()
 
 
 def work(config, root: Path):
@@ -77,7 +79,7 @@ def kills(book: Book, room: Path, short: bool) -> None:
     warm()
     wanted, config, draw = (3, small(train={"steps": 60}), random.Random(1)) if short else (50, small(train={"steps": 900}), random.Random(1))
     start = time.monotonic()
-    quiet = fork(work(config, room/"quiet"), room/"quiet.txt").wait(600)
+    quiet = fork(work(config, room/"quiet"), room/"quiet.txt").wait()
     life, expected = 2*(time.monotonic() - start)/wanted, essence(config, room/"quiet")
     book.check("the undisturbed run ends", quiet == 0)
     killed, runs, path = 0, 1, []
@@ -93,7 +95,7 @@ def kills(book: Book, room: Path, short: bool) -> None:
         killed += 1
         path.append([killed, runs, reached(config, root)])
     child = fork(work(config, room/f"run-{runs}"), room/"child.txt")
-    status = child.wait(600)
+    status = child.wait()
     bad = differs(expected, essence(config, room/f"run-{runs}")) if status == 0 else child.said()[-300:]
     book.check("the resumed run equals the undisturbed one", status == 0 and not bad, bad)
     book.count("kill -9 at a random moment, nothing lost but steps since the last checkpoint", killed)
@@ -268,7 +270,7 @@ def interrupts(book: Book, room: Path, short: bool) -> None:
     warm()
     config, draw = small(train={"steps": 120, "checkpoint": 1_000}), random.Random(3)
     start = time.monotonic()
-    fork(work(config, room/"quiet")).wait(300)
+    fork(work(config, room/"quiet")).wait()
     seconds, expected, inside = time.monotonic() - start, essence(config, room/"quiet"), 0
     for i in range(2 if short else 25):
         root = room/f"run-{i}"
@@ -282,7 +284,7 @@ def interrupts(book: Book, room: Path, short: bool) -> None:
         book.check("exit code 130, no traceback", status == 130 and "Traceback" not in text, f"{status}: {text[-300:]}")
         if "stopped after step" in text:
             book.check("the step in which it came is saved", f"stopped after step {kept}," in text, f"{kept}: {text[-200:]}")
-        again = fork(work(config, root), room/"again.txt").wait(300)
+        again = fork(work(config, root), room/"again.txt").wait()
         bad = differs(expected, essence(config, root)) if again == 0 else f"status {again}"
         book.check("the resumed run equals the undisturbed one", not bad, bad)
         assert latest(root) is None
@@ -327,7 +329,6 @@ def clock_and_locale(book: Book, room: Path, short: bool) -> None:
                 setattr(time, name, lambda: draw.uniform(-1e9, 1e9))
             return work(config, room/f"jump-{i}")()
         child = fork(jump, room/"said.txt")
-        deadline = 60
-        status = child.wait(deadline)
+        status = child.wait()
         bad = differs(expected, essence(config, room/f"jump-{i}")) if status == 0 else child.said()[-300:]
         book.check("clocks that jump back and forth", not bad, bad)
