@@ -496,7 +496,7 @@ def draw_training(
     from spectral_diffusion.core.plot import COLORS, figure
     fig, ax = figure(height=2.7)
     y, n = np.asarray(losses, dtype=np.float64), len(losses)
-    window = max(1, n//10)
+    window = min(n, max(25, n//10))
     thin = max(1, n//1000)  # more dots than pixels help nobody
     if n:
         total = np.concatenate([[0.], np.cumsum(y)])
@@ -504,13 +504,13 @@ def draw_training(
         starts = np.maximum(ends - window, 0)
         mean = (total[ends] - total[starts])/(ends - starts)
         ax.plot(ends[::thin], y[::thin], ".", markersize=2, color=COLORS["control"], label="each step")
-        ax.plot(ends, mean, color=COLORS["contender"], label=f"mean of {window} steps" if window > 1 else "each step, joined")
-        if (y > 0).all():
+        ax.plot(ends, mean, color=COLORS["contender"], label=f"mean of the last {window} steps")
+        if y.min() > 0 and y.max() > 3*y.min():
             ax.set_yscale("log")
             plain_log(ax.yaxis)
     if reference is not None: ax.axhline(reference, color=COLORS["theory"], ls="--", lw=1, label="Wiener filter")
     ax.set(xlabel="optimiser steps", ylabel="loss")
-    if n or reference is not None: ax.legend(loc="upper right")
+    if n or reference is not None: ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.), ncols=3)
     now = f"step {n}, {seconds:.0f} s" + (f": mean loss of the last {window} steps {mean[-1]:.4f}" if n else ": no step yet") + (f", Wiener filter {reference:.4f}" if reference is not None else "")
     return to_picture(fig, f"{now}. {ending}".strip())
 
