@@ -32,10 +32,10 @@ from ..sampling.engine import SAMPLERS, Step, trajectory
 from ..signals.fourier import bin_weights, irfft2, radius, rfft2
 
 # %% auto #0
-__all__ = ['DPI', 'WIDGET', 'VIEWS', 'Picture', 'to_picture', 'slider', 'choice', 'plain_log', 'spoken', 'two_forms', 'Panel',
-           'brush', 'keep', 'whole', 'draw_mask', 'mask_painter', 'radial_mean', 'draw_noise', 'noise_shapes',
-           'draw_steps', 'sampler_scrubber', 'tell_apart', 'run_table', 'curves_of', 'samples_of', 'draw_runs',
-           'run_browser', 'draw_study', 'taguchi_explorer', 'draw_training', 'Monitor']
+__all__ = ['DPI', 'WIDGET', 'VIEWS', 'Picture', 'to_picture', 'slider', 'choice', 'image_view', 'plain_log', 'spoken',
+           'two_forms', 'Panel', 'brush', 'keep', 'whole', 'draw_mask', 'mask_painter', 'radial_mean', 'draw_noise',
+           'noise_shapes', 'draw_steps', 'sampler_scrubber', 'tell_apart', 'run_table', 'curves_of', 'samples_of',
+           'draw_runs', 'run_browser', 'draw_study', 'taguchi_explorer', 'draw_training', 'Monitor']
 
 # %% ../../nbs/lab/widgets.ipynb #106ccd5d
 DPI = 100 # dots an inch: a figure of width 6.4 is as wide as those of every page
@@ -72,13 +72,21 @@ def slider(label: str, value: float, low: float, high: float, step: float = 0.01
     from ipywidgets import FloatSlider, IntSlider
     if not low <= value <= high: raise InputError(f"slider {label!r} runs from {low} to {high}, got the value {value}")
     kind = IntSlider if all(isinstance(v, int) for v in (value, low, high, step)) else FloatSlider
-    return kind(value=value, min=low, max=high, step=step, description=label, style={"description_width": "initial"}, layout={"width": "300px"})
+    return kind(value=value, min=low, max=high, step=step, description=label, tooltip=label, style={"description_width": "initial"}, layout={"width": "300px"})
 
 def choice(label: str, names: list[str], value: str) -> object: # an ipywidgets Dropdown
     "A labelled list of which one name is chosen."
     from ipywidgets import Dropdown
     if value not in names: raise unknown_name(label, value, list(names))
     return Dropdown(options=list(names), value=value, description=label, style={"description_width": "initial"}, layout={"width": "300px"})
+
+def image_view() -> object: # an ipywidgets Image
+    "A place for a picture; its tooltip is what a screen reader calls it."
+    from ipywidgets import Image
+    from traitlets import Unicode
+    class Described(Image):
+        description = Unicode("").tag(sync=True)  # a tooltip without a description is an error in the browser
+    return Described(format="png", layout={"max_width": "100%", "width": "640px"})
 
 def plain_log(axis: object) -> None: # of a matplotlib Axes, such as ax.yaxis
     "Ticks in plain numbers on a logarithmic axis, as it is drawn now; matplotlib's formula typesetter serves one thread only."
@@ -108,9 +116,9 @@ class Panel:
         controls: dict[str, object], # name -> ipywidgets control, in the order of the Tab key
         actions: dict[str, Callable[[], None]] | None = None, # label of a button -> what it does before the picture is drawn again
     ):
-        from ipywidgets import HTML, Box, Button, Image, VBox
+        from ipywidgets import HTML, Box, Button, VBox
         self.draw, self.controls, self.picture = draw, controls, None
-        self.image, self.words = Image(format="png", layout={"max_width": "100%", "width": "640px"}), HTML()
+        self.image, self.words = image_view(), HTML()
         self.buttons = {label: Button(description=label, tooltip=label, layout={"width": "auto"}) for label in actions or {}}
         for label, action in (actions or {}).items(): self.buttons[label].on_click(partial(self.act, action))
         for control in controls.values(): control.observe(self.update, "value")
@@ -209,7 +217,7 @@ def mask_painter(
     from ipywidgets import FloatRangeSlider
     h, w = x.shape[-2:]
     memory = {"mask": torch.ones(h, w//2 + 1, dtype=torch.bool)}
-    ring = FloatRangeSlider(value=(0.1, 0.25), min=0., max=0.72, step=0.01, description="ring (cycles/pixel)", style={"description_width": "initial"}, layout={"width": "400px"})
+    ring = FloatRangeSlider(value=(0.1, 0.25), min=0., max=0.72, step=0.01, description="ring (cycles/pixel)", tooltip="ring", style={"description_width": "initial"}, layout={"width": "400px"})
     controls = {"ring": ring, "angle": slider("angle (degrees)", 0, -90, 90, 5), "width": slider("width (degrees)", 180, 5, 180, 5)}
     def marked(ring, angle, width): return brush(h, w, *ring, angle, width)
     def paint(change):
@@ -318,7 +326,7 @@ def sampler_scrubber(
     steps: int = 20, # of each run
     images: int = 16, # behind the power; the first one is shown
     seed: int = 0, # of the start noise
-) -> Panel:
+) -> Panel: # `memory` holds the steps of each sampler that was chosen
     "Step through the states of two samplers from the same noise."
     channels, memory = field.power.shape[0] if field.power.ndim == 3 else 1, {}
     def walk(name):
@@ -326,7 +334,9 @@ def sampler_scrubber(
         return memory[name]
     def draw(first, second, step): return draw_steps({name: walk(name) for name in (first, second)}, step, field, process)
     names, (a, b) = sorted(SAMPLERS), samplers
-    return Panel(draw, {"first": choice("first sampler", names, a), "second": choice("second sampler", names, b), "step": slider("step", steps, 1, steps, 1)})
+    panel = Panel(draw, {"first": choice("first sampler", names, a), "second": choice("second sampler", names, b), "step": slider("step", steps, 1, steps, 1)})
+    panel.memory = memory
+    return panel
 
 # %% ../../nbs/lab/widgets.ipynb #804efb65
 def tell_apart(
@@ -486,7 +496,7 @@ def draw_training(
     from spectral_diffusion.core.plot import COLORS, figure
     fig, ax = figure(height=2.7)
     y, n = np.asarray(losses, dtype=np.float64), len(losses)
-    window = max(1, n//10)
+    window = min(n, max(25, n//10))
     thin = max(1, n//1000)  # more dots than pixels help nobody
     if n:
         total = np.concatenate([[0.], np.cumsum(y)])
@@ -494,13 +504,13 @@ def draw_training(
         starts = np.maximum(ends - window, 0)
         mean = (total[ends] - total[starts])/(ends - starts)
         ax.plot(ends[::thin], y[::thin], ".", markersize=2, color=COLORS["control"], label="each step")
-        ax.plot(ends, mean, color=COLORS["contender"], label=f"mean of {window} steps" if window > 1 else "each step, joined")
-        if (y > 0).all():
+        ax.plot(ends, mean, color=COLORS["contender"], label=f"mean of the last {window} steps")
+        if y.min() > 0 and y.max() > 3*y.min():
             ax.set_yscale("log")
             plain_log(ax.yaxis)
     if reference is not None: ax.axhline(reference, color=COLORS["theory"], ls="--", lw=1, label="Wiener filter")
     ax.set(xlabel="optimiser steps", ylabel="loss")
-    if n or reference is not None: ax.legend(loc="upper right")
+    if n or reference is not None: ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.), ncols=3)
     now = f"step {n}, {seconds:.0f} s" + (f": mean loss of the last {window} steps {mean[-1]:.4f}" if n else ": no step yet") + (f", Wiener filter {reference:.4f}" if reference is not None else "")
     return to_picture(fig, f"{now}. {ending}".strip())
 
@@ -514,14 +524,14 @@ class Monitor:
         reference: float | None = None, # a loss to compare with
         every: float = 1., # seconds between two drawings
     ):
-        from ipywidgets import HTML, Button, Image, VBox
+        from ipywidgets import HTML, Button, VBox
         if not seconds > 0 or not every > 0: raise InputError(f"seconds and every must be positive, got {seconds} and {every}")
         self.states, self.seconds, self.reference, self.every = states, seconds, reference, every
         self.losses, self.state, self.error, self.ending, self.elapsed, self.shown = [], None, None, "", None, False
         self.asked, self.ended, self.begun = threading.Event(), threading.Event(), time.monotonic()
         self.button = Button(description="Stop", icon="stop", tooltip="End training after the present step")
         self.button.on_click(lambda button: self.stop())
-        self.image, self.words = Image(format="png", layout={"max_width": "100%", "width": "640px"}), HTML()
+        self.image, self.words = image_view(), HTML()
         self.view = VBox([self.button, self.image, self.words])
         self.update()
         threading.Thread(target=self.run, name="training", daemon=True).start()
