@@ -278,4 +278,4 @@ def test_make_lab_opens_the_first_hour():
     shown = subprocess.run(["make", "-n", "lab"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     page = re.search(r"default_url=/lab/tree/(\S+)", shown)[1]
     assert page == "nbs/guide/first_hour.ipynb" and (ROOT/page).is_file()
-    assert "--ip=127.0.0.1" in shown and "token" not in shown
+    assert "ip=127.0.0.1" in shown and "token" not in shown
