@@ -9,6 +9,7 @@ import os
 import pickle
 import platform
 import re
+import socket
 import struct
 import subprocess
 import sys
@@ -376,15 +377,22 @@ def server(book: Book, room: Path, short: bool) -> None:
         home = room/f"home{i}"
         home.mkdir()
         env = {**{k: v for k, v in os.environ.items() if not k.startswith("JUPYTER")}, "HOME": str(home), "JUPYTER_CONFIG_DIR": str(home/"config"), "JUPYTER_DATA_DIR": str(home/"data"), "JUPYTER_RUNTIME_DIR": str(home/"run")}
-        process = subprocess.Popen([sys.executable, "-m", "jupyter", "lab", *options, "--no-browser", "--port=0", "--allow-root", f"--ServerApp.root_dir={room}"], env=env, stderr=subprocess.PIPE, text=True)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            number = free.getsockname()[1]
+        process = subprocess.Popen([sys.executable, "-m", "jupyter", "lab", *options, "--no-browser", f"--port={number}", "--allow-root", f"--ServerApp.root_dir={room}"], env=env, stderr=subprocess.PIPE, text=True)
         try:
-            found, deadline = None, time.monotonic() + 60
+            found, deadline = None, time.monotonic() + 600
             while not found and time.monotonic() < deadline:
                 found = re.search(r"http://([^:/\s]+):(\d+)/\S*\?token=([0-9a-f]+)", process.stderr.readline())
             assert found, "the server said no address"
-            host, port, token = found.groups()
+            _, port, token = found.groups()
+            while time.monotonic() < deadline:
+                with socket.socket() as door:
+                    if door.connect_ex(("127.0.0.1", int(port))) == 0: break
+                time.sleep(0.2)
             for way, wanted in (("/api/contents", 403), ("/api/kernels", 403), ("/api/terminals", 403), (f"/api/contents?token={'0'*48}", 403), (f"/api/contents?token={token}", 200)):
-                try: got = urllib.request.urlopen(f"http://127.0.0.1:{port}{way}", timeout=20).status
+                try: got = urllib.request.urlopen(f"http://127.0.0.1:{port}{way}", timeout=200).status
                 except urllib.error.HTTPError as error: got = error.code
                 book.check("requests with and without the token", got == wanted, f"{way}: {got}, not {wanted}")
             mine = [x.split()[1] for name in ("tcp", "tcp6") if Path(f"/proc/net/{name}").exists() for x in Path(f"/proc/net/{name}").read_text().splitlines()[1:] if x.split()[3] == "0A" and int(x.split()[1].split(":")[1], 16) == int(port)]
