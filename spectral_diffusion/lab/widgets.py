@@ -196,8 +196,8 @@ def draw_mask(
     (h, w), kept = x.shape[-2:], keep(x, mask)
     power, weights = rfft2(x.double()).abs().square().mean(0), bin_weights(*x.shape[-2:])
     fig, (left, right) = figure(1, 2, height=3.45)
-    left.imshow(whole(power, w).clamp(min=1e-8*power.max().item()).log10().numpy(), aspect=w/h)  # square, like the plane of frequencies
-    left.imshow(np.ma.masked_where(whole(mask, w).numpy(), np.ones((h, w))), cmap=ListedColormap([COLORS["failure"]]), alpha=0.6, aspect=w/h)
+    left.imshow(whole(power, w).clamp(min=1e-8*power.max().item()).log10().numpy(), aspect=w/h, interpolation="nearest")  # square, like the plane of frequencies
+    left.imshow(np.ma.masked_where(whole(mask, w).numpy(), np.ones((h, w))), cmap=ListedColormap([COLORS["failure"]]), alpha=0.6, aspect=w/h, interpolation="nearest")
     if outline is not None and 0 < outline.sum() < outline.numel():
         left.contour(whole(outline, w).double().numpy(), levels=[0.5], colors=[COLORS["contender"]])
     left.set(xticks=[], yticks=[], title="spectrum; red: taken out, orange: brush", xlabel="horizontal frequency", ylabel="vertical frequency")
