@@ -459,7 +459,7 @@ def reachable(html: str) -> str:
     "What keyboards and screen readers need: boxes that scroll take the focus, navigations have names, an empty corner of a table is no heading."
     html = re.sub(r"<(pre|table)(?![^>]*tabindex)(?=[\s>])", r'<\1 tabindex="0"', html)
     html = re.sub(r'<nav(?![^>]*aria-label)([^>]*class="([^"]*)")', lambda m: f'<nav aria-label="{next(label for word, label in NAVIGATIONS.items() if word in m[2])}"{m[1]}', html)
-    html = re.sub(r'(<a [^>]*)role="navigation" ?', r"\1", html)  # a link that unfolds a section is no region of the page
+    html = re.sub(r'(<a [^>]*)role="navigation"', r'\1role="button"', html)  # a link that unfolds a section is no region of the page
     if 'rel="icon"' not in html:
         html = html.replace("</head>", f'<link rel="icon" href="{ICON}">\n</head>', 1)
     return re.sub(r"<th( [^>]*)?>\s*(?:&nbsp;)?\s*</th>", r"<td\1></td>", html)
