@@ -57,7 +57,7 @@ def plot_energy(
 ):
     "Mean square of each scale over the steps."
     ax = figure()[1] if ax is None else ax
-    for (name, rows), color in zip(table.groupby("scale", sort=False), CYCLE): ax.plot(rows.step, rows.mean_square, "o-", ms=3, color=color, label=name)
+    for (name, rows), color in zip(table.groupby("scale", sort=False), CYCLE, strict=False): ax.plot(rows.step, rows.mean_square, "o-", ms=3, color=color, label=name)
     ax.set(yscale="log", xlabel="step", ylabel="mean square of a coefficient")
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend()
@@ -111,7 +111,7 @@ def plot_histograms(
     axes = np.atleast_1d(figure(1, len(scales), height=2.3, sharey=True)[1])
     for ax, scale in zip(axes, scales, strict=True):
         part = table[(table.scale == scale) & (table.quantity == quantity)]
-        for step, color in zip(steps, CYCLE):
+        for step, color in zip(steps, CYCLE, strict=False):
             rows = part[part.step == step]
             ax.plot((rows.low + rows.high)/2, rows.density, color=color, lw=1.2, label=f"step {step}")
         mid = (rows.low + rows.high)/2
