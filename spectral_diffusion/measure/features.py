@@ -5,19 +5,27 @@
 # %% ../../nbs/measure/features.ipynb #1d87384a
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Callable
+from functools import lru_cache
+from importlib.resources import files
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
+from safetensors.torch import load
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, conv2d, relu
+from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, conv2d, linear, max_pool2d, relu
 
 from ..core.registry import InputError, Registry
 from ..core.runtime import stream
 from ..signals.wavelets import dwt2
 
 # %% auto #0
-__all__ = ['EXTRACTORS', 'WIDTHS', 'pixels', 'wavelet', 'random_conv', 'Frechet', 'gaussian_distance', 'frechet_distance']
+__all__ = ['EXTRACTORS', 'WIDTHS', 'CIFAR10_WIDTHS', 'pixels', 'wavelet', 'random_conv', 'Frechet', 'gaussian_distance',
+           'unbiased_distance', 'frechet_distance', 'cifar10_network', 'cifar10_weights', 'packaged',
+           'cifar10_features', 'cifar10_logits', 'sample_bias']
 
 # %% ../../nbs/measure/features.ipynb #593db254
 EXTRACTORS = Registry("extractor")
@@ -73,6 +81,14 @@ def gaussian_distance(
     cross = torch.linalg.eigvalsh(root@b@root).clamp(min=0).sqrt().sum()
     return ((x.mean(0) - y.mean(0)).square().sum() + a.trace() + b.trace() - 2*cross).item()
 
+def unbiased_distance(
+    x: Float[Tensor, "n d"], # features
+    y: Float[Tensor, "m d"], # features
+) -> tuple[float, float]: # as it is; continued to infinitely many
+    "The squared distance of two samples, and the line through it and that of the halves at 1/n = 0."
+    whole = gaussian_distance(x, y)
+    return whole, 2*whole - sum(gaussian_distance(x[i::2], y[i::2]) for i in (0, 1))/2
+
 def frechet_distance(
     x: Float[Tensor, "n c h w"], # images in [-1, 1]
     y: Float[Tensor, "m c h w"], # images to compare with
@@ -86,6 +102,60 @@ def frechet_distance(
     if x.shape[1:] != y.shape[1:]: raise InputError(f"both sets need images of one shape, got {tuple(x.shape[1:])} and {tuple(y.shape[1:])}")
     if min(len(x), len(y)) < 8: raise InputError(f"a distance of sets needs at least 8 images in each, got {len(x)} and {len(y)}")
     p, q = (torch.cat([extract(part).double() for part in z.split(256)]) for z in (x, y))
-    whole = gaussian_distance(p, q)
-    halves = [gaussian_distance(p[i::2], q[i::2]) for i in (0, 1)]
-    return Frechet(whole, 2*whole - sum(halves)/2, min(len(p), len(q)), p.shape[1], extractor)
+    return Frechet(*unbiased_distance(p, q), min(len(p), len(q)), p.shape[1], extractor)
+
+# %% ../../nbs/measure/features.ipynb #75e62b75
+CIFAR10_WIDTHS = (32, 64, 96, 96, 96) # channels of the trained network
+
+def cifar10_network(
+    x: Float[Tensor, "b 3 h w"], # images in [-1, 1]
+    layer: Callable[[int, Tensor], Tensor], # the convolution with a number, on maps
+) -> Float[Tensor, "b 96"]: # features
+    "The trained network up to its last average: three scales, two shortcuts."
+    x = max_pool2d(relu(layer(0, x)), 2)
+    x = max_pool2d(relu(layer(1, x)), 2)
+    x = relu(layer(2, x))
+    x = max_pool2d(x + relu(layer(3, x)), 2)
+    return (x + relu(layer(4, x))).mean((-2, -1))
+
+@lru_cache(maxsize=1)
+def cifar10_weights() -> dict[str, Tensor]: # half precision, on the CPU
+    "The weights that came with the package, after a look at their checksum."
+    folder = files("spectral_diffusion.measure")
+    data, record = (folder/"cifar10_features.safetensors").read_bytes(), json.loads((folder/"cifar10_features.json").read_text())
+    found = hashlib.sha256(data).hexdigest()
+    if found != record["sha256"]: raise InputError(f"cifar10_features.safetensors is damaged: it must have SHA-256 {record['sha256']}, got {found}; hint: install the package again")
+    return load(data)
+
+def packaged(weights: dict[str, Tensor]) -> Callable[[int, Tensor], Tensor]:
+    "The convolutions of `cifar10_network` with given weights, in the precision of the pictures."
+    return lambda i, y: conv2d(y, weights[f"{i}.weight"].to(y), weights[f"{i}.bias"].to(y), padding=1)
+
+@EXTRACTORS.register("cifar10")
+def cifar10_features(
+    x: Float[Tensor, "b 3 32 32"], # images in [-1, 1]
+) -> Float[Tensor, "b 96"]:
+    "Averages of the last layer of a small classifier that was trained on CIFAR-10."
+    if tuple(x.shape[1:]) != (3, 32, 32): raise InputError(f"the features 'cifar10' are made for pictures (3, 32, 32), got {tuple(x.shape[1:])}; hint: 'random_conv' takes any size")
+    return cifar10_network(x, packaged(cifar10_weights()))
+
+def cifar10_logits(
+    x: Float[Tensor, "b 3 32 32"], # images in [-1, 1]
+    weights: dict[str, Tensor] | None = None, # others than those of the package
+) -> Float[Tensor, "b 10"]: # one for each class, in the order of `data.real.CLASSES`
+    "What the classifier says."
+    weights = cifar10_weights() if weights is None else weights
+    return linear(cifar10_network(x, packaged(weights)), weights["head.weight"].to(x), weights["head.bias"].to(x))
+
+# %% ../../nbs/measure/features.ipynb #4d934e0a
+def sample_bias(
+    covariance: Float[Tensor, "d d"], # of the features
+    n: int, # pictures of one set
+    m: int, # pictures of the other
+) -> float: # expected squared distance
+    "What two samples of one Gaussian source have as their distance, to first order in 1/n."
+    if min(n, m) < 2: raise InputError(f"a covariance needs at least 2 pictures in each set, got {n} and {m}")
+    e = torch.linalg.eigvalsh(covariance.double()).clamp(min=0)
+    e = e[e > 0]
+    pairs = (e[:, None]*e/(e[:, None] + e)).sum()
+    return (e.sum()*(1/n + 1/m) + (pairs + e.sum()/2)/2*(1/(n - 1) + 1/(m - 1))).item()
