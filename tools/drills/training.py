@@ -77,16 +77,17 @@ def reached(config, root: Path) -> int:
 def kills(book: Book, room: Path, short: bool) -> None:
     "kill -9 at random moments of one run: history, weights and samples equal those of the undisturbed run, bit for bit."
     warm()
-    wanted, config, draw = (3, small(train={"steps": 60}), random.Random(1)) if short else (50, small(train={"steps": 900}), random.Random(1))
-    start = time.monotonic()
+    wanted, config, draw = (3, small(train={"steps": 60}), random.Random(1)) if short else (50, small(train={"steps": 300}), random.Random(1))
     quiet = fork(work(config, room/"quiet"), room/"quiet.txt").wait()
-    life, expected = 2*(time.monotonic() - start)/wanted, essence(config, room/"quiet")
+    expected = essence(config, room/"quiet")
     book.check("the undisturbed run ends", quiet == 0)
     killed, runs, path = 0, 1, []
     while killed < wanted:
         root = room/f"run-{runs}"
+        goal, deadline = reached(config, root) + draw.randint(0, 2*config.train.steps//wanted), time.monotonic() + 300
         child = fork(work(config, root), room/"child.txt")
-        time.sleep(draw.uniform(0, max(life, 0.25)))
+        while reached(config, root) < goal and not child.ended() and time.monotonic() < deadline: time.sleep(0.01)  # how far it gets is drawn in steps, whatever else the machine does
+        time.sleep(draw.uniform(0, 0.3))
         if child.ended():
             book.check("the resumed run equals the undisturbed one", child.status == 0 and not (bad := differs(expected, essence(config, root))), child.said()[-300:] if child.status else bad)
             runs += 1
