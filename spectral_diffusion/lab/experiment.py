@@ -300,6 +300,7 @@ def train_run(
 def measure_run(config: RunConfig, denoiser: NetworkDenoiser, work: Path, where: torch.device, workers: Workers, fixed: EvaluationSet, watchers: Sequence[Watcher] = ()) -> None:
     "Train, and write all that a record holds; the metrics last, so that they say that everything is there."
     rows = fit(config, denoiser, work, where, workers, watchers)
+    denoiser.eval()
     errors = eps_errors(denoiser, place(fixed, where))
     samples = draw_samples(denoiser, config.evaluation.samples, sampler=config.evaluation.sampler, steps=config.evaluation.sample_steps,
                            clip=config.evaluation.clip, size=fixed.x0.shape[1:])
@@ -409,7 +410,7 @@ def load_denoiser(
     check_size(options, part["network"], f"{path} (model)")
     network = build_model(options, seed=config.seed)
     restore(saved._replace(model=part["network"]), model=network)
-    try: return NetworkDenoiser(network, process_of(config), config.target, saved_field(config, part["field"], saved.meta), views=config.preconditioning == "views")
+    try: return NetworkDenoiser(network, process_of(config), config.target, saved_field(config, part["field"], saved.meta), views=config.preconditioning == "views").eval()
     except (LookupError, TypeError, AttributeError) as error: raise InputError(f"{path} is damaged: its statistics do not fit ({type(error).__name__}: {error})") from error
 
 def saved_field(config: RunConfig, tensors: dict[str, Tensor], meta: dict) -> GaussianField | ScalarField | None:
