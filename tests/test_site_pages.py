@@ -5,16 +5,14 @@
 import functools
 import http.server
 import importlib.util
-import os
-import shutil
 import threading
 from pathlib import Path
 
 import pytest
+from test_browser import BROWSERS, browser_path
 
 ROOT = Path(__file__).resolve().parents[1]
 SITE = ROOT/"_site"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 LOOKED_AT = ("nbs/index.html", "nbs/guide/api.html", "nbs/guide/configuration.html", "nbs/lab/experiment.html", "nbs/bench/b04_cifar10.html", "nbs/report/summary.html", "nbs/report/features.html")
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
 
@@ -36,8 +34,7 @@ def address():
 @pytest.fixture(scope="module")
 def browser():
     "Headless Chromium."
-    path = os.environ.get("SPECTRAL_DIFFUSION_BROWSER") or next((found for name in BROWSERS if (found := shutil.which(name))), None)
-    if path is None: pytest.skip(f"no browser: looked for {', '.join(BROWSERS)} on PATH")
+    if (path := browser_path()) is None: pytest.skip(f"no browser: looked for {', '.join(BROWSERS)} on PATH")
     playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright, which steers the browser, is not installed")
     with playwright.sync_playwright() as p:
         one = p.chromium.launch(executable_path=path, args=OPTIONS)
