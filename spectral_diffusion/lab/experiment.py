@@ -46,12 +46,12 @@ from ..signals.spectra import band_masks, radial_power
 # %% auto #0
 __all__ = ['FAMILIES', 'DATASETS', 'Watcher', 'MOST_PIXELS', 'at_least', 'DataConfig', 'TrainConfig', 'EvalConfig', 'RunConfig',
            'Images', 'floats', 'power_law_images', 'family_images', 'cifar10_validation', 'load_images',
-           'EvaluationSet', 'evaluation_set', 'eps_errors', 'squared_errors', 'Silent', 'statistics', 'process_of',
-           'field_of', 'by_time', 'by_band', 'references', 'views', 'build_denoiser', 'marks', 'json_log', 'train_run',
-           'measure_run', 'help_run', 'place', 'steps_of', 'fit', 'save_denoiser', 'load_denoiser', 'saved_field',
-           'check_size', 'draw_samples', 'to_bytes', 'spectrum_table', 'save_samples', 'load_samples', 'sheet',
-           'write_pictures', 'Comparison', 'arm_config', 'plan', 'Runs', 'run_plan', 'compare', 'Reach', 'first_reach',
-           'to_target', 'Ratio', 'costs', 'save_comparison']
+           'EvaluationSet', 'evaluation_set', 'eps_errors', 'image_losses', 'squared_errors', 'Silent', 'statistics',
+           'process_of', 'field_of', 'by_time', 'by_band', 'references', 'views', 'build_denoiser', 'marks', 'json_log',
+           'train_run', 'measure_run', 'help_run', 'place', 'steps_of', 'fit', 'save_denoiser', 'load_denoiser',
+           'saved_field', 'check_size', 'draw_samples', 'to_bytes', 'spectrum_table', 'save_samples', 'load_samples',
+           'sheet', 'write_pictures', 'Comparison', 'arm_config', 'plan', 'Runs', 'run_plan', 'compare', 'Reach',
+           'first_reach', 'to_target', 'Ratio', 'costs', 'save_comparison']
 
 # %% ../../nbs/lab/experiment.ipynb #52f2524b
 def at_least(name: str, value: float, least: float) -> None:
@@ -185,12 +185,18 @@ def eps_errors(
     "The error of the estimated noise: the same quantity for every arm, whatever its network predicts."
     return torch.cat([(denoiser.predict(denoiser.process.diffuse(x0, t, eps), t, "eps") - eps).cpu() for x0, t, eps in zip(*(part.split(chunk) for part in on), strict=True)])
 
+def image_losses(
+    errors: Float[Tensor, "n c h w"], # of the estimated noise
+) -> Float[Tensor, " n"]: # float64
+    "Mean squared error of each image."
+    return errors.double().square().mean((1, 2, 3))
+
 def squared_errors(
     denoiser: NetworkDenoiser, # anything with `predict` and `process`
     on: EvaluationSet, # where
 ) -> Float[Tensor, " n"]: # mean squared error of each image, float64, on the CPU
     "The eps-loss of each evaluation image."
-    return eps_errors(denoiser, on).double().square().mean((1, 2, 3))
+    return image_losses(eps_errors(denoiser, on))
 
 # %% ../../nbs/lab/experiment.ipynb #8a5b7b66
 class Silent(nn.Module):
@@ -299,9 +305,8 @@ def train_run(
 
 def measure_run(config: RunConfig, denoiser: NetworkDenoiser, work: Path, where: torch.device, workers: Workers, fixed: EvaluationSet, watchers: Sequence[Watcher] = ()) -> None:
     "Train, and write all that a record holds; the metrics last, so that they say that everything is there."
-    rows = fit(config, denoiser, work, where, workers, watchers)
+    rows, errors = fit(config, denoiser, work, where, workers, watchers)
     denoiser.eval()
-    errors = eps_errors(denoiser, place(fixed, where))
     samples = draw_samples(denoiser, config.evaluation.samples, sampler=config.evaluation.sampler, steps=config.evaluation.sample_steps,
                            clip=config.evaluation.clip, size=fixed.x0.shape[1:])
     save_samples(samples, work/"samples"/f"{config.evaluation.sampler}-{config.evaluation.sample_steps}")
@@ -309,7 +314,7 @@ def measure_run(config: RunConfig, denoiser: NetworkDenoiser, work: Path, where:
     write_csv(work/"history.csv", history)
     write_json(work/"metrics.json", {
         "loss": history.loss.iloc[-1], "seconds": history.seconds.iloc[-1], "clock": "cpu" if where.type == "cpu" else "wall",
-        "parameters": sum(p.numel() for p in denoiser.network.parameters()), "by_time": by_time(errors.double().square().mean((1, 2, 3)), fixed.t), "by_band": by_band(errors),
+        "parameters": sum(p.numel() for p in denoiser.network.parameters()), "by_time": by_time(image_losses(errors), fixed.t), "by_band": by_band(errors),
         "psd_distance": value if math.isfinite(value := log_psd_distance(samples, held_out).value) else None,  # an empty ring is infinitely far, and JSON knows no infinity
         "device": where.type, **({"processes": workers.size} if workers.size > 1 else {}), **({"skipped": int(history.skipped.iloc[-1])} if "skipped" in history else {})})
 
@@ -356,7 +361,7 @@ def fit(
     where: torch.device, # of the denoiser
     workers: Workers = ALONE, # the processes of the run
     watchers: Sequence[Watcher] = (), # see every step
-) -> list[dict]: # rows of the history
+) -> tuple[list[dict], Float[Tensor, "n c h w"]]: # rows of the history; errors of the estimated noise at the end
     "Train with evaluations at the marks and checkpoints on the way."
     c = config.train
     on, at = place(evaluation_set(config), where), set(marks(c.steps, config.evaluation.points))
@@ -364,8 +369,9 @@ def fit(
     if final.exists():  # trained by a process that died later
         saved = load(final)
         restore(saved._replace(model={k.removeprefix("network."): v for k, v in saved.model.items() if k.startswith("network.")}), model=denoiser.network)
-        return json.loads(rows_file.read_text(encoding="utf-8"))
-    last, skips = latest(resume), c.on_nan == "skip"
+        return json.loads(rows_file.read_text(encoding="utf-8")), eps_errors(denoiser.eval(), on)
+    last, skips, errors = latest(resume), c.on_nan == "skip", None
+    denoiser.eval()  # or batch norm would learn from the held-out images of step 0
     rows = [r for r in json.loads(rows_file.read_text(encoding="utf-8")) if r["step"] <= load(last).meta["step"]] if last else []  # rows are written first: the file may be ahead
     if not rows: rows = [{"step": 0, "seconds": 0., "train_loss": None, "loss": squared_errors(denoiser, on).mean().item(), **({"skipped": 0} if skips else {})}]
     states = steps_of(config, denoiser, resume, where, workers)
@@ -373,9 +379,9 @@ def fit(
     with hold_interrupt() as asked:
         for state in progress(states, total=c.steps, desc=f"{config.preconditioning} {config.seed}", unit="step"):
             if state.step in at:
-                with state.averaged(): loss = squared_errors(denoiser, on).mean().item()
+                with state.averaged(): errors = eps_errors(denoiser, on)
                 rows.append({"step": state.step, "seconds": state.cpu_seconds if where.type == "cpu" else state.seconds,
-                             "train_loss": state.loss if math.isfinite(state.loss) else None, "loss": loss, **({"skipped": state.skipped} if skips else {})})
+                             "train_loss": state.loss if math.isfinite(state.loss) else None, "loss": image_losses(errors).mean().item(), **({"skipped": state.skipped} if skips else {})})
             if state.step % c.checkpoint == 0 or state.step == c.steps or asked.is_set():
                 write_json(rows_file, rows)
                 state.save(resume)
@@ -383,7 +389,7 @@ def fit(
     saved = load(latest(resume))  # of the last step, whoever has made it
     restore(saved._replace(model=saved.ema), model=denoiser)
     save_denoiser(denoiser, final)
-    return rows
+    return rows, eps_errors(denoiser.eval(), on) if errors is None else errors  # the last mark is the last step
 
 # %% ../../nbs/lab/experiment.ipynb #a913e610
 def save_denoiser(

@@ -77,14 +77,14 @@ def reached(config, root: Path) -> int:
 def kills(book: Book, room: Path, short: bool) -> None:
     "kill -9 at random moments of one run: history, weights and samples equal those of the undisturbed run, bit for bit."
     warm()
-    wanted, config, draw = (3, small(train={"steps": 60}), random.Random(1)) if short else (50, small(train={"steps": 300}), random.Random(1))
+    wanted, config, draw = (3, small(train={"steps": 60}), random.Random(1)) if short else (50, small(train={"steps": 800}), random.Random(1))
     quiet = fork(work(config, room/"quiet"), room/"quiet.txt").wait()
     expected = essence(config, room/"quiet")
     book.check("the undisturbed run ends", quiet == 0)
     killed, runs, path = 0, 1, []
     while killed < wanted:
         root = room/f"run-{runs}"
-        goal, deadline = reached(config, root) + draw.randint(0, 2*config.train.steps//wanted), time.monotonic() + 300
+        goal, deadline = reached(config, root) + draw.randint(0, config.train.steps//(2*wanted)), time.monotonic() + 300
         child = fork(work(config, root), room/"child.txt")
         while reached(config, root) < goal and not child.ended() and time.monotonic() < deadline: time.sleep(0.01)  # how far it gets is drawn in steps, whatever else the machine does
         time.sleep(draw.uniform(0, 0.3))
