@@ -115,6 +115,19 @@ def test_complete_at_the_moment_of_the_lock(tmp_path, monkeypatch):
     assert not list(tmp_path.rglob(".partial*"))
 
 
+def test_killed_before_the_lock_is_removed(tmp_path, monkeypatch):
+    "After the record has got its name."
+    config, real = small(train={"steps": 1}), Path.unlink
+    def unlink(self, missing_ok=False):
+        if self.name == ".lock": raise Cut
+        real(self, missing_ok=missing_ok)
+    with monkeypatch.context() as patched, pytest.raises(Cut):
+        patched.setattr(Path, "unlink", unlink)
+        train_run(config, tmp_path)
+    assert (run_path(config, tmp_path)/".lock").exists()
+    assert not (train_run(config, tmp_path).path/".lock").exists()
+
+
 # --- disk, NaN, Ctrl-C, locale
 
 def test_full_disk_is_one_line_and_exit_code_1(quiet, tmp_path, capsys):
@@ -250,6 +263,13 @@ def test_hostile_yaml_is_bad_input(tmp_path, text):
         assert "2001" not in text or isinstance(config.model.get("day"), str)
         if "day" in text: raise InputError("a date is text")
         fingerprint(config)
+
+
+@pytest.mark.parametrize("text", ["? ", "1.0: 2", "true: 1", "model: {null: 1}", "[a]: 1"])
+def test_a_key_that_is_no_name(tmp_path, text):
+    record = train_run(small(train={"steps": 1}), tmp_path)
+    (record.path/"config.yaml").write_text(text)
+    with pytest.raises(InputError, match="a key is a name"): load_ledger(tmp_path)
 
 
 def test_keys_are_counted_in_linear_time():

@@ -120,7 +120,9 @@ class StrictLoader(yaml.SafeLoader):
         return super().construct_scalar(node)
 
     def construct_mapping(self, node, deep=False):
-        twice = {str(k) for k, n in Counter(self.construct_object(k, deep=True) for k, _ in node.value).items() if n > 1}
+        keys = [self.construct_object(k, deep=True) for k, _ in node.value]
+        if other := [k for k in keys if not isinstance(k, str)]: raise InputError(f"a key is a name, got {other[0]!r}{node.start_mark}; hint: quote it")
+        twice = {k for k, n in Counter(keys).items() if n > 1}
         if twice: raise InputError(f"key {', '.join(sorted(twice))} stands twice{node.start_mark}")
         return super().construct_mapping(node, deep)
 

@@ -293,7 +293,9 @@ def train_run(
 ) -> Record: # the complete run
     "Train one run, or read it when it is complete."
     path = run_path(config, root)
-    if path.exists(): return load_record(path)
+    if path.exists():
+        if (path/".lock").exists(): (path/".lock").unlink(missing_ok=True)  # of a process that was killed after its last word
+        return load_record(path)
     where, denoiser, fixed = device(on), build_denoiser(config), evaluation_set(config)  # whatever is wrong raises before anything is written
     if where.type == "cpu": keep_memory()
     if where.type == "cpu" and threads: torch.set_num_threads(threads)

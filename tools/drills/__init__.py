@@ -45,7 +45,7 @@ class Book:
         if not kept:
             case["lost"] += 1
             case.setdefault("first loss", detail or "no detail")
-            print(f"    LOST: {what}: {detail}", flush=True)
+            if case["lost"] <= 5: print(f"    LOST: {what}: {detail}", flush=True)
         return kept
 
     def count(self, what: str, times: int, lost: int = 0, **more: object) -> None:
