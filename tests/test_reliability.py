@@ -390,8 +390,18 @@ def test_every_network_of_the_zoo_is_loaded(name):
     from spectral_diffusion.models.zoo import MODELS, build_model
     assert name in MODELS and set(MODELS) <= {"unet_tiny", "conv", "unet_spectral", "unet_spectral_deep", "mixer", "hybrid", "adapted", "unet_spectral_published", "unet_spectral_deep_published"}
     check_size({"name": name}, build_model(name).state_dict(), name)
+
+
+def test_the_check_of_sizes_draws_no_random_number(monkeypatch):
+    from spectral_diffusion.lab.experiment import check_size
+    from spectral_diffusion.models.zoo import MODELS
+    class Drawn(torch.nn.Linear):
+        def __init__(self):
+            super().__init__(2, 3)
+            torch.rand(1, device="cpu")
+    monkeypatch.setitem(MODELS._items, "drawn", Drawn)
     before = torch.random.get_rng_state()
-    check_size({"name": name}, build_model(name).state_dict(), name)
+    check_size({"name": "drawn"}, {"weight": torch.zeros(3, 2), "bias": torch.zeros(3)}, "drawn")
     assert torch.equal(before, torch.random.get_rng_state())
 
 
