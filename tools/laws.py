@@ -105,12 +105,8 @@ def pages(root: Path) -> list[Page]:
     return [read_page(p, root/"nbs") for p in notebooks(root)]
 
 
-def book(root: Path) -> list[str]:
-    "Page names in the reading order of `_quarto.yml`."
-    path = root/"_quarto.yml"
-    if not path.exists():
-        return []
-    website = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("website", {})
+def listed(config: dict) -> list[str]:
+    "The notebooks of the sidebar of a book, in reading order."
     names: list[str] = []
 
     def visit(item) -> None:
@@ -120,12 +116,21 @@ def book(root: Path) -> list[str]:
         elif isinstance(item, dict):
             for key in ("section", "file", "href", "contents"):
                 visit(item.get(key))
-        elif isinstance(item, str) and item.startswith("nbs/") and item.endswith(".ipynb"):
-            hits = sorted(root.glob(item)) if any(c in item for c in "*?[") else [root/item]
-            names.extend(p.relative_to(root/"nbs").with_suffix("").as_posix() for p in hits)
+        elif isinstance(item, str) and item.endswith(".ipynb"):
+            names.append(item)
 
-    visit(website.get("sidebar"))
+    visit(config.get("website", {}).get("sidebar"))
     return names
+
+
+def book(root: Path) -> list[str]:
+    "Page names in the reading order of `_quarto.yml`."
+    path = root/"_quarto.yml"
+    if not path.exists():
+        return []
+    names = [n for n in listed(yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if n.startswith("nbs/")]
+    hits = [p for n in names for p in (sorted(root.glob(n)) if any(c in n for c in "*?[") else [root/n])]
+    return [p.relative_to(root/"nbs").with_suffix("").as_posix() for p in hits]
 
 
 def modules(root: Path) -> list[Path]:

@@ -29,6 +29,7 @@ from urllib.parse import unquote, urlsplit
 import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+from laws import listed  # noqa: E402
 from tex import TexError, mathml  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,24 +59,6 @@ class Page:
 
     @property
     def html(self) -> str: return self.path.removesuffix(".ipynb") + ".html"
-
-
-def listed(config: dict) -> list[str]:
-    "The notebooks of the sidebar, in reading order."
-    names: list[str] = []
-
-    def visit(item) -> None:
-        if isinstance(item, list):
-            for x in item:
-                visit(x)
-        elif isinstance(item, dict):
-            for key in ("section", "file", "href", "contents"):
-                visit(item.get(key))
-        elif isinstance(item, str) and item.endswith(".ipynb"):
-            names.append(item)
-
-    visit(config["website"]["sidebar"])
-    return list(dict.fromkeys(names))
 
 
 def without(item, gone: set[str]):
@@ -130,7 +113,7 @@ def executed_copy(root: Path, bench: str) -> tuple[Path, str] | None:
 
 def gather(root: Path, config: dict, *, allow_missing: bool) -> tuple[list[Page], set[str]]:
     "The pages to show, and the listed ones that do not exist yet."
-    names = listed(config)
+    names = list(dict.fromkeys(listed(config)))
     there = {p.relative_to(root).as_posix() for p in (root/"nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts}
     missing, extra = set(names) - there, there - set(names)
     problems = [f"{n} is listed in _quarto.yml and does not exist" for n in names if n in missing and not allow_missing]

@@ -31,9 +31,9 @@ from .rows import Job, Sweep, check_engine, read_mapping, read_metrics, read_row
 
 # %% auto #0
 __all__ = ['known_parameters', 'check_parameters', 'BenchFailed', 'time_limit', 'run_notebook', 'tidy', 'project_root',
-           'bench_names', 'source_mark', 'find_bench', 'run_bench', 'place_parameters', 'run_page', 'sweep_root',
-           'sweep_base', 'sweep_rows', 'run_sweep', 'answer_probe', 'probe_page', 'save_study', 'run_study',
-           'read_study']
+           'bench_names', 'reading_order', 'source_mark', 'find_bench', 'run_bench', 'place_parameters', 'run_page',
+           'sweep_root', 'sweep_base', 'sweep_rows', 'run_sweep', 'answer_probe', 'probe_page', 'save_study',
+           'run_study', 'read_study']
 
 # %% ../../nbs/lab/sweep.ipynb #ef07bffe
 def known_parameters(
@@ -127,7 +127,7 @@ def tidy(
         if "outputs" in cell: cell["outputs"] = [o for o in keep if o.get("name") != "stderr"]
     Path(path).write_text(without_paths(json.dumps(nb, indent=1, ensure_ascii=False)) + "\n", encoding="utf-8")
 
-# %% ../../nbs/lab/sweep.ipynb #3bfaef70
+# %% ../../nbs/lab/sweep.ipynb #1aaa3b87
 def project_root() -> Path:
     "The folder that holds the notebooks; the benchmarks are run from a checkout."
     root = results_root().parent
@@ -137,6 +137,11 @@ def project_root() -> Path:
 def bench_names() -> list[str]:
     "All benchmarks of the project."
     return sorted(p.stem for p in (project_root()/"nbs"/"bench").glob("*.ipynb"))
+
+def reading_order() -> list[tuple[str, Path]]: # (section, notebook); a page that stands alone has the section ""
+    "All pages of the book in the order of its sidebar."
+    book = parse_yaml(read_text(project_root()/"_quarto.yml"), "_quarto.yml")["website"]["sidebar"]["contents"]
+    return [(part["section"], project_root()/page) if isinstance(part, dict) else ("", project_root()/part) for part in book for page in (part["contents"] if isinstance(part, dict) else [part])]
 
 def source_mark(
     notebook: Path | str, # an .ipynb file
