@@ -1,6 +1,8 @@
 "Checkpoints against torch's own and against safetensors read by hand."
 import json
+import os
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -91,3 +93,32 @@ def test_two_writers_do_not_mix(tmp_path):
     assert len(outcomes) == 4 and sum(o is not None for o in outcomes) >= 1
     assert len(load(tmp_path/"c").model["w"].unique()) == 1
     assert [p.name for p in tmp_path.iterdir()] == ["c"]
+
+
+def test_on_the_disk_before_its_name_and_before_the_older_goes(tmp_path, monkeypatch):
+    "What a computer without power finds: a name has its bytes behind it, and one checkpoint is there at any time."
+    from spectral_diffusion.learn import checkpoint
+    from spectral_diffusion.learn.loop import train
+    from spectral_diffusion.noise.denoiser import wrap
+    from spectral_diffusion.noise.process import Process
+    log, sync, name, gone = [], os.fsync, os.replace, checkpoint.remove
+    def seen_sync(handle):
+        log.append(("disk", Path(os.readlink(f"/proc/self/fd/{handle}")).name))
+        sync(handle)
+    def seen_name(old, new):
+        log.append(("name", Path(new).name))
+        name(old, new)
+    def seen_gone(path):
+        log.append(("gone", Path(path).name))
+        gone(path)
+    monkeypatch.setattr(os, "fsync", seen_sync)
+    monkeypatch.setattr(os, "replace", seen_name)
+    monkeypatch.setattr(checkpoint, "remove", seen_gone)
+    class Net(torch.nn.Conv2d):
+        def forward(self, x, t): return super().forward(x)
+    for _ in train(wrap(Net(1, 1, 1), Process("cosine")), lambda step: torch.zeros(2, 1, 4, 4), steps=2, batch=2, checkpoints=tmp_path/"last", checkpoint_every=1): pass
+    for old, new in ((None, "step-00000001"), ("step-00000001", "step-00000002")):
+        named = log.index(("name", new))
+        before, after = log[:named][-3:], log[named + 1:]
+        assert [n.startswith(".partial") or n in (TENSORS, SIDECAR) for k, n in before if k == "disk"] == [True]*3
+        assert after[0] == ("disk", "last") and (old is None or log.index(("gone", old)) > named + 1)

@@ -64,6 +64,13 @@ def _write_tensors(tensors: dict[str, Tensor], file: Path) -> None:
         if not number: raise
         raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
+def _to_disk(*paths: Path) -> None:
+    "Wait until the disk has the bytes of files and the names in folders."
+    for path in paths:
+        handle = os.open(path, os.O_RDONLY)
+        try: os.fsync(handle)
+        finally: os.close(handle)
+
 def save(
     path: Path | str, # a folder that does not exist yet
     *,
@@ -84,6 +91,8 @@ def save(
         try: record = json.loads(json.dumps(record, allow_nan=False))
         except (TypeError, ValueError) as error: raise InputError(f"a checkpoint keeps JSON literals beside its tensors: {error}") from error
         (folder/SIDECAR).write_text(json.dumps(record | {"seal": _seal(record)}, indent=1, sort_keys=True), encoding="utf-8")
+        _to_disk(folder/TENSORS, folder/SIDECAR, folder)
+    _to_disk(Path(path).parent)
     return Path(path)
 
 # %% ../../nbs/learn/checkpoint.ipynb #a1593f49
