@@ -138,6 +138,19 @@ def test_dask_gives_the_ledger_of_sequential(page, tmp_path):
     assert len(pd.read_csv(tmp_path/"two"/"sweep.csv")) == 6
 
 
+def test_a_row_that_takes_its_dask_worker_with_it(tmp_path):
+    "Its worker is started anew and lost again; then the row has failed, and the others are done. With joblib's backend this waited for ever."
+    distributed = pytest.importorskip("distributed")
+    from tools.drills.sweeps import harm
+    rows, work = [{"x": x, **({"how": "killed"} if x == 2 else {})} for x in range(1, 6)], harm(str(tmp_path/"log"), str(tmp_path/"mended"))
+    with distributed.LocalCluster(processes=True, n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None) as cluster:
+        options = {"engine": "dask", "address": cluster.scheduler_address, "strict": False}
+        first = run_rows(tmp_path/"sweep", rows, work, {}, jobs=1, **options)
+        assert len(first.ran) == len(rows) and [f.parameters for f in first.failed] == [rows[1]] and "killed twice" in first.failed[0].reason
+        (tmp_path/"mended").touch()
+        assert not run_rows(tmp_path/"sweep", rows, work, {}, retry_failed=True, **options).failed
+
+
 @pytest.mark.skipif(not os.environ.get("SWEEP_RAY"), reason="starting Ray takes half a minute: SWEEP_RAY=1")
 def test_ray_gives_the_ledger_of_sequential(tmp_path):
     ray = pytest.importorskip("ray")

@@ -405,7 +405,7 @@ def test_the_check_of_sizes_draws_no_random_number(monkeypatch):
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-@pytest.mark.parametrize("change", [{"train": {"ema": 1.5}}, {"train": {"ema": -0.1}}, {"train": {"warmup": -1}}, {"evaluation": {"clip": -1.}}, {"train": {"lr": float("inf")}}], ids=str)
+@pytest.mark.parametrize("change", [{"train": {"ema": 1.5}}, {"train": {"ema": -0.1}}, {"train": {"warmup": -1}}, {"evaluation": {"clip": -1.}}, {"train": {"lr": float("inf")}}, {"model": {"name": ["unet_tiny"]}}, {"model": {"name": None}}], ids=str)
 def test_a_wrong_value_raises_before_any_work(tmp_path, change):
     from spectral_diffusion.core.config import from_dict
     with pytest.raises(InputError): train_run(from_dict(RunConfig, {"data": {"name": "power_law"}, **change}), tmp_path)

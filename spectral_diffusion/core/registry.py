@@ -47,11 +47,11 @@ class Registry(Mapping):
         return add
 
     def __getitem__(self, name):
-        if name not in self._items: raise unknown_name(self.kind, name, sorted(self._items))
+        if name not in self: raise unknown_name(self.kind, name, sorted(self._items))
         return self._items[name]
 
-    def __contains__(self, name: object) -> bool: return name in self._items
-    def get(self, name, default=None): return self._items.get(name, default)
+    def __contains__(self, name: object) -> bool: return isinstance(name, str) and name in self._items  # a list has no hash
+    def get(self, name, default=None): return self._items[name] if name in self else default
     def __iter__(self) -> Iterator[str]: return iter(self._items)
     def __len__(self) -> int: return len(self._items)
     def __repr__(self) -> str: return f"{self.kind}: {', '.join(self)}"

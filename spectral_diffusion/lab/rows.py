@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +29,7 @@ from .records import flatten, write_csv, write_json
 
 # %% auto #0
 __all__ = ['ENGINES', 'check_plain', 'read_rows', 'read_mapping', 'Job', 'claim', 'clean', 'read_metrics', 'keep', 'run_row',
-           'sweep_table', 'write_sweep', 'check_engine', 'engine_of', 'ray_pool', 'each', 'WorkerDied', 'broken_pool',
+           'sweep_table', 'write_sweep', 'check_engine', 'on_dask', 'ray_pool', 'each', 'WorkerDied', 'broken_pool',
            'outlive', 'run_alone', 'Failure', 'Sweep', 'SweepFailed', 'run_rows']
 
 # %% ../../nbs/lab/rows.ipynb #22f62ed8
@@ -223,21 +224,28 @@ def check_engine(
     if address is not None and engine not in ("dask", "ray"): raise InputError(f"engine {engine!r} runs here and takes no address, got {address!r}; hint: engine='dask'")
     if engine == "dask" and address is None: raise InputError("engine 'dask' needs the address of a running scheduler; hint: address='tcp://host:8786'")
 
-@contextmanager
-def engine_of(
-    engine: str, # a name in `ENGINES`
-    address: str | None, # of the running cluster, such as "tcp://10.0.0.5:8786"
-) -> Iterator[None]:
-    "joblib's backend while the block lasts."
-    from joblib import parallel_config
-    if engine == "dask":
-        try: from distributed import Client
-        except ImportError as error: raise InputError("engine 'dask' needs a package that is not installed; hint: pip install 'spectral-diffusion[dask]'") from error
-        try: client = Client(address, timeout=10, set_as_default=False)
-        except (OSError, ValueError) as error: raise InputError(f"no Dask scheduler answers at {address!r}: {error}") from error
-        with client, parallel_config(backend="dask", client=client, wait_for_workers_timeout=60): yield
-    else:
-        with parallel_config(backend=engine): yield
+def on_dask(
+    function: Callable, # of one item
+    items: Sequence, # what it is called with
+    jobs: int, # at the same time; -1 is all of the cluster
+    address: str, # of the running cluster, such as "tcp://10.0.0.5:8786"
+) -> Iterator: # answers as they come; that a worker was lost is said after all of them
+    "Call a function with every item on a Dask cluster."
+    try: from distributed import Client, as_completed
+    except ImportError as error: raise InputError("engine 'dask' needs a package that is not installed; hint: pip install 'spectral-diffusion[dask]'") from error
+    try: client = Client(address, timeout=10, set_as_default=False)
+    except (OSError, ValueError) as error: raise InputError(f"no Dask scheduler answers at {address!r}: {error}") from error
+    with client:
+        try: client.wait_for_workers(1, timeout=60)
+        except TimeoutError as error: raise InputError(f"the Dask scheduler at {address!r} has no worker, and none came within a minute") from error
+        todo, lost = iter(items), None
+        running = as_completed([client.submit(function, x, pure=False) for x in (items if jobs == -1 else islice(todo, jobs))], loop=client.loop)
+        for future in running:
+            for x in islice(todo, int(jobs != -1)): running.add(client.submit(function, x, pure=False))
+            try: answer = future.result()
+            except broken_pool("dask") as error: lost = error
+            else: yield answer
+        if lost: raise lost
 
 @contextmanager
 def ray_pool(
@@ -265,14 +273,16 @@ def each(
     address: str | None = None, # of the cluster
 ) -> Iterator: # answers as they come
     "Call a function with every item, in parallel; the order of the answers is that of their end."
-    from joblib import Parallel, delayed
+    from joblib import Parallel, delayed, parallel_config
     check_engine(engine, jobs, address)
+    if engine == "dask":
+        yield from on_dask(function, items, jobs, address)
+        return
     if engine == "ray":
         with ray_pool(jobs, address) as pool: yield from pool.imap_unordered(function, items, chunksize=1)
         return
-    ahead = "2*n_jobs" if engine in ("sequential", "loky") else "all" if jobs == -1 else jobs  # Dask's backend knows no other limit
-    with engine_of(engine, address):
-        yield from Parallel(n_jobs=1 if engine == "sequential" else jobs, batch_size=1, pre_dispatch=ahead, return_as="generator_unordered")(delayed(function)(x) for x in items)
+    with parallel_config(backend=engine):
+        yield from Parallel(n_jobs=1 if engine == "sequential" else jobs, batch_size=1, return_as="generator_unordered")(delayed(function)(x) for x in items)
 
 # %% ../../nbs/lab/rows.ipynb #f3789aa6
 class WorkerDied(RuntimeError):
