@@ -128,6 +128,21 @@ def test_killed_before_the_lock_is_removed(tmp_path, monkeypatch):
     assert not (train_run(config, tmp_path).path/".lock").exists()
 
 
+def test_asking_for_the_commit_leaves_the_repository_alone(tmp_path, monkeypatch):
+    "A sweep that is killed kills its git as well, and a lock that git had taken to refresh its index stays for ever."
+    from spectral_diffusion.core import runtime
+    def git(*words): subprocess.run(["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c", *words], check=True, capture_output=True)
+    (tmp_path/"module.py").write_text("")
+    git("init")
+    git("add", "module.py")
+    git("commit", "-m", "one")
+    os.utime(tmp_path/"module.py", (1e9, 1e9))  # the index does not know this time
+    before = (tmp_path/".git"/"index").read_bytes()
+    monkeypatch.setattr(runtime, "__file__", str(tmp_path/"module.py"))
+    assert len(runtime.commit.__wrapped__()) == 12
+    assert (tmp_path/".git"/"index").read_bytes() == before
+
+
 # --- disk, NaN, Ctrl-C, locale
 
 def test_full_disk_is_one_line_and_exit_code_1(quiet, tmp_path, capsys):

@@ -42,7 +42,7 @@ def command(*words: str | Path, env: dict | None = None) -> None:
 def git(*words: str) -> list[str] | None:
     "Lines of a git command; None where there is no repository."
     try:
-        run = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
+        run = subprocess.run(["git", "--no-optional-locks", *words], cwd=ROOT, capture_output=True, text=True)
     except FileNotFoundError:
         return None
     return run.stdout.splitlines() if run.returncode in (0, 1) else None

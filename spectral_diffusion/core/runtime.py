@@ -195,7 +195,7 @@ def _installed(package: str) -> bool:
 def commit() -> str | None: # short hash, with "+" when files differ from it; None outside a checkout
     "The commit of the checkout that this library runs from, as it was when first asked: a running process does not see later ones."
     def git(*args):
-        return subprocess.run(["git", "-C", str(Path(__file__).parent), *args], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(["git", "--no-optional-locks", "-C", str(Path(__file__).parent), *args], capture_output=True, text=True, check=True).stdout.strip()
     try: return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError): return None
 
