@@ -137,7 +137,10 @@ def dask_worker(book: Book, room: Path, short: bool) -> None:
             root, log = room/f"outside-{i}", room/f"log-{i}"
             rows = [{"x": x, "seconds": 0.2} for x in range(1, 17)]
             def killer(log=log) -> int:
-                while not log.exists() or len(log.read_text().splitlines()) < 4: time.sleep(0.02)
+                parent = os.getppid()
+                while not log.exists() or len(log.read_text().splitlines()) < 4:
+                    if os.getppid() != parent: return 1  # the sweep has failed otherwise
+                    time.sleep(0.02)
                 os.kill(int(log.read_text().split()[-1]), signal.SIGKILL)
                 return 0
             child = fork(killer)
