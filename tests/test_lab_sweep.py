@@ -119,6 +119,19 @@ def finished(root):
     return {json.loads(p.read_text())["parameters"]["steps"] for p in root.glob("[!.]*/row.json")}
 
 
+def test_a_record_made_elsewhere_does_not_say_where(tmp_path, monkeypatch):
+    from spectral_diffusion.lab import sweep
+    def run(notebook, parameters, out, **_):
+        source = "\n".join(f'{k} = "{parameters[k]}"' for k in ("results", "out"))
+        nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)], metadata={"papermill": {"parameters": parameters}})
+        nbformat.write(nb, out)
+        (out.parent/"config.yaml").write_text("bench: b01_fft\n")
+        (out.parent/"system.json").write_text("{}")
+    monkeypatch.setattr(sweep, "run_notebook", run)
+    text = (sweep.run_bench("b01_fft", root=tmp_path)/"notebook.ipynb").read_text()
+    assert tmp_path.name not in text and '"results": "results"' in text and "results/b01_fft/.partial" in text
+
+
 # --- the same ledger, whoever computes it
 
 def test_dask_gives_the_ledger_of_sequential(page, tmp_path):

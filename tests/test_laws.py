@@ -297,9 +297,10 @@ def test_import_where_it_is_used_needs_no_declaration(project):
     assert project.red() == set()
 
 
+@pytest.mark.parametrize("start", ["", "../.."])
 @pytest.mark.parametrize("where", ["output", "source", "result"])
-def test_machine_path(project, where):
-    path = "/".join(["", "home", "someone", "x.py"])
+def test_machine_path(project, where, start):
+    path = "/".join([start, "home", "someone", "x.py"])
     if where == "result":
         (project.root/"results/b01/abc").mkdir(parents=True)
         (project.root/"results/b01/abc/system.json").write_text(json.dumps({"file": path}))

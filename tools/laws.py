@@ -344,7 +344,7 @@ def declared_imports(root: Path) -> list[str]:
 
 # -------------------------------------------------------------------------------------------------- laws on everything
 
-MACHINE_PATH = re.compile(r"(?<![\w.:/~*-])/(?:home|root|work|tmp|Users|private)/[\w.]")
+MACHINE_PATH = re.compile(r"(?<![\w.:/~*-])/(?:home|root|work|tmp|Users|private)/[\w.]|(?:\.\./){2,}(?:home|root|work|tmp|Users|private)/[\w.]")
 
 
 def no_machine_path(root: Path) -> list[str]:

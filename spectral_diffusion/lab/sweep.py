@@ -184,6 +184,9 @@ def run_bench(
         except BenchFailed:
             os.replace(work/"notebook.ipynb", folder/"failed.ipynb")
             raise
+        if parameters["results"].startswith(os.pardir):  # a folder elsewhere is this machine's affair; the copy reads as if it had been made here
+            text = (work/"notebook.ipynb").read_text(encoding="utf-8")
+            (work/"notebook.ipynb").write_text(re.sub(rf'(?<="){re.escape(parameters["results"])}(?=[/"\\])', "results", text), encoding="utf-8")
         config = parse_yaml((work/"config.yaml").read_text(encoding="utf-8"))
         system = json.loads((work/"system.json").read_text(encoding="utf-8"))
         write_json(work/"system.json", {**system, "page": source_mark(notebook)})
