@@ -117,7 +117,7 @@ def test_star_import_outside_exported_cells_is_no_matter(project):
 def test_import_from_a_later_page(project, line):
     project.pages["signals/before"] = library("signals.before", line)
     project.write(book=["index", "core/first", "signals/before", "signals/second", "bench/b01_small"])
-    assert project.red() == {"earlier_pages_only"}
+    assert project.red() == {"imports_in_order"}
     project.write(book=["index", "core/first", "signals/second", "signals/before", "bench/b01_small"])
     assert project.red() == set()
 
@@ -128,7 +128,32 @@ def test_import_from_a_later_page(project, line):
 def test_import_of_what_no_earlier_page_exports(project, line):
     project.pages["signals/second"].append(cell(line))
     project.write()
-    assert project.red() == {"earlier_pages_only"}
+    assert project.red() == {"imports_in_order"}
+
+
+def test_the_rooms_below_may_come_later_in_the_book(project):
+    project.write(book=["index", "signals/second", "bench/b01_small", "core/first"])
+    assert project.red() == set()
+
+
+def test_an_example_from_a_room_above_needs_its_page_before(project):
+    project.pages["data/third"] = library("data.third", "def three():\n    return 3")
+    project.pages["signals/second"].append(cell("from spectral_diffusion.data.third import three"))
+    project.write(book=["index", "core/first", "signals/second", "data/third", "bench/b01_small"])
+    assert project.red() == {"imports_in_order"}
+    project.write(book=["index", "core/first", "data/third", "signals/second", "bench/b01_small"])
+    assert project.red() == set()
+
+
+def test_a_page_uses_the_new_address_and_a_benchmark_may_keep_the_old_one(project):
+    project.pages["core/moved"] = library("core.moved", "MOVED = {'signals.old': ('signals.second',)}")
+    project.pages["bench/b01_small"].append(cell("from spectral_diffusion.signals.old import two"))
+    project.write()
+    assert project.red() == set()
+    project.pages["core/first"].append(cell("from spectral_diffusion.signals.old import two"))
+    project.write()
+    found = laws.imports_in_order(project.root)
+    assert found == ["nbs/core/first.ipynb: imports `spectral_diffusion.signals.old`, which has moved to signals.second"]
 
 
 def test_magics_and_the_version_are_allowed(project):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from spectral_diffusion.lab.cli import main
-from spectral_diffusion.lab.records import load_record
+from spectral_diffusion.run.record import load_record
 from spectral_diffusion.learn.checkpoint import load
 from spectral_diffusion.learn.distributed import Workers
 

@@ -14,11 +14,12 @@ import torch
 
 from spectral_diffusion.core.config import fingerprint, load_yaml, parse_yaml
 from spectral_diffusion.core.registry import InputError
-from spectral_diffusion.lab import cli, experiment, records
+from spectral_diffusion.lab import cli, experiment
+from spectral_diffusion.run import record as records
 from spectral_diffusion.lab.experiment import RunConfig, load_samples, train_run
-from spectral_diffusion.lab.records import load_ledger, load_record, run_folder, run_path, write_json, write_ledger
-from spectral_diffusion.lab.rows import run_rows, sweep_table
-from spectral_diffusion.lab.sweep import read_study
+from spectral_diffusion.run.record import load_ledger, load_record, run_folder, run_path, write_json, write_ledger
+from spectral_diffusion.study.rows import run_rows, sweep_table
+from spectral_diffusion.study.sweep import read_study
 from spectral_diffusion.learn.checkpoint import SIDECAR, load, save
 from tools.drills.training import differs, essence, small
 
@@ -188,7 +189,7 @@ def test_interrupt_finishes_the_step_and_saves_it(quiet, tmp_path, monkeypatch):
 
 
 def test_a_machine_that_writes_ascii(tmp_path):
-    program = ("import sys; from dataclasses import dataclass; from spectral_diffusion.lab.records import load_record, run_folder, run_path, write_json\n"
+    program = ("import sys; from dataclasses import dataclass; from spectral_diffusion.run.record import load_record, run_folder, run_path, write_json\n"
                "@dataclass(frozen=True, kw_only=True)\nclass Named:\n    bench: str = 'named'\n    arm: str = '\\u03b5'\n"
                "with run_folder(Named(), sys.argv[1]) as work: write_json(work/'metrics.json', {})\nassert load_record(run_path(Named(), sys.argv[1])).config['arm'] == '\\u03b5'")
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
@@ -348,7 +349,7 @@ def test_rows_of_a_shared_sweep_stay_in_it(tmp_path):
 
 
 def test_a_verdict_is_text_in_the_report(tmp_path):
-    from spectral_diffusion.lab.verdict import load_verdicts
+    from spectral_diffusion.study.verdict import load_verdicts
     complete(tmp_path, 1)
     bad = "<script>alert(1)</script> [x](javascript:alert(1)) 5 < 6"
     write_json(run_path(small(seed=1), tmp_path)/"verdict.json", {"a": {"claim": {"text": bad, "margin": 0.}, "outcome": bad, "gain": 0., "low": 0., "high": 0., "pairs": 1, "sentence": bad}})

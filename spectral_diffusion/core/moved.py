@@ -17,6 +17,13 @@ __all__ = ['PACKAGE', 'MOVED', 'names_elsewhere', 'MovedModules', 'find_moved_mo
 # %% ../../nbs/core/moved.ipynb #f20b927a
 PACKAGE = "spectral_diffusion"
 MOVED = {  # old address -> where its names are now
+    "lab.records": ("run.record",),
+    "lab.timing": ("measure.timing",),
+    "lab.verdict": ("study.verdict",),
+    "lab.pairs": ("study.pairs",),
+    "lab.factors": ("study.factors",),
+    "lab.rows": ("study.rows",),
+    "lab.sweep": ("study.sweep",),
 }
 
 # %% ../../nbs/core/moved.ipynb #3cea066b

@@ -55,8 +55,8 @@ def run_data(args: argparse.Namespace) -> int:
 
 def run_bench_verb(args: argparse.Namespace) -> int:
     "Run one benchmark, or all of them."
-    from spectral_diffusion.lab.records import results_root
-    from spectral_diffusion.lab.sweep import bench_names, run_bench
+    from spectral_diffusion.run.record import results_root
+    from spectral_diffusion.study.sweep import bench_names, run_bench
     if args.preset not in ("smoke", "cpu", "gpu"): raise unknown_name("preset", args.preset, ["smoke", "cpu", "gpu"])
     # smoke runs show that a page works; they are no results and stay out of the ledger
     root = args.results or (results_root()/".smoke" if args.preset == "smoke" else None)
@@ -68,8 +68,8 @@ def run_bench_verb(args: argparse.Namespace) -> int:
 
 def run_report(args: argparse.Namespace) -> int:
     "Run the benchmarks that have no record of the present page yet, and rebuild the ledger."
-    from spectral_diffusion.lab.records import load_ledger, write_ledger
-    from spectral_diffusion.lab.sweep import bench_names, find_bench, run_bench
+    from spectral_diffusion.run.record import load_ledger, write_ledger
+    from spectral_diffusion.study.sweep import bench_names, find_bench, run_bench
     for name in bench_names():
         if find_bench(name, args.preset, args.results): print(f"{name} {args.preset}: in results already")
         else:
@@ -137,7 +137,7 @@ def run_train(args: argparse.Namespace) -> int:
         for key in known_keys(RunConfig): print(f"{key.name:26} {key.default!s:22} {key.meaning}")
         return 0
     from spectral_diffusion.lab.experiment import help_run, json_log, train_run
-    from spectral_diffusion.lab.records import run_path
+    from spectral_diffusion.run.record import run_path
     from spectral_diffusion.learn.distributed import join
     if args.tensorboard and importlib.util.find_spec("tensorboard") is None: raise InputError("--tensorboard needs a package that is not installed; hint: pip install 'spectral-diffusion[tensorboard]'")
     config = train_config(args)
@@ -167,7 +167,7 @@ def find_run(path: str) -> Path: # folder of one record
 def run_sample(args: argparse.Namespace) -> int:
     "Draw images from a trained run: PNG files, a sheet of all of them, their spectrum, and how they were made."
     from spectral_diffusion.lab.experiment import draw_samples, load_denoiser, write_pictures
-    from spectral_diffusion.lab.records import check_name, load_record
+    from spectral_diffusion.run.record import check_name, load_record
     run = find_run(args.run)
     record, folder = load_record(run), Path(args.out) if args.out else run/"samples"/check_name(args.tag)
     if folder.exists(): raise InputError(f"{folder.name!r} has samples already; hint: another --tag, or --out")
@@ -198,9 +198,9 @@ DIR/failed with their traceback; exit code 1. Then: spectral-diffusion taguchi D
 
 def run_sweep_verb(args: argparse.Namespace) -> int:
     "Run a notebook for every row of an orthogonal array, in parallel."
-    from spectral_diffusion.lab.factors import read_factors
-    from spectral_diffusion.lab.rows import SweepFailed
-    from spectral_diffusion.lab.sweep import known_parameters, run_study
+    from spectral_diffusion.study.factors import read_factors
+    from spectral_diffusion.study.rows import SweepFailed
+    from spectral_diffusion.study.sweep import known_parameters, run_study
     if "probe" not in known_parameters(args.notebook): print(f"{Path(args.notebook).name} has no parameter `probe`: factors are not checked", file=sys.stderr)
     try:
         sweep = run_study(args.notebook, read_factors(args.factors), args.array, args.engine, root=args.root, base=read_changes(args.base), jobs=args.jobs,
@@ -226,8 +226,8 @@ def run_taguchi(args: argparse.Namespace) -> int:
 
     from spectral_diffusion.core.runtime import atomic_file
     from spectral_diffusion.doe.taguchi import analyze, optimum, plot_contribution, plot_main_effects
-    from spectral_diffusion.lab.records import write_csv
-    from spectral_diffusion.lab.sweep import read_study
+    from spectral_diffusion.run.record import write_csv
+    from spectral_diffusion.study.sweep import read_study
     design, y, factors = read_study(args.results, args.metric)
     try: study = analyze(design, y, args.goal, target=args.target, response=args.response, pool=list(factors.dummy) or None, confidence=args.confidence)
     except InputError as error: raise InputError(f"metric {args.metric!r}: {error}") from error
@@ -252,7 +252,7 @@ def run_taguchi(args: argparse.Namespace) -> int:
 def run_evaluate(args: argparse.Namespace) -> int:
     "Compare two folders of pictures."
     from spectral_diffusion.lab.evaluate import evaluate_folders
-    from spectral_diffusion.lab.records import write_json
+    from spectral_diffusion.run.record import write_json
     found = evaluate_folders(args.generated_dir, args.reference_dir, size=tuple(args.image_size) if args.image_size else None, strict=args.strict_filenames, pairs=args.pairs,
                              extractor=args.features, fid=args.use_fid, lpips=args.use_lpips)
     if args.out: write_json(Path(args.out), found)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from ..core.registry import InputError
 from ..data.real import find_cifar10
-from .records import results_root
+from ..run.record import results_root
 
 # %% auto #0
 __all__ = ['PACKAGE', 'LEAST', 'Finding', 'installed', 'requirements', 'unmet', 'look_software', 'look_hardware', 'look_folders',

@@ -27,7 +27,7 @@ from ..core.runtime import atomic_dir, atomic_file, device, hold_interrupt, keep
 from ..data.real import cifar10, to_float, to_uint8
 from ..data.stream import batch
 from ..data.synthetic import make, power_law_spectrum
-from .records import Record, load_record, run_folder, run_path, write_csv, write_json
+from ..run.record import Record, load_record, run_folder, run_path, write_csv, write_json
 from ..learn.checkpoint import load, restore, save
 from ..learn.distributed import ALONE, Workers
 from ..learn.loop import TrainState, latest, train

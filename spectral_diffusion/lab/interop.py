@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..core.config import from_dict
 from ..core.registry import InputError, unknown_name
 from .experiment import RunConfig, load_denoiser, views
-from .records import Record, load_record
+from ..run.record import Record, load_record
 from ..learn.loop import TrainState
 from ..noise.denoiser import NetworkDenoiser, wrap
 from ..noise.theory import GaussianField

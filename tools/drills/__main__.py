@@ -28,7 +28,7 @@ def run_inside(name: str, short: bool, out: Path) -> int:
     import torch
 
     from spectral_diffusion.core.runtime import environment, without_paths
-    from spectral_diffusion.lab.records import write_json
+    from spectral_diffusion.run.record import write_json
     torch.set_num_threads(1)
     load()
     one, book = drills.DRILLS[name], drills.Book(thin=7 if short else 1)

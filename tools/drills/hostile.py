@@ -131,9 +131,9 @@ def texts(book: Book, room: Path, short: bool) -> None:
     "YAML with tags, aliases and depth; JSON of a million nested lists, in every file that is read."
     from spectral_diffusion.core.config import fingerprint, load_yaml
     from spectral_diffusion.lab.experiment import RunConfig
-    from spectral_diffusion.lab.records import load_ledger, load_record
-    from spectral_diffusion.lab.rows import read_metrics, run_rows, sweep_table
-    from spectral_diffusion.lab.sweep import read_study
+    from spectral_diffusion.run.record import load_ledger, load_record
+    from spectral_diffusion.study.rows import read_metrics, run_rows, sweep_table
+    from spectral_diffusion.study.sweep import read_study
     from spectral_diffusion.learn.checkpoint import SIDECAR, load
     for text in bombs().values():
         (room/"run.yaml").write_text(text.replace("CANARY", str(room/"canary")))
@@ -176,8 +176,8 @@ def names(book: Book, room: Path, short: bool) -> None:
     from spectral_diffusion.data.real import fetch_cifar10, unpack_sheets
     from spectral_diffusion.lab.cli import run_sample, run_taguchi
     from spectral_diffusion.lab.experiment import RunConfig
-    from spectral_diffusion.lab.records import load_record, run_folder, save_record, write_json
-    from spectral_diffusion.lab.sweep import read_study, run_bench
+    from spectral_diffusion.run.record import load_record, run_folder, save_record, write_json
+    from spectral_diffusion.study.sweep import read_study, run_bench
     warm()
     config = small(train={"steps": 2})
     assert fork(work(config, room/"results")).wait() == 0
@@ -295,7 +295,7 @@ def headers(book: Book, room: Path, short: bool) -> None:
     from spectral_diffusion.codec.hierarchical import HEADER, MAGIC, VERSION, decompress, fingerprint, load_codec
     from spectral_diffusion.core.config import dump_yaml, to_dict
     from spectral_diffusion.lab.experiment import load_denoiser
-    from spectral_diffusion.lab.records import load_record
+    from spectral_diffusion.run.record import load_record
     from spectral_diffusion.learn.checkpoint import load, save
     def header(text: str | bytes, size: int | None = None, body: bytes = b"") -> bytes:
         text = text.encode() if isinstance(text, str) else text
@@ -336,9 +336,9 @@ def pages(book: Book, room: Path, short: bool) -> None:
     "HTML in run names, configurations, reasons and metrics: shown as text in tables, verdicts and progress bars."
     import pandas as pd
 
-    from spectral_diffusion.lab.records import load_ledger, write_json
-    from spectral_diffusion.lab.rows import run_rows, sweep_table
-    from spectral_diffusion.lab.verdict import load_verdicts
+    from spectral_diffusion.run.record import load_ledger, write_json
+    from spectral_diffusion.study.rows import run_rows, sweep_table
+    from spectral_diffusion.study.verdict import load_verdicts
     for i, bad in enumerate(("<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "</td></table><iframe src=x>", "[x](javascript:alert(1))", "\"><svg onload=alert(1)>")):
         path = room/"results"/"bench"/f"run{i}"
         path.mkdir(parents=True)
@@ -413,9 +413,9 @@ def artefacts(book: Book, room: Path, short: bool) -> None:
     "No secret and no absolute path in anything that is kept: records, checkpoints, failed rows, executed notebooks."
     import nbformat
 
-    from spectral_diffusion.lab.records import write_ledger
-    from spectral_diffusion.lab.rows import run_rows
-    from spectral_diffusion.lab.sweep import run_sweep
+    from spectral_diffusion.run.record import write_ledger
+    from spectral_diffusion.study.rows import run_rows
+    from spectral_diffusion.study.sweep import run_sweep
     os.environ["DRILL_API_TOKEN"] = "hunter2-of-the-drill"
     warm()
     assert fork(work(small(), room/"results"/"a")).wait() == 0

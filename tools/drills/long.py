@@ -45,8 +45,8 @@ def memory_training(book: Book, room: Path, short: bool) -> None:
 @drill("Long and large")
 def memory_sweep(book: Book, room: Path, short: bool) -> None:
     "The memory of the process that runs five hundred rows of a sweep, forty of them notebooks in kernels of their own, is flat."
-    from spectral_diffusion.lab.rows import run_rows
-    from spectral_diffusion.lab.sweep import run_sweep
+    from spectral_diffusion.study.rows import run_rows
+    from spectral_diffusion.study.sweep import run_sweep
     series, kernels = [], []
     def one(parameters, out):
         (out/"metrics.json").write_text(json.dumps({"loss": 1/parameters["x"], "curve": [0.5]*200}))
@@ -115,7 +115,7 @@ def ledger(book: Book, room: Path, short: bool) -> None:
     "Loading the ledger of ten thousand runs takes less than two seconds, and it is right."
     from spectral_diffusion.core.config import dump_yaml
     from spectral_diffusion.core.runtime import environment
-    from spectral_diffusion.lab.records import INDEX, load_ledger, write_json, write_ledger
+    from spectral_diffusion.run.record import INDEX, load_ledger, write_json, write_ledger
     n, root, limit = 200 if short else 10_000, room/"results", 2.
     text, system = dump_yaml(small()), json.dumps(environment())
     for i in range(n):
@@ -151,9 +151,9 @@ def older(book: Book, room: Path, short: bool) -> None:
     from spectral_diffusion.codec.hierarchical import decompress, load_codec
     from spectral_diffusion.core.runtime import stream
     from spectral_diffusion.lab.experiment import load_denoiser, load_samples
-    from spectral_diffusion.lab.records import load_ledger, load_record
-    from spectral_diffusion.lab.rows import sweep_table
-    from spectral_diffusion.lab.sweep import read_study
+    from spectral_diffusion.run.record import load_ledger, load_record
+    from spectral_diffusion.study.rows import sweep_table
+    from spectral_diffusion.study.sweep import read_study
     told = json.loads((OLDER/"told.json").read_text())
     book.notes["written by"] = told["versions"]
     record = load_record(OLDER/"results"/"runs"/told["run"])

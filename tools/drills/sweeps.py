@@ -62,7 +62,7 @@ def judge(book: Book, what: str, rows: list[dict], guilty: list[dict], first, se
 @drill("Sweeps")
 def workers(book: Book, room: Path, short: bool) -> None:
     "Worker processes that are killed, by their own row or from outside: the rest completes, the failed are named, a second call runs only those."
-    from spectral_diffusion.lab.rows import run_rows
+    from spectral_diffusion.study.rows import run_rows
     draw = random.Random(4)
     for i in range(0 if short else 12):  # first: who has workers already cannot be forked
         root, log = room/f"outside-{i}", room/f"log-{i}"
@@ -103,7 +103,7 @@ def kernels(book: Book, room: Path, short: bool) -> None:
     "Notebooks that raise, end without a result, lose their kernel or hang beyond the time of a row."
     import logging
 
-    from spectral_diffusion.lab.sweep import run_sweep
+    from spectral_diffusion.study.sweep import run_sweep
     logging.disable(logging.ERROR)
     page = write_page(room/"page")
     hows = ("", "dies") if short else ("", "dies", "hangs", "raises", "writes nothing", "dies", "hangs", "")
@@ -127,7 +127,7 @@ def dask_worker(book: Book, room: Path, short: bool) -> None:
         return
     import logging
     logging.disable(logging.ERROR)
-    from spectral_diffusion.lab.rows import run_rows
+    from spectral_diffusion.study.rows import run_rows
     if short:
         book.notes["not tried"] = "in the short form"
         return
@@ -164,7 +164,7 @@ def write_all(root: Path, number: int, until: float, killed: bool):
     "What a writer does until the time is over: runs, now and then twice at once with others, and the ledger."
     def go() -> int:
         from spectral_diffusion.core.registry import InputError
-        from spectral_diffusion.lab.records import load_ledger, run_folder, run_path, write_json, write_ledger
+        from spectral_diffusion.run.record import load_ledger, run_folder, run_path, write_json, write_ledger
         draw = random.Random(number + 1_000*killed + os.getpid())
         made = busy = ledgers = 0
         while time.time() < until:
@@ -196,7 +196,7 @@ def writers(book: Book, room: Path, short: bool) -> None:
     import pandas as pd
 
     from spectral_diffusion.core.runtime import commit
-    from spectral_diffusion.lab.records import INDEX, load_ledger, load_record, run_folders, write_ledger
+    from spectral_diffusion.run.record import INDEX, load_ledger, load_record, run_folders, write_ledger
     commit()  # known before anything is forked
     root, seconds, draw = room/"results", 4 if short else 600, random.Random(5)
     root.mkdir()

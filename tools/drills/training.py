@@ -52,7 +52,7 @@ def command(config, root: Path, file: Path):
 def essence(config, root: Path) -> dict:
     "Everything of a record that must repeat: history, metrics, weights, samples, and the names of its files."
     from spectral_diffusion.core.runtime import sha256
-    from spectral_diffusion.lab.records import load_record, run_path
+    from spectral_diffusion.run.record import load_record, run_path
     record = load_record(run_path(config, root))
     files = sorted(p.relative_to(record.path).as_posix() for p in record.path.rglob("*"))
     content = {f: sha256(record.path/f) for f in files if f.endswith((".safetensors", ".png", "spectrum.csv", "config.yaml"))}
@@ -66,7 +66,7 @@ def differs(a: dict, b: dict) -> str:
 
 def reached(config, root: Path) -> int:
     "The step of the latest checkpoint; 0 where there is none."
-    from spectral_diffusion.lab.records import run_path
+    from spectral_diffusion.run.record import run_path
     from spectral_diffusion.learn.loop import latest
     path = run_path(config, root)
     found = latest(path.with_name(f".partial-{path.name}")/"checkpoints"/"last")
@@ -205,7 +205,7 @@ def disk_full(book: Book, room: Path, short: bool) -> None:
 def whole_checkpoint(config, root: Path) -> bool:
     "Whether the latest checkpoint, where there is one, can be read, and no record is there."
     from spectral_diffusion.core.registry import InputError
-    from spectral_diffusion.lab.records import run_path
+    from spectral_diffusion.run.record import run_path
     from spectral_diffusion.learn.checkpoint import load
     from spectral_diffusion.learn.loop import latest
     path = run_path(config, root)
@@ -222,7 +222,7 @@ def not_finite(book: Book, room: Path, short: bool) -> None:
     import torch
 
     from spectral_diffusion.lab import experiment
-    from spectral_diffusion.lab.records import load_record, run_path
+    from spectral_diffusion.run.record import load_record, run_path
     warm()
     real, values = experiment.batch, {"NaN": float("nan"), "infinity": float("inf"), "a number too large": 1e30}
     def poisoned(value, steps):
@@ -300,7 +300,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from tools.drills.training import small, warm, work
 from spectral_diffusion.core.runtime import atomic_file
-from spectral_diffusion.lab.records import load_record, run_folder, run_path, save_record, write_json
+from spectral_diffusion.run.record import load_record, run_folder, run_path, save_record, write_json
 from dataclasses import dataclass
 @dataclass(frozen=True, kw_only=True)
 class Named:

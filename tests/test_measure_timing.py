@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from spectral_diffusion.core.registry import InputError
-from spectral_diffusion.lab import timing
-from spectral_diffusion.lab.timing import compare_times, fit_cost, round_order
+from spectral_diffusion.measure import timing
+from spectral_diffusion.measure.timing import compare_times, fit_cost, round_order
 
 
 class Machine:

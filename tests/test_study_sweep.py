@@ -20,10 +20,10 @@ import pytest
 
 from spectral_diffusion.core.registry import InputError
 from spectral_diffusion.lab.cli import main
-from spectral_diffusion.lab.factors import Factors, NoEffect, check_factors, rows_of
-from spectral_diffusion.lab.records import load_ledger
-from spectral_diffusion.lab.rows import SweepFailed, claim, clean, run_rows, sweep_table
-from spectral_diffusion.lab.sweep import read_study, run_sweep
+from spectral_diffusion.study.factors import Factors, NoEffect, check_factors, rows_of
+from spectral_diffusion.run.record import load_ledger
+from spectral_diffusion.study.rows import SweepFailed, claim, clean, run_rows, sweep_table
+from spectral_diffusion.study.sweep import read_study, run_sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 KILLS = int(os.environ.get("SWEEP_KILLS", "5"))
@@ -83,7 +83,7 @@ SERVER = inspect.getsource(work_of) + """
 import json, os, sys, time
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from spectral_diffusion.lab.rows import run_rows
+from spectral_diffusion.study.rows import run_rows
 with TemporaryDirectory() as warm: run_rows(warm, [{"steps": 1}], work_of(f"{warm}/log"), {}, engine="sequential")
 for line in sys.stdin:
     order = json.loads(line)
@@ -120,7 +120,7 @@ def finished(root):
 
 
 def test_a_record_made_elsewhere_does_not_say_where(tmp_path, monkeypatch):
-    from spectral_diffusion.lab import sweep
+    from spectral_diffusion.study import sweep
     def run(notebook, parameters, out, **_):
         source = "\n".join(f'{k} = "{parameters[k]}"' for k in ("results", "out"))
         nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)], metadata={"papermill": {"parameters": parameters}})
@@ -303,7 +303,7 @@ def test_a_kernel_that_dies_and_one_that_hangs(page, tmp_path):
 
 def test_two_retries_at_once_retry_once(page, tmp_path):
     "The second of two sweeps that retry a row sees that it has failed once more since, and leaves it."
-    from spectral_diffusion.lab import rows as module
+    from spectral_diffusion.study import rows as module
     root, log = tmp_path/"sweep", tmp_path/"log"
     run_sweep(page, [{"steps": -1}], "sequential", root=root, run=work_of(log), strict=False)
     real, calls = module.each, []
@@ -380,7 +380,7 @@ def test_taguchi_on_a_sweep(page, tmp_path, capsys):
     from statsmodels.formula.api import ols
     from statsmodels.stats.anova import anova_lm
 
-    from spectral_diffusion.lab.sweep import run_study
+    from spectral_diffusion.study.sweep import run_study
     rng = np.random.default_rng(0)
     noise = {seed: rng.normal(0, 0.02) for seed in range(3)}
     def work(parameters, out):

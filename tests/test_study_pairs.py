@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from spectral_diffusion.lab.pairs import compare_pairs, pairs_needed, power
+from spectral_diffusion.study.pairs import compare_pairs, pairs_needed, power
 
 reference = pytest.importorskip("statsmodels.stats.power").TTestPower()
 weights = pytest.importorskip("statsmodels.stats.weightstats")
