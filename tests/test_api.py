@@ -22,7 +22,7 @@ CONTRACT = {
     "learn.loop": "train",
     "learn.regularizers": "SpectralTruncation InterScaleSimilarity SaliencyConsistency FocalFrequency",
     "sampling.engine": "SAMPLERS register_sampler sample",
-    "run.record": "load_ledger",
+    "study.ledger": "load_ledger",
     "lab.cli": "main",
 }
 

@@ -16,8 +16,10 @@ from spectral_diffusion.core.config import fingerprint, load_yaml, parse_yaml
 from spectral_diffusion.core.registry import InputError
 from spectral_diffusion.lab import cli, experiment
 from spectral_diffusion.run import record as records
+from spectral_diffusion.study import ledger
 from spectral_diffusion.lab.experiment import RunConfig, load_samples, train_run
-from spectral_diffusion.run.record import load_ledger, load_record, run_folder, run_path, write_json, write_ledger
+from spectral_diffusion.run.record import load_record, run_folder, run_path, write_json
+from spectral_diffusion.study.ledger import load_ledger, write_ledger
 from spectral_diffusion.study.rows import run_rows, sweep_table
 from spectral_diffusion.study.sweep import read_study
 from spectral_diffusion.learn.checkpoint import SIDECAR, load, save
@@ -224,14 +226,14 @@ def complete(root, seed):
 def test_the_last_ledger_is_the_newest(tmp_path, monkeypatch):
     "A slower writer does not put its older table over a newer one."
     complete(tmp_path, 1)
-    real, others = records.write_csv, []
+    real, others = ledger.write_csv, []
     def slow(path, table):
         if not others:
             others.append(threading.Thread(target=lambda: (complete(tmp_path, 2), write_ledger(tmp_path))))
             others[0].start()
             others[0].join(1.)
         real(path, table)
-    monkeypatch.setattr(records, "write_csv", slow)
+    monkeypatch.setattr(ledger, "write_csv", slow)
     write_ledger(tmp_path)
     others[0].join()
     assert (tmp_path/"summary.csv").read_text().count("unet_tiny") == 2
@@ -242,8 +244,8 @@ def test_a_known_run_is_not_read_again(tmp_path, monkeypatch):
     write_ledger(tmp_path)
     before = load_ledger(tmp_path)
     complete(tmp_path, 4)
-    read, real = [], records.load_record
-    monkeypatch.setattr(records, "load_record", lambda path: read.append(path) or real(path))
+    read, real = [], ledger.load_record
+    monkeypatch.setattr(ledger, "load_record", lambda path: read.append(path) or real(path))
     assert len(load_ledger(tmp_path)) == 4 and len(read) == 1 and len(before) == 3
 
 

@@ -21,7 +21,7 @@ import pytest
 from spectral_diffusion.core.registry import InputError
 from spectral_diffusion.lab.cli import main
 from spectral_diffusion.study.factors import Factors, NoEffect, check_factors, rows_of
-from spectral_diffusion.run.record import load_ledger
+from spectral_diffusion.study.ledger import load_ledger
 from spectral_diffusion.study.rows import SweepFailed, claim, clean, run_rows, sweep_table
 from spectral_diffusion.study.sweep import read_study, run_sweep
 

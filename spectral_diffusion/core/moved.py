@@ -17,7 +17,7 @@ __all__ = ['PACKAGE', 'MOVED', 'names_elsewhere', 'MovedModules', 'find_moved_mo
 # %% ../../nbs/core/moved.ipynb #f20b927a
 PACKAGE = "spectral_diffusion"
 MOVED = {  # old address -> where its names are now
-    "lab.records": ("run.record",),
+    "lab.records": ("run.record", "study.ledger"),
     "lab.timing": ("measure.timing",),
     "lab.verdict": ("study.verdict",),
     "lab.pairs": ("study.pairs",),

@@ -68,7 +68,7 @@ def run_bench_verb(args: argparse.Namespace) -> int:
 
 def run_report(args: argparse.Namespace) -> int:
     "Run the benchmarks that have no record of the present page yet, and rebuild the ledger."
-    from spectral_diffusion.run.record import load_ledger, write_ledger
+    from spectral_diffusion.study.ledger import load_ledger, write_ledger
     from spectral_diffusion.study.sweep import bench_names, find_bench, run_bench
     for name in bench_names():
         if find_bench(name, args.preset, args.results): print(f"{name} {args.preset}: in results already")

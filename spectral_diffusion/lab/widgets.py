@@ -23,7 +23,8 @@ from torch import Tensor
 
 from ..core.registry import InputError, unknown_name
 from ..core.runtime import stream
-from ..run.record import Record, flatten, load_record, results_root, run_folders
+from ..run.record import Record, load_record, results_root
+from ..study.ledger import flatten, run_folders
 from ..measure.pixel import psnr
 from ..noise.presets import PRESETS, preset
 from ..noise.process import Process

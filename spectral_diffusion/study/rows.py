@@ -25,7 +25,8 @@ import pandas as pd
 from ..core.config import dump_yaml, fingerprint, parse_json, read_text
 from ..core.registry import InputError, unknown_name
 from ..core.runtime import atomic_file, environment, progress, without_paths
-from ..run.record import flatten, write_csv, write_json
+from ..run.record import write_csv, write_json
+from .ledger import flatten
 
 # %% auto #0
 __all__ = ['ENGINES', 'check_plain', 'read_rows', 'read_mapping', 'Job', 'claim', 'clean', 'read_metrics', 'keep', 'run_row',

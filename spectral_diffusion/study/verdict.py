@@ -15,7 +15,8 @@ from scipy import stats
 
 from ..core.config import parse_json, read_text
 from ..core.registry import InputError, unknown_name
-from ..run.record import load_record, run_folders, write_json
+from ..run.record import load_record, write_json
+from .ledger import run_folders
 
 # %% auto #0
 __all__ = ['Claim', 't_interval', 'Verdict', 'paired', 'judge', 'guarded', 'save_verdicts', 'as_text', 'load_verdicts']

@@ -328,7 +328,8 @@ def readers(book: Book, room: Path, short: bool) -> None:
     from spectral_diffusion.core.runtime import environment
     from spectral_diffusion.lab.experiment import RunConfig
     from spectral_diffusion.study.factors import read_factors
-    from spectral_diffusion.run.record import load_ledger, load_record
+    from spectral_diffusion.run.record import load_record
+    from spectral_diffusion.study.ledger import load_ledger
     from spectral_diffusion.study.rows import run_rows, sweep_table
     from spectral_diffusion.study.sweep import read_study
     from spectral_diffusion.learn.checkpoint import SIDECAR, TENSORS, load, restore, save
@@ -374,7 +375,7 @@ def readers(book: Book, room: Path, short: bool) -> None:
         jobs = [(what, file, file.read_bytes(), call) for what, pairs in targets.items() for file, call in pairs]
         jobs += [("a checkpoint", None, plain, lambda data: forged(data, "sidecar")), ("a checkpoint", None, tensors, lambda data: forged(data, "tensors"))]
         seconds = (6 if short else BUDGET)/len(jobs)
-        ours = ("core/config.py", "run/record.py", "study/rows.py", "study/sweep.py", "study/factors.py", "learn/checkpoint.py")
+        ours = ("core/config.py", "run/record.py", "study/ledger.py", "study/rows.py", "study/sweep.py", "study/factors.py", "learn/checkpoint.py")
         of_yaml = ("yaml/composer.py", "yaml/constructor.py", "yaml/resolver.py")  # watched only where the damaged file is one: it makes every read ten times slower
         for i, (what, file, good, call) in enumerate(jobs):
             def read(data, file=file, call=call):

@@ -131,7 +131,8 @@ def texts(book: Book, room: Path, short: bool) -> None:
     "YAML with tags, aliases and depth; JSON of a million nested lists, in every file that is read."
     from spectral_diffusion.core.config import fingerprint, load_yaml
     from spectral_diffusion.lab.experiment import RunConfig
-    from spectral_diffusion.run.record import load_ledger, load_record
+    from spectral_diffusion.run.record import load_record
+    from spectral_diffusion.study.ledger import load_ledger
     from spectral_diffusion.study.rows import read_metrics, run_rows, sweep_table
     from spectral_diffusion.study.sweep import read_study
     from spectral_diffusion.learn.checkpoint import SIDECAR, load
@@ -336,7 +337,8 @@ def pages(book: Book, room: Path, short: bool) -> None:
     "HTML in run names, configurations, reasons and metrics: shown as text in tables, verdicts and progress bars."
     import pandas as pd
 
-    from spectral_diffusion.run.record import load_ledger, write_json
+    from spectral_diffusion.run.record import write_json
+    from spectral_diffusion.study.ledger import load_ledger
     from spectral_diffusion.study.rows import run_rows, sweep_table
     from spectral_diffusion.study.verdict import load_verdicts
     for i, bad in enumerate(("<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "</td></table><iframe src=x>", "[x](javascript:alert(1))", "\"><svg onload=alert(1)>")):
@@ -413,7 +415,7 @@ def artefacts(book: Book, room: Path, short: bool) -> None:
     "No secret and no absolute path in anything that is kept: records, checkpoints, failed rows, executed notebooks."
     import nbformat
 
-    from spectral_diffusion.run.record import write_ledger
+    from spectral_diffusion.study.ledger import write_ledger
     from spectral_diffusion.study.rows import run_rows
     from spectral_diffusion.study.sweep import run_sweep
     os.environ["DRILL_API_TOKEN"] = "hunter2-of-the-drill"

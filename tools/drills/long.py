@@ -115,7 +115,8 @@ def ledger(book: Book, room: Path, short: bool) -> None:
     "Loading the ledger of ten thousand runs takes less than two seconds, and it is right."
     from spectral_diffusion.core.config import dump_yaml
     from spectral_diffusion.core.runtime import environment
-    from spectral_diffusion.run.record import INDEX, load_ledger, write_json, write_ledger
+    from spectral_diffusion.run.record import write_json
+    from spectral_diffusion.study.ledger import INDEX, load_ledger, write_ledger
     n, root, limit = 200 if short else 10_000, room/"results", 2.
     text, system = dump_yaml(small()), json.dumps(environment())
     for i in range(n):
@@ -151,7 +152,8 @@ def older(book: Book, room: Path, short: bool) -> None:
     from spectral_diffusion.codec.hierarchical import decompress, load_codec
     from spectral_diffusion.core.runtime import stream
     from spectral_diffusion.lab.experiment import load_denoiser, load_samples
-    from spectral_diffusion.run.record import load_ledger, load_record
+    from spectral_diffusion.run.record import load_record
+    from spectral_diffusion.study.ledger import load_ledger
     from spectral_diffusion.study.rows import sweep_table
     from spectral_diffusion.study.sweep import read_study
     told = json.loads((OLDER/"told.json").read_text())

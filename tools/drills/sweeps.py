@@ -164,7 +164,8 @@ def write_all(root: Path, number: int, until: float, killed: bool):
     "What a writer does until the time is over: runs, now and then twice at once with others, and the ledger."
     def go() -> int:
         from spectral_diffusion.core.registry import InputError
-        from spectral_diffusion.run.record import load_ledger, run_folder, run_path, write_json, write_ledger
+        from spectral_diffusion.run.record import run_folder, run_path, write_json
+        from spectral_diffusion.study.ledger import load_ledger, write_ledger
         draw = random.Random(number + 1_000*killed + os.getpid())
         made = busy = ledgers = 0
         while time.time() < until:
@@ -196,7 +197,8 @@ def writers(book: Book, room: Path, short: bool) -> None:
     import pandas as pd
 
     from spectral_diffusion.core.runtime import commit
-    from spectral_diffusion.run.record import INDEX, load_ledger, load_record, run_folders, write_ledger
+    from spectral_diffusion.run.record import load_record
+    from spectral_diffusion.study.ledger import INDEX, load_ledger, run_folders, write_ledger
     commit()  # known before anything is forked
     root, seconds, draw = room/"results", 4 if short else 600, random.Random(5)
     root.mkdir()
