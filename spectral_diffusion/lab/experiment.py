@@ -30,7 +30,7 @@ from ..data.synthetic import make, power_law_spectrum
 from .records import Record, load_record, run_folder, run_path, write_csv, write_json
 from ..learn.checkpoint import load, restore, save
 from ..learn.distributed import ALONE, Workers
-from ..learn.loop import TrainState, latest, train
+from ..learn.loop import TrainState, check_decay, latest, train
 from ..learn.losses import FREQUENCY_WEIGHTS, TIME_WEIGHTS
 from ..measure.spectral import log_psd_distance
 from ..models.zoo import MODELS, build_model, check_options
@@ -77,16 +77,19 @@ class TrainConfig:
     ema: float = 0.99     # decay of the averaged weights that are evaluated
     clip: float = 1.0     # largest norm of the gradient
     checkpoint: int = 200 # steps between checkpoints of an unfinished run
-    decay: str = later("none")                # none, or cosine: the rate falls to zero at the end
+    decay: str = later("none")                # none, or cosine: the rate falls by half a cosine to the end
     time_weight: str = later("uniform")       # of the loss, a name in TIME_WEIGHTS; evaluation is never weighted
     frequency_weight: str = later("uniform")  # of the loss over DCT coefficients, a name in FREQUENCY_WEIGHTS
     on_nan: str = later("stop")               # what a loss that is not finite does: stop, or skip its update and count it
     loss_limit: float = later(1e6)            # a loss above it counts as not finite
+    decay_to: float = later(0.)               # part of the rate at which the cosine ends
+    flip: bool = later(False)                 # mirror half of the training images, left to right
     def __post_init__(self):
         if self.on_nan not in ("stop", "skip"): raise unknown_name("on_nan", self.on_nan, ["stop", "skip"])
         if self.decay not in ("none", "cosine"): raise unknown_name("decay", self.decay, ["none", "cosine"])
         TIME_WEIGHTS[self.time_weight], FREQUENCY_WEIGHTS[self.frequency_weight]  # raise with the known names
         if not 0 <= self.ema < 1: raise InputError(f"TrainConfig.ema must lie in [0, 1), got {self.ema}")
+        check_decay(None if self.decay == "none" else self.steps, self.decay_to)
         at_least("TrainConfig.warmup", self.warmup, 0)
         for name in ("steps", "batch", "checkpoint"): at_least(f"TrainConfig.{name}", getattr(self, name), 1)
         for name in ("lr", "clip", "loss_limit"): at_least(f"TrainConfig.{name}", getattr(self, name), 1e-12)
@@ -349,11 +352,11 @@ def steps_of(
 ) -> Iterator[TrainState]: # one state a step
     "The training steps that a configuration asks for."
     c, images = config.train, load_images(config.data.name).train
-    extra = {"decay": c.steps} if c.decay == "cosine" else {}
+    extra = {"decay": c.steps, "decay_to": c.decay_to} if c.decay == "cosine" else {}
     if c.time_weight != "uniform": extra["time_weight"] = c.time_weight
     if c.frequency_weight != "uniform": extra |= {"basis": "dct", "frequency_weight": c.frequency_weight}
     if c.on_nan != "stop": extra["on_nan"] = c.on_nan
-    yield from train(denoiser, lambda step: batch(images, config.seed, step, c.batch).to(where), steps=c.steps, lr=c.lr, batch=c.batch, seed=config.seed, target=config.target,
+    yield from train(denoiser, lambda step: batch(images, config.seed, step, c.batch, flip=c.flip).to(where), steps=c.steps, lr=c.lr, batch=c.batch, seed=config.seed, target=config.target,
                      ema=c.ema, clip=c.clip, warmup=c.warmup, loss_limit=c.loss_limit, resume=latest(resume), workers=workers, **extra)
 
 def fit(
