@@ -1,9 +1,13 @@
 "The loop against a hand-written one with torch's plain optimiser, and the loss against the closed form of Gaussian data."
+import numpy as np
 import pytest
 import torch
 
+from spectral_diffusion.core.config import fingerprint, override, to_dict
 from spectral_diffusion.core.registry import InputError
 from spectral_diffusion.core.runtime import stream
+from spectral_diffusion.lab.experiment import RunConfig, TrainConfig, build_denoiser, steps_of
+from spectral_diffusion.learn.distributed import ALONE
 from spectral_diffusion.learn.loop import draw_times, ema_decay, latest, train
 from spectral_diffusion.learn.losses import TIME_WEIGHTS, denoising_loss
 from spectral_diffusion.models.zoo import build_model
@@ -89,3 +93,59 @@ def test_time_weights_are_nonnegative_and_finite_inside(name):
     for target in ("eps", "x0", "v", "flow"):
         w = TIME_WEIGHTS[name](level, target)
         assert w.shape == (300,) and w.isfinite().all() and (w >= 0).all()
+
+
+@pytest.mark.parametrize("end", [0., 0.02, 0.5])
+def test_rate_with_warmup_and_decay_is_the_formula(end):
+    rates = [state.lr for state in train(fresh(), images, steps=12, batch=8, lr=0.01, warmup=4, decay=9, decay_to=end)]
+    turns = np.cos(np.pi*np.minimum(np.arange(12)/9, 1))
+    expected = 0.01*np.minimum((np.arange(12) + 1)/4, 1)*(end + (1 - end)*(1 + turns)/2)
+    assert np.abs(np.array(rates) - expected).max() < 1e-16
+
+
+def test_an_end_of_the_decay_is_part_of_the_run(tmp_path):
+    options = {"batch": 8, "lr": 0.01, "warmup": 2, "decay": 7, "ema": 0.999}
+    *_, whole = train(fresh(), images, steps=7, decay_to=0.1, **options)
+    for state in train(fresh(), images, steps=4, decay_to=0.1, **options):
+        if state.step == 4:
+            state.save(tmp_path/"c")
+    *_, rest = train(fresh(), images, steps=7, decay_to=0.1, resume=tmp_path/"c", **options)
+    assert all(torch.equal(whole.ema[k], rest.ema[k]) for k in whole.ema) and whole.lr == rest.lr
+    with pytest.raises(InputError, match="decay_to was 0.1, now None"):
+        next(train(fresh(), images, steps=7, resume=tmp_path/"c", **options))
+    *_, old = train(fresh(), images, steps=7, **options)
+    assert "decay_to" not in old.arguments and not all(torch.equal(whole.ema[k], old.ema[k]) for k in old.ema)
+
+
+@pytest.mark.parametrize("name", ["unet", "unet_haar", "unet_dct"])
+def test_run_with_the_whole_recipe_resumes_bit_for_bit(tmp_path, name):
+    "Flips, averages with a warm start, warm-up and a cosine that ends above zero, interrupted inside an epoch."
+    changes = {"data.name": "power_law", "data.statistics": 100, "model": {"name": name, "base": 8}, "train.steps": 6, "train.batch": 8, "train.flip": True,
+               "train.warmup": 2, "train.decay": "cosine", "train.decay_to": 0.02, "train.ema": 0.999}
+    config = override(RunConfig(), changes)
+
+    def states(config, resume):
+        return steps_of(config, build_denoiser(config), resume, torch.device("cpu"), ALONE)
+
+    *_, whole = states(config, tmp_path/"nowhere")
+    for state in states(config, tmp_path/"c"):
+        if state.step == 3:
+            state.save(tmp_path/"c")
+            break
+    *_, rest = states(config, tmp_path/"c")
+    assert (rest.step, rest.loss, rest.lr) == (6, whole.loss, whole.lr)
+    assert all(torch.equal(whole.ema[k], rest.ema[k]) for k in whole.ema)
+    *_, unflipped = states(override(config, {"train.flip": False}), tmp_path/"nowhere")
+    assert unflipped.loss != whole.loss
+
+
+def test_recipe_keys_do_not_rename_old_runs():
+    old = RunConfig()
+    assert not {"decay_to", "flip"} & set(to_dict(old)["train"])
+    assert fingerprint(override(old, {"train.decay_to": 0., "train.flip": False})) == fingerprint(old)
+    assert fingerprint(override(old, {"train.flip": True})) != fingerprint(old)
+    for bad in (-0.1, 1., float("nan")):
+        with pytest.raises(InputError, match="decay_to must lie in"):
+            TrainConfig(decay="cosine", decay_to=bad)
+    with pytest.raises(InputError, match="there is none"):
+        TrainConfig(decay_to=0.5)

@@ -83,7 +83,7 @@ def test_parts_of_the_network_are_the_blocks_of_the_page():
     assert isinstance(net.time, TimeEmbedding) and all(isinstance(b, ConvBlock) for b in (*net.encoder, net.middle, *net.decoder))
 
 
-@pytest.mark.parametrize("config", ["unet", {"name": "conv", "base": 3}, {"width": 4}, {"name": "conv", "width": 0}, {"name": "conv", "width": "8"},
+@pytest.mark.parametrize("config", ["unett", {"name": "conv", "base": 3}, {"width": 4}, {"name": "conv", "width": 0}, {"name": "conv", "width": "8"},
                                     {"name": "unet_tiny", "time_dim": 7}])
 def test_bad_configurations_are_refused(config):
     with pytest.raises(InputError): build_model(config)

@@ -28,8 +28,8 @@ from ..noise.process import Process
 from ..signals.bases import Basis
 
 # %% auto #0
-__all__ = ['COUNTS', 'MOST_SKIPS', 'draw_times', 'ema_decay', 'average', 'TrainState', 'latest', 'Diverged', 'train',
-           'time_to_target']
+__all__ = ['COUNTS', 'MOST_SKIPS', 'draw_times', 'ema_decay', 'average', 'TrainState', 'latest', 'cosine_decay', 'check_decay',
+           'Diverged', 'train', 'time_to_target']
 
 # %% ../../nbs/learn/loop.ipynb #9d20442e
 def draw_times(
@@ -127,6 +127,24 @@ def latest(
     found = _checkpoints(path)
     return found[-1][1] if found else None
 
+# %% ../../nbs/learn/loop.ipynb #215f76df
+def cosine_decay(
+    step: int, # steps done
+    decay: int | None, # steps of the decay; None: no decay
+    decay_to: float = 0., # where it ends, in [0, 1)
+) -> float: # factor of the learning rate
+    "From one to `decay_to` by half a cosine (Loshchilov and Hutter 2017, eq. 5); constant afterwards."
+    if decay is None:
+        return 1.
+    return decay_to + (1 - decay_to)*0.5*(1 + math.cos(math.pi*min(1., step/decay)))
+
+def check_decay(decay: int | None, decay_to: float) -> None:
+    "Refuse an end that is no part of the rate, or the end of a decay that is not there."
+    if not 0 <= decay_to < 1:
+        raise InputError(f"decay_to must lie in [0, 1), got {decay_to}")
+    if decay is None and decay_to != 0:
+        raise InputError(f"decay_to={decay_to} is where a decay ends, but there is none; hint: give decay, or leave decay_to at 0")
+
 # %% ../../nbs/learn/loop.ipynb #32df60db
 class Diverged(InputError):
     "A loss or a gradient is not finite, or the loss is beyond its limit."
@@ -165,8 +183,8 @@ def _resume(resume: Path | str, denoiser: nn.Module, ema: dict, optimizer: torch
     meta = {"skipped": 0, "arguments": {}, **saved.meta}  # older checkpoints do not count what was skipped
     if not isinstance(meta["arguments"], dict) or any(type(meta.get(k)) not in (int, float) or not 0 <= meta[k] < math.inf for k in COUNTS) or type(meta["step"]) is not int:
         raise InputError(f"{folder} is damaged: a checkpoint of a run says {', '.join(COUNTS)} and arguments")
-    for key, value in arguments.items():
-        before = meta["arguments"].get(key)
+    for key in {**arguments, **meta["arguments"]}:  # an option that only one of them has is a difference too
+        before, value = meta["arguments"].get(key), arguments.get(key)
         if before != value: raise InputError(f"{folder} belongs to another run: {key} was {before!r}, now {value!r}")
     files.restore(saved, model=denoiser, ema=ema, optimizer=optimizer)
     return {**meta, "folder": folder}
@@ -187,7 +205,8 @@ def train(
     ema: float = 0.99, # decay of the averaged weights; 0 keeps no memory
     clip: float | None = 1., # largest norm of the gradient
     warmup: int = 0, # steps over which the learning rate rises in equal parts
-    decay: int | None = None, # steps over which it falls to zero by half a cosine (Loshchilov and Hutter 2017, eq. 5); None: constant
+    decay: int | None = None, # steps over which it falls by half a cosine (Loshchilov and Hutter 2017, eq. 5); None: constant
+    decay_to: float = 0., # part of the rate at which the decay ends, in [0, 1)
     weight_decay: float = 0., # AdamW's
     stratified: bool = True, # times one in each interval
     on_nan: str = "stop", # what a loss that is not finite does: "stop", or "skip" its update and count it
@@ -201,7 +220,10 @@ def train(
     "Train, one step at a time; a run stopped and resumed is the run that never stopped."
     arguments = {"lr": lr, "batch": batch, "seed": seed, "target": target, "time_weight": _word(time_weight), "basis": _word(basis), "frequency_weight": _word(frequency_weight),
                  "ema": ema, "clip": clip, "warmup": warmup, "weight_decay": weight_decay, "stratified": stratified, **({} if decay is None else {"decay": decay}), **({} if on_nan == "stop" else {"on_nan": on_nan, "loss_limit": loss_limit})}
+    if decay_to != 0:
+        arguments["decay_to"] = decay_to
     _check(steps, lr, batch, ema, clip, warmup, decay, checkpoints, checkpoint_every, on_nan, loss_limit)
+    check_decay(decay, decay_to)
     options = {"target": target, "time_weight": time_weight, "basis": basis, "frequency_weight": frequency_weight}
     trained = [p for p in denoiser.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay, fused=trained[0].device.type in ("cpu", "cuda"))
@@ -214,7 +236,7 @@ def train(
     seconds, cpu_seconds, images = done["seconds"], done["cpu_seconds"], done["images"]
     for step in progress_bar(range(done["step"], steps), desc="training", unit="step") if progress else range(done["step"], steps):
         wall, cpu = time.perf_counter(), time.process_time()
-        rate = lr*min(1., (step + 1)/max(warmup, 1))*(1. if decay is None else 0.5*(1 + math.cos(math.pi*min(1., step/decay))))
+        rate = lr*min(1., (step + 1)/max(warmup, 1))*cosine_decay(step, decay, decay_to)
         for group in optimizer.param_groups: group["lr"] = rate
         x0, t, eps = _draw(denoiser.process, batches, step, batch, seed, stratified, mine)
         buffers = [b.clone() for b in denoiser.buffers()] if on_nan == "skip" else []

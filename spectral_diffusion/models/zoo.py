@@ -26,14 +26,16 @@ from .adapters import AmplitudeResidual, BandpassAdapter, LearnableAdapter, Phas
 from .blocks import TimeEmbedding, check_images, zero_init
 from .complex import complex_silu, open_silu
 from .mixers import Mixer, modulate
+from .domains import InDomain
 from .published import PublishedSpectralUNet, PublishedSpectralUNetDeep
+from .residual import residual_unet
 from .spectral import SpectralUNet
 from .unet import TinyUNet
 
 # %% auto #0
-__all__ = ['MODELS', 'ADAPTERS', 'PLACES', 'FUSED', 'ConvNet', 'unet_spectral', 'unet_spectral_deep', 'mixer', 'hybrid',
-           'model_options', 'check_options', 'Adapted', 'build_model', 'Cost', 'inputs', 'cost', 'Row', 'measure',
-           'compiler', 'compiled', 'fuse']
+__all__ = ['MODELS', 'ADAPTERS', 'PLACES', 'FUSED', 'ConvNet', 'unet_spectral', 'unet_spectral_deep', 'mixer', 'hybrid', 'unet',
+           'unet_haar', 'unet_dct', 'model_options', 'check_options', 'Adapted', 'build_model', 'Cost', 'inputs',
+           'cost', 'Row', 'measure', 'compiler', 'compiled', 'fuse']
 
 # %% ../../nbs/models/zoo.ipynb #a3dec33d
 class ConvNet(nn.Module):
@@ -90,6 +92,22 @@ def hybrid(channels: int = 3, *, layers: int = 4, width: int = 32, modes: int = 
     if not 0 <= encoder <= layers: raise InputError(f"the layers of the frequency encoder are part of all {layers}, got {encoder}")
     kinds = ("modes",)*encoder + ("conv",)*(layers - encoder) if encoder else ("gated",)*layers
     return Mixer(channels, kinds=kinds, width=width, modes=modes, zero_output=zero_output, views=views)
+
+# %% ../../nbs/models/zoo.ipynb #592630e4
+@MODELS.register("unet")
+def unet(channels: int = 3, *, base: int = 16, depth: int = 3, attention: int = 8, zero_output: bool = True, views: int = 1) -> InDomain:
+    "The residual U-Net in pixels."
+    return residual_unet(channels, domain="pixel", base=base, depth=depth, attention=attention, zero_output=zero_output, views=views)
+
+@MODELS.register("unet_haar")
+def unet_haar(channels: int = 3, *, base: int = 48, depth: int = 2, attention: int = 8, zero_output: bool = True, views: int = 1) -> InDomain:
+    "The residual U-Net in Haar coefficients at half the side."
+    return residual_unet(channels, domain="haar", base=base, depth=depth, attention=attention, zero_output=zero_output, views=views)
+
+@MODELS.register("unet_dct")
+def unet_dct(channels: int = 3, *, base: int = 88, depth: int = 2, attention: int = 8, zero_output: bool = True, views: int = 1) -> InDomain:
+    "The residual U-Net in the coefficients of 4x4 DCT blocks at a quarter of the side."
+    return residual_unet(channels, domain="dct4", base=base, depth=depth, attention=attention, zero_output=zero_output, views=views)
 
 # %% ../../nbs/models/zoo.ipynb #87223754
 def model_options(
