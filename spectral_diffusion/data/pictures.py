@@ -206,7 +206,6 @@ def read_picture(
     max_pixels: int = MOST_PIXELS, # larger pictures are refused
 ) -> UInt8[Tensor, "c h w"]: # grey values
     "A picture as bytes, by the rules of the table of this page."
-    from PIL import Image
     check_request(channels, background)
     image, alpha = stored(path, max_pixels)
     if alpha is not None and background is not None:
