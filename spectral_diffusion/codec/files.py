@@ -24,9 +24,10 @@ LARGEST_CODED = 1 << 28 # bytes of a coded file
 
 def read_image(
     path: Path | str, # a picture file
+    background: int | tuple[int, int, int] | None = None, # what shines through transparent pixels; without it they are refused
 ) -> UInt8[Tensor, "3 h w"]: # grey values
     "Read a picture in colour."
-    return read_picture(path, max_pixels=MAX_PIXELS)
+    return read_picture(path, 3, background, max_pixels=MAX_PIXELS)
 
 def write_image(
     path: Path | str, # ends in .png
@@ -62,7 +63,7 @@ def check_out(
 def run_encode(args: argparse.Namespace) -> int:
     "Code a picture with a trained codec."
     check_out(args.out, args.image, args.model)
-    image = read_image(args.image)
+    image = read_image(args.image, getattr(args, "background", None))
     data = compress(load_codec(args.model), image, args.quality)
     with atomic_file(args.out) as partial:
         partial.write_bytes(data)

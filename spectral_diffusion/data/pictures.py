@@ -105,7 +105,7 @@ STRETCH = {"L;2": 85, "L;4": 17} # from the levels of a raw mode to 255
 def alpha_of(
     image: Picture, # loaded and upright
     raw: str, # how Pillow has unpacked it
-) -> np.ndarray | None: # uint8, 255 is opaque; None where everything is
+) -> np.ndarray | None: # uint8, 255 is opaque; None where the file says nothing
     "The opacity of every pixel."
     key = image.info.get("transparency")
     if image.mode in ("LA", "RGBA", "PA"):
@@ -119,7 +119,7 @@ def alpha_of(
             raise InputError("has one transparent colour of 16 bits, allowed are 8; hint: flatten it first")
         there = np.asarray(image) == np.asarray(key)*STRETCH.get(raw, 1)
         alpha = np.where(there.all(-1) if there.ndim == 3 else there, 0, 255).astype(np.uint8)
-    return None if (alpha == 255).all() else alpha
+    return alpha
 
 # %% ../../nbs/data/pictures.ipynb #34276374
 SAME_COLOURS = 2 # levels by which a profile of sRGB may move a colour
@@ -182,7 +182,7 @@ def colours_of(
 def stored(
     path: Path | str, # a picture file
     max_pixels: int, # larger pictures are refused
-) -> tuple[Picture, np.ndarray | None]: # L or RGB; opacity, None where everything is opaque
+) -> tuple[Picture, np.ndarray | None]: # L or RGB; opacity, None where the file says nothing
     "What a file shows: upright, in eight bits, in sRGB."
     from PIL import Image, ImageOps
     with opened(path, max_pixels) as file:
@@ -208,13 +208,14 @@ def read_picture(
     "A picture as bytes, by the rules of the table of this page."
     check_request(channels, background)
     image, alpha = stored(path, max_pixels)
-    if alpha is not None and background is not None:
-        image, alpha = flattened(image, alpha, background), None
-    if alpha is not None and channels in (1, 3):
+    clear = alpha is not None and bool((alpha < 255).any())
+    if clear and background is not None:
+        image, alpha, clear = flattened(image, alpha, background), None, False
+    if clear and channels in (1, 3):
         raise InputError(f"{path} has transparency, which would be lost; hint: flatten it first, or name a background")
     modes = {1: "L", 3: "RGB", 4: "RGB", None: image.mode}
     pixels = np.atleast_3d(np.array(image.convert(modes[channels])))
-    if channels == 4 or alpha is not None:
+    if channels == 4 or (channels is None and alpha is not None):
         alpha = np.full(pixels.shape[:2], 255, dtype=np.uint8) if alpha is None else alpha
         pixels = np.concatenate([pixels, alpha[..., None]], -1)
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..codec.hierarchical import MAX_PIXELS
 from ..core.registry import InputError, unknown_name
 from ..core.runtime import progress
-from ..data.pictures import MOST_PIXELS, SUFFIXES, picture_files, picture_name, read_picture, resized
+from ..data.pictures import MOST_PIXELS, SUFFIXES, check_request, picture_files, picture_name, read_picture, resized
 from ..data.real import to_float
 from ..measure.features import EXTRACTORS, unbiased_distance
 from ..measure.pixel import decibels, mae, mse, ssim
@@ -58,11 +58,12 @@ def read_batch(
     paths: list[Path], # of picture files
     size: tuple[int, int] | None = None, # height and width to resize to
     shape: tuple[int, int] | None = None, # the height and width that all must have; those of the first when not given
+    background: int | tuple[int, int, int] | None = None, # what shines through transparent pixels; without it they are refused
 ) -> Float[Tensor, "n 3 h w"]: # in [-1, 1]
     "Pictures of one size."
     pictures = []
     for path in paths:
-        x = read_picture(path, max_pixels=MAX_PIXELS if size is None else MOST_PIXELS)
+        x = read_picture(path, 3, background, max_pixels=MAX_PIXELS if size is None else MOST_PIXELS)
         x = x if size is None else resized(x, size)
         shape = shape or tuple(x.shape[1:])
         if tuple(x.shape[1:]) != shape:
@@ -166,15 +167,16 @@ def batches(
     b: dict[str, Path], # pictures by name
     both: list[str], # names that are compared as pairs
     size: tuple[int, int] | None, # height and width to resize to
+    background: int | tuple[int, int, int] | None, # what shines through transparent pixels
 ) -> Iterator[tuple[list[str], Tensor | None, Tensor | None]]: # names; pictures of a, of b
     "Some pairs at a time, then what is left of each folder."
-    first = [read_batch([min(found.items())[1]], size) for found in (a, b)]
+    first = [read_batch([min(found.items())[1]], size, None, background) for found in (a, b)]
     shapes = [tuple(x.shape[-2:]) for x in first]
     if shapes[0] != shapes[1]:
         raise InputError(f"pictures have {shapes[0]} and {shapes[1]} pixels; hint: --image-size HEIGHT WIDTH resizes both")
     step = max(1, CHUNK//(shapes[0][0]*shapes[0][1]))
     def read(found: dict[str, Path], names: list[str]) -> Tensor:
-        return read_batch([found[n] for n in names], size, shapes[0])
+        return read_batch([found[n] for n in names], size, shapes[0], background)
     for i in range(0, len(both), step):
         names = both[i:i + step]
         yield names, read(a, names), read(b, names)
@@ -195,9 +197,11 @@ def evaluate_folders(
     extractor: str = "random_conv", # features of the Frechet distance: a name in EXTRACTORS
     fid: bool = False, # with Inception, by torchmetrics
     lpips: bool = False, # with AlexNet, by torchmetrics; on pairs
+    background: int | tuple[int, int, int] | None = None, # what shines through transparent pixels; without it they are refused
 ) -> dict[str, object]: # plain data
     "Compare two folders, a few pictures at a time."
     check_size(size)
+    check_request(3, background)
     if extractor not in EXTRACTORS:
         raise unknown_name("extractor", extractor, list(EXTRACTORS))
     if lpips and not pairs:
@@ -210,7 +214,7 @@ def evaluate_folders(
     metrics = {name: perceptual(name) for name, wanted in (("fid", fid), ("lpips", lpips)) if wanted}
     of_a, of_b, of_pairs, shape = SetMeasures(extractor), SetMeasures(extractor), PairMeasures(), None
     with progress(total=len(a) + len(b), desc="pictures", unit="picture") as bar:
-        for names, x, y in batches(a, b, both, size):
+        for names, x, y in batches(a, b, both, size, background):
             if x is not None and y is not None:
                 of_pairs.add(x, y)
             for found, pictures in ((of_a, x), (of_b, y)):

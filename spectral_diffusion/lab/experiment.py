@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from ..core.config import dump_yaml, from_dict, later, override
 from ..core.registry import InputError, unknown_name
 from ..core.runtime import atomic_dir, atomic_file, device, hold_interrupt, keep_memory, progress, split, stream
+from ..data.pictures import read_picture
 from ..data.real import cifar10, to_float, to_uint8
 from ..data.stream import batch
 from ..data.synthetic import make, power_law_spectrum
@@ -50,8 +51,8 @@ __all__ = ['FAMILIES', 'DATASETS', 'Watcher', 'MOST_PIXELS', 'at_least', 'DataCo
            'process_of', 'field_of', 'by_time', 'by_band', 'references', 'views', 'build_denoiser', 'marks', 'json_log',
            'train_run', 'measure_run', 'help_run', 'place', 'steps_of', 'fit', 'save_denoiser', 'load_denoiser',
            'saved_field', 'check_size', 'draw_samples', 'to_bytes', 'spectrum_table', 'save_samples', 'load_samples',
-           'sheet', 'write_pictures', 'Comparison', 'arm_config', 'plan', 'Runs', 'run_plan', 'compare', 'Reach',
-           'first_reach', 'to_target', 'Ratio', 'costs', 'save_comparison']
+           'check_channels', 'sheet', 'write_pictures', 'Comparison', 'arm_config', 'plan', 'Runs', 'run_plan',
+           'compare', 'Reach', 'first_reach', 'to_target', 'Ratio', 'costs', 'save_comparison']
 
 # %% ../../nbs/lab/experiment.ipynb #52f2524b
 def at_least(name: str, value: float, least: float) -> None:
@@ -479,6 +480,7 @@ def save_samples(
 ) -> None:
     "Samples as one PNG, a column of images, and their radial power as CSV."
     from PIL import Image
+    check_channels(x)
     folder.mkdir(parents=True, exist_ok=True)
     pixels = to_bytes(x).flatten(0, 1).squeeze(-1).numpy()
     with atomic_file(folder/"samples.png") as partial: Image.fromarray(pixels).save(partial, format="png")
@@ -491,15 +493,17 @@ def load_samples(
     size: int = 32, # height of one image
 ) -> Float[Tensor, "n c h w"]: # in [-1, 1], rounded to 256 levels
     "Samples as they were kept."
-    import numpy as np
-    from PIL import Image
-    try:
-        with Image.open(folder/"samples.png", formats=("PNG",)) as picture:
-            if picture.width*picture.height > MOST_PIXELS: raise InputError(f"it has {picture.width} x {picture.height} pixels, allowed are {MOST_PIXELS}")
-            pixels = torch.from_numpy(np.array(picture.convert("RGB")))
-    except Exception as error: raise InputError(f"samples.png of {folder.name!r} is not a readable picture: {error}") from error  # a damaged one can raise almost anything
-    if len(pixels) % size: raise InputError(f"samples.png of {folder.name!r} must be a column of images of height {size}, got {len(pixels)} rows")
-    return to_float(pixels.reshape(-1, size, pixels.shape[1], 3).permute(0, 3, 1, 2).contiguous())
+    pixels = read_picture(Path(folder)/"samples.png", channels=None, max_pixels=MOST_PIXELS)
+    if size < 1 or pixels.shape[1] % size:
+        raise InputError(f"samples.png of {Path(folder).name!r} must be a column of images of height {size}, got {pixels.shape[1]} rows")
+    return to_float(pixels.unflatten(1, (-1, size)).transpose(0, 1).contiguous())
+
+def check_channels(
+    x: Float[Tensor, "n c h w"], # images to be written as PNG
+) -> None:
+    "Raise `InputError` for images that are no pictures."
+    if x.shape[1] > 4:
+        raise InputError(f"a PNG has at most 4 channels, got images of {x.shape[1]}")
 
 # %% ../../nbs/lab/experiment.ipynb #3c3c0905
 def sheet(
@@ -525,6 +529,7 @@ def write_pictures(
     "Pictures as PNG files with a sheet, their spectrum and metadata.json; complete or absent."
     from PIL import Image
     folder = Path(folder)
+    check_channels(x)
     if folder.exists(): raise InputError(f"{folder.name!r} exists already and is not overwritten; hint: another --tag or --out, or remove it")
     def save(pixels, path): Image.fromarray(pixels.squeeze(-1).numpy()).save(path, format="PNG")
     names = [f"{name}_{i:0{max(3, len(str(len(x) - 1)))}d}.png" for i in range(len(x))]
