@@ -347,7 +347,7 @@ def levels(root: Path) -> list[str]:
     return lines or out.strip().splitlines()[-2:]
 
 
-PROVIDES = {"pyyaml": ["yaml"], "matplotlib": ["matplotlib", "PIL"], "jupyterlab": ["IPython", "nbformat", "nbclient", "jupyter_client"],
+PROVIDES = {"pyyaml": ["yaml"], "pillow": ["PIL"], "jupyterlab": ["IPython", "nbformat", "nbclient", "jupyter_client"],
             "papermill": ["papermill", "nbformat", "nbclient"]}
 
 

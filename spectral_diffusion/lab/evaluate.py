@@ -5,76 +5,71 @@
 # %% ../../nbs/lab/evaluate.ipynb #2e20166c
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
 
-import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
-from ..codec.files import read_image
+from ..codec.hierarchical import MAX_PIXELS
 from ..core.registry import InputError, unknown_name
+from ..core.runtime import progress
+from ..data.pictures import MOST_PIXELS, SUFFIXES, check_request, picture_files, picture_name, read_picture, resized
 from ..data.real import to_float
-from ..measure.features import EXTRACTORS, frechet_distance
-from ..measure.pixel import mae, mse, psnr, ssim
-from ..measure.spectral import log_psd_distance
+from ..measure.features import EXTRACTORS, unbiased_distance
+from ..measure.pixel import decibels, mae, mse, ssim
+from ..measure.spectral import ring_powers, rms_decibels
 
 # %% auto #0
-__all__ = ['SUFFIXES', 'read_picture', 'listed_pictures', 'read_folder', 'batch_of', 'pair_names', 'pair_measures', 'perceptual',
-           'evaluate_folders']
+__all__ = ['PERCEPTUAL', 'CHUNK', 'list_folder', 'check_size', 'read_batch', 'pair_names', 'PairMeasures', 'SetMeasures',
+           'set_distances', 'perceptual', 'batches', 'evaluate_folders', 'update_metrics', 'check_apart']
 
 # %% ../../nbs/lab/evaluate.ipynb #dbb9c4fc
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-def read_picture(
-    path: Path, # of an image file
-    size: tuple[int, int] | None = None, # height and width to resize to; as it is when not given
-) -> UInt8[Tensor, "3 h w"]: # grey values
-    "One picture as bytes."
-    from PIL import Image
-    x = read_image(path)
-    if size is None: return x
-    picture = Image.fromarray(x.permute(1, 2, 0).numpy()).resize(size[::-1], Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
-
-def listed_pictures(
-    folder: Path, # with or without a metadata.json
-) -> set[str] | None: # names of files; None where there is no list
-    "The pictures that a folder's own metadata.json counts: sheets and figures beside them are no samples."
-    path = folder/"metadata.json"
-    if not path.is_file(): return None
-    try: data = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error: raise InputError(f"metadata.json of {folder.name!r} is damaged: {error}") from error
-    names = data.get("images") if isinstance(data, dict) else None
-    return {n for n in names if isinstance(n, str)} if isinstance(names, list) else None
-
-def read_folder(
-    folder: Path | str, # with image files; folders in it are not entered
-    size: tuple[int, int] | None = None, # height and width to resize to
-) -> dict[str, Tensor]: # name without ending -> (3, h, w) uint8
+def list_folder(
+    folder: Path | str, # with image files, and folders of these
+    *,
+    endings: bool = False, # keep the endings in the names; without them, two files of one name are refused
+) -> dict[str, Path]: # name -> file
     "The pictures of a folder, by name."
     folder = Path(folder)
-    if not folder.is_dir(): raise InputError(f"{folder.name!r} is not a folder")
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
-    counted = listed_pictures(folder)
-    if counted is not None:
-        missing = sorted(counted - {p.name for p in paths})
-        if missing: raise InputError(f"metadata.json of {folder.name!r} lists {missing[0]!r}, which is not there")
-        paths = [p for p in paths if p.name in counted]
-    if not paths: raise InputError(f"folder {folder.name!r} has no pictures; endings read: {', '.join(SUFFIXES)}")
-    names = [p.stem for p in paths]
-    twice = sorted({n for n in names if names.count(n) > 1})
-    if twice: raise InputError(f"folder {folder.name!r} has {twice[0]!r} with two endings: pairs are made by name; hint: remove one")
-    found = {p.stem: read_picture(p, size) for p in paths}
-    sizes = {tuple(v.shape[1:]) for v in found.values()}
-    if len(sizes) > 1: raise InputError(f"the pictures of {folder.name!r} differ in size: {sorted(sizes)[:4]}; hint: --image-size HEIGHT WIDTH resizes them")
+    if not folder.is_dir():
+        raise InputError(f"{folder.name!r} is not a folder")
+    found: dict[str, Path] = {}
+    for path in picture_files(folder):
+        name = picture_name(path, folder)
+        name = name if endings else PurePosixPath(name).with_suffix("").as_posix()
+        if name in found:
+            raise InputError(f"folder {folder.name!r} has two files called {name!r}, with two endings or in two forms of Unicode: pairs are made by name; hint: remove one")
+        found[name] = path
+    if not found:
+        raise InputError(f"folder {folder.name!r} has no pictures; endings read: {', '.join(SUFFIXES)}")
     return found
 
-def batch_of(pictures: dict[str, Tensor], names: list[str]) -> Float[Tensor, "n 3 h w"]:
-    "Named pictures in [-1, 1]."
-    return to_float(torch.stack([pictures[n] for n in names]))
+def check_size(
+    size: tuple[int, int] | None, # height and width to resize to
+) -> None:
+    "Raise `InputError` unless a picture can have this size."
+    if size is not None and not (min(size) >= 1 and size[0]*size[1] <= MAX_PIXELS):
+        raise InputError(f"--image-size takes a height and a width of at least 1, and at most {MAX_PIXELS} pixels; got {size[0]} {size[1]}")
+
+def read_batch(
+    paths: list[Path], # of picture files
+    size: tuple[int, int] | None = None, # height and width to resize to
+    shape: tuple[int, int] | None = None, # the height and width that all must have; those of the first when not given
+    background: int | tuple[int, int, int] | None = None, # what shines through transparent pixels; without it they are refused
+) -> Float[Tensor, "n 3 h w"]: # in [-1, 1]
+    "Pictures of one size."
+    pictures = []
+    for path in paths:
+        x = read_picture(path, 3, background, max_pixels=MAX_PIXELS if size is None else MOST_PIXELS)
+        x = x if size is None else resized(x, size)
+        shape = shape or tuple(x.shape[1:])
+        if tuple(x.shape[1:]) != shape:
+            raise InputError(f"the pictures differ in size: {path} has {tuple(x.shape[1:])} pixels, others {shape}; hint: --image-size HEIGHT WIDTH resizes them")
+        pictures.append(x)
+    return to_float(torch.stack(pictures))
 
 # %% ../../nbs/lab/evaluate.ipynb #2f4ad48e
 def pair_names(
@@ -84,36 +79,114 @@ def pair_names(
 ) -> tuple[list[str], list[str]]: # in both; in one only
     "Names in both folders, and those left over."
     both, alone = sorted(a.keys() & b.keys()), sorted(a.keys() ^ b.keys())
-    if strict and alone: raise InputError(f"{len(alone)} names are in one folder only: {', '.join(alone[:5])}; hint: --no-strict-filenames compares the {len(both)} that are in both")
+    if strict and alone:
+        raise InputError(f"{len(alone)} names are in one folder only: {', '.join(alone[:5])}; hint: --no-strict-filenames compares the {len(both)} that are in both")
     return both, alone
 
-def pair_measures(
-    x: Float[Tensor, "n 3 h w"], # pictures
-    y: Float[Tensor, "n 3 h w"], # their pairs
-) -> dict[str, float | None]: # mse, mae in units of [-1, 1]; psnr in dB, None where a pair is equal; ssim
-    "Means over pairs."
-    decibels = psnr(x, y).item()
-    small = min(x.shape[-2:]) < 11  # the window of SSIM
-    return {"mse": mse(x, y).item(), "mae": mae(x, y).item(), "psnr": decibels if math.isfinite(decibels) else None, "ssim": None if small else ssim(x, y, black=-1.).item()}
+class PairMeasures:
+    "Errors of pairs, gathered batch by batch."
+    def __init__(self):
+        self.mse, self.mae, self.ssim = [], [], []
 
+    def add(self, x: Float[Tensor, "n 3 h w"], y: Float[Tensor, "n 3 h w"]) -> None:
+        "Count some pairs."
+        self.mse.append(mse(x, y, reduction="none").double())
+        self.mae.append(mae(x, y, reduction="none").double())
+        if min(x.shape[-2:]) >= 11:  # the window of SSIM
+            self.ssim.append(ssim(x, y, black=-1., reduction="none").double())
+
+    def table(self) -> dict[str, float | int | None]: # mse, mae in units of [-1, 1]; psnr in dB
+        "Means over pairs."
+        errors = torch.cat(self.mse)
+        differ = errors > 0
+        some = bool(differ.any())
+        return {"mse": errors.mean().item(), "mae": torch.cat(self.mae).mean().item(),
+                "psnr": decibels(errors[differ]).mean().item() if some else None,
+                "psnr of the mean error": decibels(errors.mean()).item() if some else None,
+                "equal pairs": len(errors) - int(differ.sum()),
+                "ssim": torch.cat(self.ssim).mean().item() if self.ssim else None}
+
+# %% ../../nbs/lab/evaluate.ipynb #b60c31b7
+class SetMeasures:
+    "What is kept of the pictures of one folder, gathered batch by batch."
+    def __init__(self,
+        extractor: str, # of features: a name in EXTRACTORS
+    ):
+        self.extract, self.names, self.features, self.power = EXTRACTORS[extractor], [], [], None
+
+    def add(self, names: list[str], x: Float[Tensor, "n 3 h w"]) -> None:
+        "Count some pictures."
+        self.names += names
+        self.features.append(self.extract(x).double())
+        if x.shape[-2]*x.shape[-1] > 1:  # one pixel has no frequency but zero
+            power = ring_powers(x).sum(0)
+            self.power = power if self.power is None else self.power + power
+
+    def table(self) -> Float[Tensor, "n d"]:
+        "The features in the order of names."
+        order = sorted(range(len(self.names)), key=self.names.__getitem__)
+        return torch.cat(self.features)[order]
+
+def set_distances(
+    a: SetMeasures, # of one folder
+    b: SetMeasures, # of the other
+    extractor: str, # the name of the features
+) -> dict[str, float | None]: # psd_distance in dB, None where it is infinite or there is one pixel; Frechet distances from eight pictures
+    "Distances of two sets."
+    far = math.inf if a.power is None else rms_decibels(a.power/len(a.names), b.power/len(b.names)).item()
+    out = {"psd_distance": far if math.isfinite(far) else None}
+    if min(len(a.names), len(b.names)) >= 8:  # fewer have no covariance worth the name
+        value, unbiased = unbiased_distance(a.table(), b.table())
+        out |= {f"frechet ({extractor})": value, f"frechet ({extractor}), unbiased": unbiased}
+    return out
+
+# %% ../../nbs/lab/evaluate.ipynb #5a097d7a
 def perceptual(
-    x: Float[Tensor, "n 3 h w"], # pictures
-    y: Float[Tensor, "m 3 h w"], # pictures
     measure: str, # "fid" or "lpips"
     make: Callable | None = None, # builds the metric, in place of torchmetrics'
-) -> float:
-    "FID or LPIPS by torchmetrics, with its own networks and weights."
+) -> object: # with `update` and `compute`
+    "The metric for FID or LPIPS of torchmetrics, with its own networks and weights."
     if make is None:
         try:
-            if measure == "fid": from torchmetrics.image.fid import FrechetInceptionDistance as make
-            else: from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity as make
-        except ImportError as error: raise InputError(f"{measure} needs a package that is not installed; hint: pip install 'spectral-diffusion[metrics]'") from error
-    try: metric = make(normalize=True) if measure == "fid" else make(net_type="alex")
-    except (ModuleNotFoundError, OSError) as error: raise InputError(f"{measure} has no network or weights here: {error}; hint: it downloads them once; the Frechet distance of `random_conv` needs none") from error
-    if measure == "lpips": return metric(x, y).item()
-    for pictures, real in ((y, True), (x, False)): metric.update((pictures + 1)/2, real=real)
-    return metric.compute().item()
+            if measure == "fid":
+                from torchmetrics.image.fid import FrechetInceptionDistance as make
+            else:
+                from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity as make
+        except ImportError as error:
+            raise InputError(f"{measure} needs a package that is not installed; hint: pip install 'spectral-diffusion[metrics]'") from error
+    try:
+        return make(normalize=True) if measure == "fid" else make(net_type="alex")
+    except (ModuleNotFoundError, OSError) as error:
+        raise InputError(f"{measure} has no network or weights here: {error}; hint: it downloads them once; the Frechet distance of `random_conv` needs none") from error
 
+PERCEPTUAL = {"fid": "fid (Inception, torchmetrics)", "lpips": "lpips (AlexNet, torchmetrics)"} # name in the table
+CHUNK = 1 << 19 # pixels that are measured at a time; a larger picture is measured alone
+
+def batches(
+    a: dict[str, Path], # pictures by name
+    b: dict[str, Path], # pictures by name
+    both: list[str], # names that are compared as pairs
+    size: tuple[int, int] | None, # height and width to resize to
+    background: int | tuple[int, int, int] | None, # what shines through transparent pixels
+) -> Iterator[tuple[list[str], Tensor | None, Tensor | None]]: # names; pictures of a, of b
+    "Some pairs at a time, then what is left of each folder."
+    first = [read_batch([min(found.items())[1]], size, None, background) for found in (a, b)]
+    shapes = [tuple(x.shape[-2:]) for x in first]
+    if shapes[0] != shapes[1]:
+        raise InputError(f"pictures have {shapes[0]} and {shapes[1]} pixels; hint: --image-size HEIGHT WIDTH resizes both")
+    step = max(1, CHUNK//(shapes[0][0]*shapes[0][1]))
+    def read(found: dict[str, Path], names: list[str]) -> Tensor:
+        return read_batch([found[n] for n in names], size, shapes[0], background)
+    for i in range(0, len(both), step):
+        names = both[i:i + step]
+        yield names, read(a, names), read(b, names)
+    for found, other in ((a, False), (b, True)):
+        rest = sorted(found.keys() - set(both))
+        for i in range(0, len(rest), step):
+            x = read(found, rest[i:i + step])
+            yield (rest[i:i + step], None, x) if other else (rest[i:i + step], x, None)
+
+# %% ../../nbs/lab/evaluate.ipynb #5b937e4c
 def evaluate_folders(
     generated: Path | str, # folder of pictures
     reference: Path | str, # folder of pictures
@@ -124,23 +197,53 @@ def evaluate_folders(
     extractor: str = "random_conv", # features of the Frechet distance: a name in EXTRACTORS
     fid: bool = False, # with Inception, by torchmetrics
     lpips: bool = False, # with AlexNet, by torchmetrics; on pairs
+    background: int | tuple[int, int, int] | None = None, # what shines through transparent pixels; without it they are refused
 ) -> dict[str, object]: # plain data
-    "Compare two folders."
-    if extractor not in EXTRACTORS: raise unknown_name("extractor", extractor, list(EXTRACTORS))
-    if lpips and not pairs: raise InputError("lpips compares pairs, and pairs were turned off")
-    a, b = read_folder(generated, size), read_folder(reference, size)
-    shapes = [tuple(next(iter(v.values())).shape[1:]) for v in (a, b)]
-    if shapes[0] != shapes[1]: raise InputError(f"pictures have {shapes[0]} and {shapes[1]} pixels; hint: --image-size HEIGHT WIDTH resizes both")
+    "Compare two folders, a few pictures at a time."
+    check_size(size)
+    check_request(3, background)
+    if extractor not in EXTRACTORS:
+        raise unknown_name("extractor", extractor, list(EXTRACTORS))
+    if lpips and not pairs:
+        raise InputError("lpips compares pairs, and pairs were turned off")
+    check_apart(Path(generated), Path(reference))
+    a, b = (list_folder(folder, endings=not pairs) for folder in (generated, reference))
     both, alone = pair_names(a, b, strict) if pairs else ([], [])
-    if pairs and not both: raise InputError("no name is in both folders; hint: --no-pairs compares them as sets only")
-    x, y = batch_of(a, sorted(a)), batch_of(b, sorted(b))
-    paired = (batch_of(a, both), batch_of(b, both)) if both else None
-    distance = log_psd_distance(x, y).value
-    out = {"generated": len(a), "reference": len(b), "size": list(shapes[0]), "pairs": len(both), "in one folder only": len(alone),
-           **(pair_measures(*paired) if paired else {}), "psd_distance": distance if math.isfinite(distance) else None}
-    if min(len(a), len(b)) >= 8:  # fewer have no covariance worth the name
-        far = frechet_distance(x, y, extractor)
-        out[f"frechet ({extractor})"], out[f"frechet ({extractor}), unbiased"] = far.value, far.unbiased
-    if fid: out["fid (Inception, torchmetrics)"] = perceptual(x, y, "fid")
-    if lpips: out["lpips (AlexNet, torchmetrics)"] = perceptual(*paired, "lpips")
-    return out
+    if pairs and not both:
+        raise InputError("no name is in both folders; hint: --no-pairs compares them as sets only")
+    metrics = {name: perceptual(name) for name, wanted in (("fid", fid), ("lpips", lpips)) if wanted}
+    of_a, of_b, of_pairs, shape = SetMeasures(extractor), SetMeasures(extractor), PairMeasures(), None
+    with progress(total=len(a) + len(b), desc="pictures", unit="picture") as bar:
+        for names, x, y in batches(a, b, both, size, background):
+            if x is not None and y is not None:
+                of_pairs.add(x, y)
+            for found, pictures in ((of_a, x), (of_b, y)):
+                if pictures is not None:
+                    found.add(names, pictures)
+                    shape = list(pictures.shape[-2:])
+                    bar.update(len(names))
+            update_metrics(metrics, x, y)
+    return {"generated": len(a), "reference": len(b), "size": shape, "pairs": len(both), "in one folder only": len(alone),
+            **(of_pairs.table() if both else {}), **set_distances(of_a, of_b, extractor),
+            **{PERCEPTUAL[name]: metric.compute().item() for name, metric in metrics.items()}}
+
+def update_metrics(
+    metrics: dict[str, object], # "fid" and "lpips", where wanted
+    x: Float[Tensor, "n 3 h w"] | None, # generated pictures
+    y: Float[Tensor, "m 3 h w"] | None, # references; with `x`, its pairs
+) -> None:
+    "Hand pictures to the metrics of torchmetrics in the range that they take."
+    for pictures, real in ((y, True), (x, False)):
+        if "fid" in metrics and pictures is not None:
+            metrics["fid"].update((pictures + 1)/2, real=real)
+    if "lpips" in metrics and x is not None and y is not None:
+        metrics["lpips"].update(x, y)
+
+def check_apart(
+    a: Path, # a folder
+    b: Path, # another, or the same
+) -> None:
+    "Raise `InputError` where one folder lies in the other, whose pictures would be counted twice."
+    a, b = a.resolve(), b.resolve()
+    if a != b and (a.is_relative_to(b) or b.is_relative_to(a)):
+        raise InputError(f"folder {a.name!r} and folder {b.name!r} lie in one another, and folders are read with all below them; hint: move one")

@@ -24,13 +24,14 @@ from torch import Tensor, nn
 from ..core.config import dump_yaml, from_dict, later, override
 from ..core.registry import InputError, unknown_name
 from ..core.runtime import atomic_dir, atomic_file, device, hold_interrupt, keep_memory, progress, split, stream
+from ..data.pictures import read_picture
 from ..data.real import cifar10, to_float, to_uint8
 from ..data.stream import batch
 from ..data.synthetic import make, power_law_spectrum
 from ..run.record import Record, load_record, run_folder, run_path, write_csv, write_json
 from ..learn.checkpoint import load, restore, save
 from ..learn.distributed import ALONE, Workers
-from ..learn.loop import TrainState, latest, train
+from ..learn.loop import TrainState, check_decay, latest, train
 from ..learn.losses import FREQUENCY_WEIGHTS, TIME_WEIGHTS
 from ..measure.spectral import log_psd_distance
 from ..models.zoo import MODELS, build_model, check_options
@@ -50,8 +51,8 @@ __all__ = ['FAMILIES', 'DATASETS', 'Watcher', 'MOST_PIXELS', 'at_least', 'DataCo
            'process_of', 'field_of', 'by_time', 'by_band', 'references', 'views', 'build_denoiser', 'marks', 'json_log',
            'train_run', 'measure_run', 'help_run', 'place', 'steps_of', 'fit', 'save_denoiser', 'load_denoiser',
            'saved_field', 'check_size', 'draw_samples', 'to_bytes', 'spectrum_table', 'save_samples', 'load_samples',
-           'sheet', 'write_pictures', 'Comparison', 'arm_config', 'plan', 'Runs', 'run_plan', 'compare', 'Reach',
-           'first_reach', 'to_target', 'Ratio', 'costs', 'save_comparison']
+           'check_channels', 'sheet', 'write_pictures', 'Comparison', 'arm_config', 'plan', 'Runs', 'run_plan',
+           'compare', 'Reach', 'first_reach', 'to_target', 'Ratio', 'costs', 'save_comparison']
 
 # %% ../../nbs/lab/experiment.ipynb #52f2524b
 def at_least(name: str, value: float, least: float) -> None:
@@ -77,16 +78,19 @@ class TrainConfig:
     ema: float = 0.99     # decay of the averaged weights that are evaluated
     clip: float = 1.0     # largest norm of the gradient
     checkpoint: int = 200 # steps between checkpoints of an unfinished run
-    decay: str = later("none")                # none, or cosine: the rate falls to zero at the end
+    decay: str = later("none")                # none, or cosine: the rate falls by half a cosine to the end
     time_weight: str = later("uniform")       # of the loss, a name in TIME_WEIGHTS; evaluation is never weighted
     frequency_weight: str = later("uniform")  # of the loss over DCT coefficients, a name in FREQUENCY_WEIGHTS
     on_nan: str = later("stop")               # what a loss that is not finite does: stop, or skip its update and count it
     loss_limit: float = later(1e6)            # a loss above it counts as not finite
+    decay_to: float = later(0.)               # part of the rate at which the cosine ends
+    flip: bool = later(False)                 # mirror half of the training images, left to right
     def __post_init__(self):
         if self.on_nan not in ("stop", "skip"): raise unknown_name("on_nan", self.on_nan, ["stop", "skip"])
         if self.decay not in ("none", "cosine"): raise unknown_name("decay", self.decay, ["none", "cosine"])
         TIME_WEIGHTS[self.time_weight], FREQUENCY_WEIGHTS[self.frequency_weight]  # raise with the known names
         if not 0 <= self.ema < 1: raise InputError(f"TrainConfig.ema must lie in [0, 1), got {self.ema}")
+        check_decay(None if self.decay == "none" else self.steps, self.decay_to)
         at_least("TrainConfig.warmup", self.warmup, 0)
         for name in ("steps", "batch", "checkpoint"): at_least(f"TrainConfig.{name}", getattr(self, name), 1)
         for name in ("lr", "clip", "loss_limit"): at_least(f"TrainConfig.{name}", getattr(self, name), 1e-12)
@@ -349,11 +353,11 @@ def steps_of(
 ) -> Iterator[TrainState]: # one state a step
     "The training steps that a configuration asks for."
     c, images = config.train, load_images(config.data.name).train
-    extra = {"decay": c.steps} if c.decay == "cosine" else {}
+    extra = {"decay": c.steps, "decay_to": c.decay_to} if c.decay == "cosine" else {}
     if c.time_weight != "uniform": extra["time_weight"] = c.time_weight
     if c.frequency_weight != "uniform": extra |= {"basis": "dct", "frequency_weight": c.frequency_weight}
     if c.on_nan != "stop": extra["on_nan"] = c.on_nan
-    yield from train(denoiser, lambda step: batch(images, config.seed, step, c.batch).to(where), steps=c.steps, lr=c.lr, batch=c.batch, seed=config.seed, target=config.target,
+    yield from train(denoiser, lambda step: batch(images, config.seed, step, c.batch, flip=c.flip).to(where), steps=c.steps, lr=c.lr, batch=c.batch, seed=config.seed, target=config.target,
                      ema=c.ema, clip=c.clip, warmup=c.warmup, loss_limit=c.loss_limit, resume=latest(resume), workers=workers, **extra)
 
 def fit(
@@ -479,6 +483,7 @@ def save_samples(
 ) -> None:
     "Samples as one PNG, a column of images, and their radial power as CSV."
     from PIL import Image
+    check_channels(x)
     folder.mkdir(parents=True, exist_ok=True)
     pixels = to_bytes(x).flatten(0, 1).squeeze(-1).numpy()
     with atomic_file(folder/"samples.png") as partial: Image.fromarray(pixels).save(partial, format="png")
@@ -491,15 +496,17 @@ def load_samples(
     size: int = 32, # height of one image
 ) -> Float[Tensor, "n c h w"]: # in [-1, 1], rounded to 256 levels
     "Samples as they were kept."
-    import numpy as np
-    from PIL import Image
-    try:
-        with Image.open(folder/"samples.png", formats=("PNG",)) as picture:
-            if picture.width*picture.height > MOST_PIXELS: raise InputError(f"it has {picture.width} x {picture.height} pixels, allowed are {MOST_PIXELS}")
-            pixels = torch.from_numpy(np.array(picture.convert("RGB")))
-    except Exception as error: raise InputError(f"samples.png of {folder.name!r} is not a readable picture: {error}") from error  # a damaged one can raise almost anything
-    if len(pixels) % size: raise InputError(f"samples.png of {folder.name!r} must be a column of images of height {size}, got {len(pixels)} rows")
-    return to_float(pixels.reshape(-1, size, pixels.shape[1], 3).permute(0, 3, 1, 2).contiguous())
+    pixels = read_picture(Path(folder)/"samples.png", channels=None, max_pixels=MOST_PIXELS)
+    if size < 1 or pixels.shape[1] % size:
+        raise InputError(f"samples.png of {Path(folder).name!r} must be a column of images of height {size}, got {pixels.shape[1]} rows")
+    return to_float(pixels.unflatten(1, (-1, size)).transpose(0, 1).contiguous())
+
+def check_channels(
+    x: Float[Tensor, "n c h w"], # images to be written as PNG
+) -> None:
+    "Raise `InputError` for images that are no pictures."
+    if x.shape[1] > 4:
+        raise InputError(f"a PNG has at most 4 channels, got images of {x.shape[1]}")
 
 # %% ../../nbs/lab/experiment.ipynb #3c3c0905
 def sheet(
@@ -525,6 +532,7 @@ def write_pictures(
     "Pictures as PNG files with a sheet, their spectrum and metadata.json; complete or absent."
     from PIL import Image
     folder = Path(folder)
+    check_channels(x)
     if folder.exists(): raise InputError(f"{folder.name!r} exists already and is not overwritten; hint: another --tag or --out, or remove it")
     def save(pixels, path): Image.fromarray(pixels.squeeze(-1).numpy()).save(path, format="PNG")
     names = [f"{name}_{i:0{max(3, len(str(len(x) - 1)))}d}.png" for i in range(len(x))]

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ..core.registry import InputError, unknown_name
 from ..core.runtime import stream
+from ..data.pictures import read_picture
 from ..run.record import Record, load_record, results_root
 from ..study.ledger import flatten, run_folders
 from ..measure.pixel import psnr
@@ -378,10 +379,9 @@ def samples_of(
     most: int = 16, # pictures
 ) -> np.ndarray | None: # a mosaic of the samples, four in a row; None when the record has none
     "Samples of a record side by side."
-    from PIL import Image
     found = sorted(record.path.glob("samples/*/samples.png"))
     if not found: return None
-    with Image.open(found[0]) as file: column = np.array(file.convert("RGB"))
+    column = read_picture(found[0], background=255).permute(1, 2, 0).numpy()
     side = column.shape[1]  # the file is a column of squares
     tiles = column[:len(column)//side*side].reshape(-1, side, side, 3)[:most]
     tiles = np.concatenate([tiles, np.full((-len(tiles) % 4, side, side, 3), 255, dtype=tiles.dtype)])

@@ -52,14 +52,16 @@ WIDTHS = (16, 32, 64) # channels of the random network
 def random_conv(
     x: Float[Tensor, "b c h w"], # images in [-1, 1]
 ) -> Float[Tensor, "b 128"]:
-    "Means and standard deviations of the last layer of a network with fixed random weights."
+    "Means and standard deviations of the last layer of a network with fixed random weights; one pixel has no spread."
     before = x.shape[1]
     for i, width in enumerate(WIDTHS):
         weight = torch.randn(width, before, 3, 3, generator=stream(0, f"measure/random_conv/{before}/{i}"))*(2/(9*before))**0.5
         x = relu(conv2d(x, weight.to(x), padding=1))
         if i + 1 < len(WIDTHS) and min(x.shape[-2:]) >= 2: x = avg_pool2d(x, 2)
         before = width
-    return torch.cat([x.mean((-2, -1)), x.std((-2, -1))], 1)
+    mean = x.mean((-2, -1))
+    spread = x.std((-2, -1)) if x.shape[-2]*x.shape[-1] > 1 else torch.zeros_like(mean)
+    return torch.cat([mean, spread], 1)
 
 # %% ../../nbs/measure/features.ipynb #3251d64c
 class Frechet(NamedTuple):
