@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..core.registry import InputError
+from ..core.runtime import shared_table
 from .blocks import TimeEmbedding, zero_init
 from .complex import ComplexConv2d, ComplexConvTranspose2d, ComplexNorm, complex_silu, stack, unstack
 from ..signals.fourier import full_precision
@@ -94,6 +95,12 @@ def grid_radius(h: int, w: int) -> Float[Tensor, "h w"]: # cycles/pixel, float64
     y, x = torch.fft.fftfreq(h, dtype=torch.float64), torch.fft.fftfreq(w, dtype=torch.float64)
     return torch.hypot(y[:, None], x)
 
+@shared_table(maxsize=16)
+def _grid_hats(h: int, w: int, bands: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    "Radial bands over the full grid that overlap linearly; shared."
+    place = grid_radius(h, w)/0.5**0.5*(bands - 1)
+    return (1 - (place - torch.arange(bands, dtype=torch.float64)[:, None, None]).abs()).clamp(min=0).to(device, dtype)
+
 class TimeGain(nn.Module):
     "A gain for each complex channel and radial band, moved by the time; starts as the identity."
     def __init__(self, time_dim: int, channels: int, bands: int = 8):
@@ -102,8 +109,7 @@ class TimeGain(nn.Module):
 
     def forward(self, z: Tensor, e: Tensor) -> Tensor:
         "Multiply real and imaginary parts alike."
-        place = grid_radius(*z.shape[-2:])/0.5**0.5*(self.bands - 1)
-        hats = (1 - (place - torch.arange(self.bands, dtype=torch.float64)[:, None, None]).abs()).clamp(min=0).to(z)
+        hats = _grid_hats(*z.shape[-2:], self.bands, z.dtype, z.device)
         gain = torch.einsum("bcj,jhk->bchk", self.gain(e).reshape(len(z), -1, self.bands), hats)
         return z*(1 + torch.cat([gain, gain], 1))
 
