@@ -11,6 +11,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from ..core.registry import InputError, unknown_name
+from ..signals.fourier import full_precision
 
 # %% auto #0
 __all__ = ['FORMS', 'stack', 'unstack', 'three_products', 'four_products', 'ComplexLayer', 'ComplexConv2d',
@@ -216,8 +217,8 @@ class ComplexNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "b 2*c h w"]) -> Float[Tensor, "b 2*c h w"]:
         "Mean power one over both parts."
-        power = 2*x.square().mean((1, 2, 3), keepdim=True)  # |z|^2 is the sum of two squares
-        return x*(power + self.eps).rsqrt()*torch.cat([self.weight, self.weight])[:, None, None]
+        power = 2*full_precision(x).square().mean((1, 2, 3), keepdim=True)  # |z|^2 is the sum of two squares
+        return x*(power + self.eps).rsqrt().to(x.dtype)*torch.cat([self.weight, self.weight])[:, None, None]
 
 class ComplexDropout(nn.Module):
     "Leaves out whole coefficients, real and imaginary part together."

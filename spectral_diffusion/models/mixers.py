@@ -72,7 +72,7 @@ class GlobalFilter(nn.Module):
         "Multiply the spectrum."
         if tuple(x.shape[-2:]) != self.size: raise InputError(f"this filter was made for images of {self.size[0]} x {self.size[1]}, got {tuple(x.shape[-2:])}; hint: `modes` and `bands` take any size")
         X = rfft2(x)
-        return irfft2(X*torch.complex(*self.weight).to(X.dtype), self.size).to(x.dtype)
+        return irfft2(X*torch.complex(*self.weight.to(X.real.dtype)), self.size).to(x.dtype)
 
 def hats(
     h: int, # rows
