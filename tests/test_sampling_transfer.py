@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spectral_diffusion.noise.process import Process
-from spectral_diffusion.noise.theory import GaussianField, arc_times, kl, w2
-from spectral_diffusion.sampling.engine import sample, time_grid
+from spectral_diffusion.noise.theory import GaussianField, arc_times, kl, posterior_variance, total_power, w2, wiener_gain
+from spectral_diffusion.sampling.engine import SAMPLERS, Run, register_sampler, sample, time_grid
 from spectral_diffusion.sampling.transfer import observed_order, transfer
 from spectral_diffusion.signals.bases import BASES
 from spectral_diffusion.signals.fourier import rfft2
@@ -96,3 +96,94 @@ def test_arc_times_fall_and_do_not_lose_to_even_times(size, n, weight, schedule,
 
     assert squared_angles(times) <= squared_angles(time_grid(n))*(1 + 1e-6)
     assert kl(field.power, field.power) == 0
+
+
+def by_rows(name, process, field, times, start, options=None):
+    "The slow way: the state is a stack of rows, one for the start and one for each draw, and a fresh draw is a row of ones."
+    power = field.power.reshape((1,)*(4 - field.power.ndim) + field.power.shape)
+    rows, used = 2*len(times) + 1, [0]
+
+    def noise():
+        used[0] += 1
+        z = power.new_zeros(rows, *power.shape[1:])
+        z[used[0]] = 1
+        return z
+
+    def denoise(x, t):
+        return wiener_gain(power, process.gains(t))*x
+
+    def left(t):
+        return posterior_variance(power, process.gains(t))
+
+    def mix(terms, basis=None):
+        return sum(g*y for g, y in terms)
+
+    first = process.gains(times[0].item())
+    x = power.new_zeros(rows, *power.shape[1:])
+    x[0] = first.s if start == "prior" else total_power(power, first).sqrt()
+    for state, _ in SAMPLERS[name](Run(times, process.gains, denoise, noise, mix, field.size, left, field.basis), x, **(options or {})):
+        x = state
+    return x.square().sum(0).reshape(field.power.shape)
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLERS))
+@pytest.mark.parametrize("kind", ["white", "power_law", "blur"])
+@pytest.mark.parametrize("start", ["marginal", "prior"])
+def test_one_run_says_what_a_row_for_each_draw_says(name, kind, start):
+    "Bit for bit for a sampler without noise, to rounding for one with noise."
+    for size, n in (((8, 8), 1), ((7, 5), 9)):
+        field = random_field(size, "haar", n)
+        p = Process("flow", "white", "haar", size=size, blur=1.) if kind == "blur" else Process("linear", kind, "haar", size=size)
+        times = time_grid(n, start=0.97)
+        fast, slow = transfer(name, p, field, times, start=start), by_rows(name, p, field, times, start)
+        if name in (*DETERMINISTIC, "masf"):
+            assert torch.equal(fast, slow)
+        else:
+            assert ((fast - slow)/slow).abs().max() < 1e-12
+
+
+def test_options_and_modes_of_the_caller():
+    field, p = random_field((6, 5), "dct", 3), Process("cosine")
+    want = by_rows("ddim", p, field, time_grid(7), "marginal", {"eta": 0.5})
+    with torch.inference_mode():
+        made_here = random_field((6, 5), "dct", 3)
+        seen = transfer("ddim", p, made_here, time_grid(7), options={"eta": 0.5})
+    with torch.no_grad():
+        also = transfer("ddim", p, field, time_grid(7), options={"eta": 0.5})
+    assert ((seen - want)/want).abs().max() < 1e-12 and torch.equal(seen, also) and not also.requires_grad
+
+
+@pytest.mark.parametrize("name", ["ddim", "ancestral"])
+def test_it_can_be_differentiated_with_respect_to_the_power(name):
+    p, power = Process("cosine"), torch.rand(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 0.1
+    power.requires_grad_()
+    assert torch.autograd.gradcheck(lambda q: transfer(name, p, GaussianField(q, (3, 4), basis="dct"), time_grid(4)), (power,))
+
+
+@pytest.mark.parametrize("fault", ["detach", "no_grad", "clamp"])
+def test_a_sampler_that_hides_its_draws_is_refused(fault):
+    @register_sampler(f"hides {fault}")
+    def hides(run, x):
+        for t in run.times[:-1].tolist():
+            with torch.set_grad_enabled(fault != "no_grad"):
+                x = run.mix([(0.5, x), (0.5, run.denoise(x, t)), (0.3, run.noise())])
+            x = x.detach() if fault == "detach" else x.clamp(-0.4, 0.4) if fault == "clamp" else x
+            yield x, x
+    try:
+        with pytest.raises(ValueError, match="linear in its draws"):
+            transfer(f"hides {fault}", Process("cosine"), random_field((4, 4), "dct", 1), time_grid(5))
+    finally:
+        del SAMPLERS._items[f"hides {fault}"]
+
+
+def test_a_draw_that_is_not_used_counts_nothing():
+    @register_sampler("draws in vain")
+    def vain(run, x):
+        for pair in SAMPLERS["ddim"](run, x):
+            run.noise()
+            yield pair
+    try:
+        field = random_field((4, 4), "dct", 1)
+        assert torch.equal(transfer("draws in vain", Process("cosine"), field, time_grid(5)), transfer("ddim", Process("cosine"), field, time_grid(5)))
+    finally:
+        del SAMPLERS._items["draws in vain"]

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import difflib
+import operator
 from collections.abc import Callable, Iterator, Mapping
 
 # %% auto #0
-__all__ = ['InputError', 'unknown_name', 'Registry']
+__all__ = ['InputError', 'unknown_name', 'Registry', 'whole']
 
 # %% ../../nbs/core/registry.ipynb #52f23d65
 class InputError(ValueError):
@@ -55,3 +56,18 @@ class Registry(Mapping):
     def __iter__(self) -> Iterator[str]: return iter(self._items)
     def __len__(self) -> int: return len(self._items)
     def __repr__(self) -> str: return f"{self.kind}: {', '.join(self)}"
+
+# %% ../../nbs/core/registry.ipynb #a0271fec
+def whole(
+    what: str, # what is asked for, such as "steps"
+    value: object, # what was given
+    least: int = 1, # the smallest that is allowed
+) -> int: # the same number
+    "A whole number as Python's own, from Python, numpy or a tensor of one; raises when it is none, or too small."
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number < least or "bool" in str(getattr(value, "dtype", type(value))):
+        raise InputError(f"{what} must be an integer of at least {least}, got {value!r}")
+    return number

@@ -16,10 +16,10 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
-from functools import cache
+from functools import cache, lru_cache, wraps
 from importlib import metadata
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from .registry import InputError
 # %% auto #0
 __all__ = ['NO_ROOM', 'M_TRIM_THRESHOLD', 'M_MMAP_THRESHOLD', 'stream', 'split', 'randn', 'room_for', 'atomic_file', 'atomic_dir',
            'sha256', 'hold_interrupt', 'progress', 'device', 'processor', 'environment', 'commit', 'without_paths',
-           'keep_memory']
+           'keep_memory', 'without_values', 'transformed', 'shared_table']
 
 # %% ../../nbs/core/runtime.ipynb #d45ddca8
 def stream(
@@ -221,3 +221,28 @@ def keep_memory() -> bool: # whether the C library listened
     mallopt = ctypes.CDLL(None).mallopt
     large = mallopt(M_MMAP_THRESHOLD, 1 << 30) or mallopt(M_MMAP_THRESHOLD, 1 << 25)  # the older limit
     return bool(large and mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+
+# %% ../../nbs/core/runtime.ipynb #60683614
+def without_values() -> bool:
+    "Whether tensors may have no values here: under the compiler, or in a mode such as that of fake tensors."
+    return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+
+def transformed() -> bool:
+    "Whether what torch makes now belongs to this call: without values, or wrapped by a transform of `torch.func`."
+    return without_values() or torch._C._are_functorch_transforms_active()
+
+def shared_table(
+    maxsize: int = 16, # how many results are kept
+) -> Callable: # a decorator
+    "Keep the last results of a function of hashable arguments; they are shared, and must not be written to."
+    def decorate(make):
+        def build(*key):
+            with torch.inference_mode(False), torch.no_grad(), torch.device("cpu"):
+                return make(*key)
+        kept = lru_cache(maxsize)(build)
+        @wraps(make)
+        def look_up(*key):
+            return build(*key) if transformed() else kept(*key)
+        look_up.cache_info, look_up.cache_clear = kept.cache_info, kept.cache_clear
+        return look_up
+    return decorate

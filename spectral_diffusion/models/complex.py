@@ -11,11 +11,12 @@ from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from ..core.registry import InputError, unknown_name
+from ..signals.fourier import full_precision
 
 # %% auto #0
 __all__ = ['FORMS', 'stack', 'unstack', 'three_products', 'four_products', 'ComplexLayer', 'ComplexConv2d',
-           'ComplexConvTranspose2d', 'ComplexLinear', 'complex_silu', 'open_silu', 'textbook_silu', 'ComplexNorm',
-           'ComplexDropout', 'DualConv2d']
+           'ComplexConvTranspose2d', 'ComplexLinear', 'silu_pullback', 'complex_silu', 'open_silu', 'textbook_silu',
+           'ComplexNorm', 'ComplexDropout', 'DualConv2d']
 
 # %% ../../nbs/models/complex.ipynb #a8443b50
 def stack(
@@ -134,11 +135,21 @@ class ComplexLinear(ComplexLayer):
         return self.run(x, F.linear, lambda wr, wi: torch.cat([torch.cat([wr, -wi], 1), torch.cat([wi, wr], 1)]))
 
 # %% ../../nbs/models/complex.ipynb #50df08ce
+def silu_pullback(
+    x: Float[Tensor, "b 2*c *s"], # stacked
+    up: Float[Tensor, "b 2*c *s"], # derivative of something with respect to the activation
+) -> Float[Tensor, "b 2*c *s"]: # derivative with respect to `x`
+    "The Jacobian of z sigmoid(|z|), which is symmetric, on a vector: in operations that can be differentiated again."
+    (re, im), (ur, ui) = x.chunk(2, 1), up.chunk(2, 1)
+    size = (re*re + im*im + torch.finfo(x.dtype).tiny).sqrt()
+    gate = size.sigmoid()
+    along = (ur*re + ui*im)*gate*(1 - gate)/size
+    return torch.cat([ur*gate + along*re, ui*gate + along*im], 1)
+
 class _ComplexSiLU(torch.autograd.Function):
     "z sigmoid(|z|) on stacked channels, with one tensor kept."
     @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
+    def forward(x):
         re, im = x.chunk(2, 1)
         gate = torch.hypot(re, im).sigmoid_()
         y = torch.empty_like(x)
@@ -148,8 +159,24 @@ class _ComplexSiLU(torch.autograd.Function):
         return y
 
     @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def jvp(ctx, change):
+        return silu_pullback(ctx.saved_tensors[0], change)
+
+    @staticmethod
+    def vmap(info, axes, x):
+        x = x.movedim(axes[0], 0)  # images of all batches in one
+        return _ComplexSiLU.apply(x.reshape(-1, *x.shape[2:])).reshape(x.shape), 0
+
+    @staticmethod
     def backward(ctx, up):
         x, = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return silu_pullback(x, up)  # to be differentiated again
         (re, im), (ur, ui) = x.chunk(2, 1), up.chunk(2, 1)
         size = torch.hypot(re, im)
         gate = size.sigmoid()
@@ -190,8 +217,8 @@ class ComplexNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "b 2*c h w"]) -> Float[Tensor, "b 2*c h w"]:
         "Mean power one over both parts."
-        power = 2*x.square().mean((1, 2, 3), keepdim=True)  # |z|^2 is the sum of two squares
-        return x*(power + self.eps).rsqrt()*torch.cat([self.weight, self.weight])[:, None, None]
+        power = 2*full_precision(x).square().mean((1, 2, 3), keepdim=True)  # |z|^2 is the sum of two squares
+        return x*(power + self.eps).rsqrt().to(x.dtype)*torch.cat([self.weight, self.weight])[:, None, None]
 
 class ComplexDropout(nn.Module):
     "Leaves out whole coefficients, real and imaginary part together."

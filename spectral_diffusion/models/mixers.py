@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..core.registry import InputError, Registry
+from ..core.runtime import shared_table
 from .blocks import TimeEmbedding, check_images, zero_init
 from ..signals.fourier import irfft2, radius, rfft2
 
@@ -22,7 +22,6 @@ __all__ = ['OFFSETS', 'KINDS', 'low_modes', 'LowModes', 'GlobalFilter', 'hats', 
            'WindowConv', 'Gated', 'modulate', 'MixerLayer', 'Mixer']
 
 # %% ../../nbs/models/mixers.ipynb #99728dd7
-@lru_cache(maxsize=16)
 def low_modes(
     h: int, # rows
     w: int, # columns
@@ -35,30 +34,27 @@ def low_modes(
     phase = 2*math.pi*(rows[:, None, None, None]*i[:, None]/h + columns[None, :, None, None]*j/w).reshape(-1, h*w)
     return torch.stack([phase.cos(), -phase.sin()])/(h*w)**0.5
 
+@shared_table(maxsize=32)
+def _mode_pair(h: int, w: int, modes: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    "The matrix out of the image and the one back, in which all but the first column of frequencies count twice; shared."
+    e = low_modes(h, w, modes)
+    twice = torch.full((2*modes - 1, modes), 2., dtype=torch.float64)
+    twice[:, 0] = 1.
+    back = (e*twice.reshape(-1, 1)).flatten(0, 1)
+    return e.flatten(0, 1).T.contiguous().to(device, dtype), back.to(device, dtype)
+
 class LowModes(nn.Module):
     "A complex matrix of channels for each of the lowest frequencies (Li et al. 2021)."
     def __init__(self, channels: int, modes: int = 4):
         super().__init__()
         self.modes, n = modes, (2*modes - 1)*modes
         self.weight = nn.Parameter(torch.randn(2, n, channels, channels)*(0.5/channels)**0.5)
-        twice = torch.full((2*modes - 1, modes), 2.)
-        twice[:, 0] = 1.
-        self.register_buffer("twice", twice.reshape(-1), persistent=False)
-        self._basis: dict = {}
-
-    def basis(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        "The matrix out of the image and the one back, in the dtype and on the device of the input."
-        key = (x.shape[-2], x.shape[-1], x.dtype, x.device)
-        if key not in self._basis:
-            e = low_modes(x.shape[-2], x.shape[-1], self.modes).to(x).flatten(0, 1)
-            self._basis[key] = (e.T.contiguous(), (e*torch.cat([self.twice, self.twice]).to(x)[:, None]).contiguous())
-        return self._basis[key]
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         "Out, mix, back."
         b, c, h, w = x.shape
-        out, back = self.basis(x)
-        n = self.twice.numel()
+        out, back = _mode_pair(h, w, self.modes, x.dtype, x.device)
+        n = len(back)//2
         z = (x.reshape(b*c, h*w)@out).reshape(b, c, 2, n).permute(2, 3, 0, 1)  # (part, frequency, image, channel)
         (re, im), (wr, wi) = z, self.weight.to(x.dtype)
         y = torch.stack([re@wr - im@wi, re@wi + im@wr])
@@ -76,9 +72,8 @@ class GlobalFilter(nn.Module):
         "Multiply the spectrum."
         if tuple(x.shape[-2:]) != self.size: raise InputError(f"this filter was made for images of {self.size[0]} x {self.size[1]}, got {tuple(x.shape[-2:])}; hint: `modes` and `bands` take any size")
         X = rfft2(x)
-        return irfft2(X*torch.complex(*self.weight).to(X.dtype), self.size).to(x.dtype)
+        return irfft2(X*torch.complex(*self.weight.to(X.real.dtype)), self.size).to(x.dtype)
 
-@lru_cache(maxsize=16)
 def hats(
     h: int, # rows
     w: int, # columns
@@ -88,6 +83,11 @@ def hats(
     if bands < 2: raise InputError(f"radial bands are at least two, got {bands}")
     place = radius(h, w)/0.5**0.5*(bands - 1)
     return (1 - (place - torch.arange(bands, dtype=torch.float64)[:, None, None]).abs()).clamp(min=0)
+
+@shared_table(maxsize=16)
+def _hats(h: int, w: int, bands: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    "The shared `hats`, rounded once."
+    return hats(h, w, bands).to(device, dtype)
 
 class BandFilter(nn.Module):
     "A real gain for each channel and radial band, moved by the time; starts as the identity."
@@ -100,7 +100,7 @@ class BandFilter(nn.Module):
         "Multiply each band."
         X = rfft2(x)
         gain = self.gain + self.time(e).reshape(len(x), *self.gain.shape).to(self.gain.dtype)
-        response = torch.einsum("bcj,jhk->bchk", gain.to(X.real.dtype), hats(*x.shape[-2:], self.bands).to(X.real))
+        response = torch.einsum("bcj,jhk->bchk", gain.to(X.real.dtype), _hats(*x.shape[-2:], self.bands, X.real.dtype, x.device))
         return irfft2(X*response, tuple(x.shape[-2:])).to(x.dtype)
 
 # %% ../../nbs/models/mixers.ipynb #2afc680f
@@ -113,18 +113,18 @@ class BandAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         "Read energies, attend, multiply."
-        X, m = rfft2(x), hats(*x.shape[-2:], self.bands).to(x.dtype if x.dtype != torch.bfloat16 else torch.float32)
-        energy = torch.einsum("bchk,jhk->bjc", X.abs().square().to(m.dtype), m)/m.sum((-2, -1))[:, None]
+        X = rfft2(x)
+        m = _hats(*x.shape[-2:], self.bands, X.real.dtype, x.device)  # energies do not fit into half precision
+        energy = torch.einsum("bchk,jhk->bjc", X.abs().square(), m)/m.sum((-2, -1))[:, None]
         tokens = (energy/energy.mean((1, 2), keepdim=True).clamp(min=torch.finfo(m.dtype).tiny) + 1e-6).log()/4
         place = torch.eye(self.bands, dtype=m.dtype, device=x.device).expand(len(x), -1, -1)
         q, k, v = self.read(torch.cat([tokens, place], -1).to(self.read.weight.dtype)).chunk(3, -1)
         gain = 1 + self.write(F.scaled_dot_product_attention(q, k, v))
-        return irfft2(X*torch.einsum("bjc,jhk->bchk", gain.to(X.real.dtype), m.to(X.real)), tuple(x.shape[-2:])).to(x.dtype)
+        return irfft2(X*torch.einsum("bjc,jhk->bchk", gain.to(m.dtype), m), tuple(x.shape[-2:])).to(x.dtype)
 
 # %% ../../nbs/models/mixers.ipynb #a09c3cb7
 OFFSETS = ((0, 1), (1, -1), (1, 0), (1, 1)) # of a 3x3 kernel, one of each pair d, -d
 
-@lru_cache(maxsize=16)
 def windows(
     h: int, # rows
     w: int, # columns
@@ -133,6 +133,11 @@ def windows(
     i, j = torch.arange(h, dtype=torch.float64)[:, None], torch.arange(w, dtype=torch.float64)
     phases = [2*math.pi*(p*i/h + q*j/w) for p, q in OFFSETS]
     return torch.stack([torch.ones(h, w, dtype=torch.float64), *(2*f.cos() for f in phases), *(2*f.sin() for f in phases)])
+
+@shared_table(maxsize=16)
+def _windows(h: int, w: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    "The shared `windows`, a row for each pixel, rounded once."
+    return windows(h, w).flatten(1).T.to(device, dtype)
 
 class WindowConv(nn.Module):
     "The dual of a Hermitian 3x3 convolution over frequency: nine windows and a mix of channels at each pixel."
@@ -143,7 +148,7 @@ class WindowConv(nn.Module):
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o h w"]:
         "Mix the channels under each window."
         (b, c, h, w), o = x.shape, len(self.weight)
-        mixed = (windows(h, w).flatten(1).T.to(x)@self.weight.permute(2, 1, 0).reshape(9, c*o).to(x.dtype)).reshape(h*w, c, o)  # one matrix a pixel
+        mixed = (_windows(h, w, x.dtype, x.device)@self.weight.permute(2, 1, 0).reshape(9, c*o).to(x.dtype)).reshape(h*w, c, o)  # one matrix a pixel
         pixels = x.reshape(b*c, h*w).T.contiguous().reshape(h*w, b, c)  # a transpose of two axes is several times faster than a permutation of three
         return torch.baddbmm(self.bias.to(x.dtype)[None, None], pixels, mixed).reshape(h*w, b*o).T.contiguous().reshape(b, o, h, w)
 

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..core.registry import InputError
+from ..core.runtime import shared_table
 from .blocks import TimeEmbedding, zero_init
 from .complex import ComplexConv2d, ComplexConvTranspose2d, ComplexNorm, complex_silu, stack, unstack
 from ..signals.fourier import full_precision
@@ -71,7 +72,8 @@ class PublishedAmplitude(nn.Module):
         "The stacked spectrum with a changed real part."
         re, im = z.chunk(2, 1)
         size = unstack(z).abs()  # not hypot, whose gradient at an empty bin is nan
-        return torch.cat([re + self.second(F.relu(self.first(size))), im], 1)
+        change = self.second(F.relu(self.first(size.to(self.first.weight.dtype))))
+        return torch.cat([re + change, im], 1)
 
 class PublishedPhase(nn.Module):
     "Attention of all bins to all bins over their phases: cost grows with the square of the number of pixels."
@@ -84,8 +86,9 @@ class PublishedPhase(nn.Module):
         "The stacked spectrum with turned phases."
         c = unstack(z)
         bins = torch.where(c.abs() > torch.finfo(z.dtype).tiny**0.5, c, 1)  # an empty bin has no phase, and no gradient of one
-        tokens = bins.angle().flatten(2).transpose(1, 2)
-        turn = torch.tanh(self.attention(tokens, tokens, tokens, need_weights=False)[0]).transpose(1, 2).reshape(c.shape)
+        tokens = bins.angle().flatten(2).transpose(1, 2).to(self.attention.in_proj_weight.dtype)
+        found = self.attention(tokens, tokens, tokens, need_weights=False)[0]
+        turn = torch.tanh(found.to(z.dtype)).transpose(1, 2).reshape(c.shape)
         return stack(c*torch.polar(torch.ones_like(turn), turn))
 
 # %% ../../nbs/models/published.ipynb #49a77b89
@@ -93,6 +96,12 @@ def grid_radius(h: int, w: int) -> Float[Tensor, "h w"]: # cycles/pixel, float64
     "Radial frequency of each bin of the full, unshifted grid."
     y, x = torch.fft.fftfreq(h, dtype=torch.float64), torch.fft.fftfreq(w, dtype=torch.float64)
     return torch.hypot(y[:, None], x)
+
+@shared_table(maxsize=16)
+def _grid_hats(h: int, w: int, bands: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    "Radial bands over the full grid that overlap linearly; shared."
+    place = grid_radius(h, w)/0.5**0.5*(bands - 1)
+    return (1 - (place - torch.arange(bands, dtype=torch.float64)[:, None, None]).abs()).clamp(min=0).to(device, dtype)
 
 class TimeGain(nn.Module):
     "A gain for each complex channel and radial band, moved by the time; starts as the identity."
@@ -102,8 +111,7 @@ class TimeGain(nn.Module):
 
     def forward(self, z: Tensor, e: Tensor) -> Tensor:
         "Multiply real and imaginary parts alike."
-        place = grid_radius(*z.shape[-2:])/0.5**0.5*(self.bands - 1)
-        hats = (1 - (place - torch.arange(self.bands, dtype=torch.float64)[:, None, None]).abs()).clamp(min=0).to(z)
+        hats = _grid_hats(*z.shape[-2:], self.bands, z.dtype, z.device)
         gain = torch.einsum("bcj,jhk->bchk", self.gain(e).reshape(len(z), -1, self.bands), hats)
         return z*(1 + torch.cat([gain, gain], 1))
 
@@ -149,6 +157,7 @@ class PublishedSpectralUNet(nn.Module):
         e, z = self.time(t), spectrum(x)
         for part in (self.amplitude, self.phase):
             if part is not None: z = part(z)
+        z = z.to(self.head.re.weight.dtype)  # the layers of a network in half precision run in half
         for i, part in enumerate((self.stem, *self.blocks)):
             z = part(with_coordinates(z) if i == 0 and self.coordinates else z)
             z = add_time(z, e) if self.gains is None else self.gains[i](z, e)
@@ -188,7 +197,7 @@ class PublishedSpectralUNetDeep(nn.Module):
             nearest = [-(-n//step)*step for n in x.shape[-2:]]
             raise InputError(f"this network of depth {self.depth} takes sides divisible by {step}, got {tuple(x.shape[-2:])}; the next valid size is {tuple(nearest)}")
         e, skips = self.time(t), []
-        z = add_time(self.stem(spectrum(x)), e)
+        z = add_time(self.stem(spectrum(x).to(self.head.re.weight.dtype)), e)
         for level, block in enumerate(self.encoder):
             z = add_time(block(z), e)
             if level < len(self.down):

@@ -16,6 +16,7 @@ from .process import TARGETS, Process, silent, target_of
 from .schedules import Level
 from .theory import GaussianField, posterior_variance, total_power, wiener_gain
 from ..signals.bases import BASES
+from ..signals.fourier import full_precision, rounded
 
 # %% auto #0
 __all__ = ['PRECONDITIONINGS', 'Denoiser', 'plain_gains', 'wiener_gains', 'NetworkDenoiser', 'ScalarField', 'wrap', 'target_of']
@@ -79,14 +80,18 @@ class NetworkDenoiser(nn.Module):
         target: str = "x0", # a name in `TARGETS`
     ) -> Float[Tensor, "b c h w"]: # the estimate
         "The network's estimate, in the form that is asked for."
-        c_in, skip, out, shift = (g.to(xt) for g in self.gains(t, target))
-        if self.basis.name == "pixel": return skip*xt + out*self.network(c_in*xt, t.to(xt))
+        x = full_precision(xt)  # the gains of half precision would not do; the network alone sees it
+        c_in, skip, out, shift = (g.to(x) for g in self.gains(t, target))
+        if self.basis.name == "pixel":
+            f = self.network(rounded(c_in*x, xt.dtype), t.to(x))
+            return rounded(skip*x + out*f, xt.dtype)
         size = tuple(xt.shape[-2:])
-        mean = None if self.field is None or self.field.mean is None else self.field.mean.to(xt)
-        y = self.basis.forward(xt if mean is None else xt - self.process.gains(t).a.to(xt)*mean)
-        f = self.network(self.pair(xt, y, t) if self.views else self.basis.inverse(c_in*y, size), t.to(xt))
-        x = self.basis.inverse(skip*y + out*self.basis.forward(f), size)
-        return x if mean is None else x + shift*mean
+        mean = None if self.field is None or self.field.mean is None else self.field.mean.to(x)
+        y = self.basis.forward(x if mean is None else x - self.process.gains(t).a.to(x)*mean)
+        seen = self.pair(x, y, t) if self.views else self.basis.inverse(c_in*y, size)
+        f = self.network(rounded(seen, xt.dtype), t.to(x))
+        found = self.basis.inverse(skip*y + out*self.basis.forward(f), size)
+        return rounded(found if mean is None else found + shift*mean, xt.dtype)
 
     def pair(self, xt: Tensor, y: Tensor, t: Tensor) -> Tensor: # (b, 2 c, h, w)
         "Two views: the picture at unit variance, and its Wiener estimate in units of the data."

@@ -12,10 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.registry import InputError, Registry, unknown_name
+from ..core.registry import InputError, Registry, unknown_name, whole
 from ..core.runtime import randn, split
 from .schedules import SCHEDULES, Level
 from ..signals.bases import BASES, Basis
+from ..signals.fourier import full_precision, rounded
 
 # %% auto #0
 __all__ = ['SHAPES', 'TARGETS', 'EDM_POWER', 'unit_power', 'white', 'power_law', 'equal_snr', 'offset', 'band_masked',
@@ -84,7 +85,7 @@ def band_masked(
     outside: float = 1., # level elsewhere
 ) -> Float[Tensor, "h k"]: # factor on s(t)
     "Two levels of noise (Scimeca et al. 2025): with 0 the band is left out."
-    factor = torch.where((k >= low) & (k < high), inside, outside).to(k)
+    factor = torch.full_like(k, outside).masked_fill((k >= low) & (k < high), inside)
     if min(inside, outside) < 0 or not bool((factor > 0).any()):
         raise InputError(f"a band mask needs levels of zero or more and noise in some coefficient, got inside={inside}, outside={outside} for {low} <= k < {high}")
     return unit_power(factor, weights)
@@ -158,9 +159,11 @@ def combine(
     terms: list[tuple[Tensor | float, Tensor]], # (gain, image) pairs
 ) -> Tensor: # the sum of gain times image, in pixels
     "Weighted sum of images with gains per coefficient."
-    like = terms[0][1]
+    first = terms[0][1]
+    like = full_precision(first)
     z = sum((g.to(like) if isinstance(g, Tensor) else g)*basis.forward(x) for g, x in terms)
-    return basis.inverse(z, tuple(like.shape[-2:]))
+    total = basis.inverse(z, tuple(like.shape[-2:]))
+    return total if first is like else rounded(total, first.dtype)
 
 # %% ../../nbs/noise/process.ipynb #65a73e51
 class Process:
@@ -174,9 +177,11 @@ class Process:
         options: dict | None = None, # options of the shape, such as {"exponent": 1.0}
         blur: float = 0., # standard deviation of the Gaussian blur of the signal at t = 1, pixels
     ):
-        self.schedule, self.shape, self.size, self.blur = schedule, shape, size, blur
+        self.size = None if size is None else tuple(whole("a side of the images", n) for n in size)
+        self.schedule, self.shape, self.blur = schedule, shape, blur
         self.basis = BASES[basis] if isinstance(basis, str) else basis
-        self._schedule, draw = SCHEDULES[schedule], SHAPES[shape]
+        SCHEDULES[schedule]  # an unknown name raises
+        draw = SHAPES[shape]
         if not 0 <= blur < float("inf"): raise InputError(f"the blur is a width in pixels, zero or more, got {blur}")
         self.isotropic, self.masked = draw is white and blur == 0, False
         if self.isotropic: return
@@ -186,15 +191,15 @@ class Process:
         known = list(inspect.signature(draw).parameters)[2:]
         for name in options or {}:
             if name not in known: raise unknown_name(f"option of noise shape {shape!r}", name, known)
-        self.frequency = self.basis.frequency(*size)
-        self.factor = draw(self.frequency, self.basis.weights(*size), **(options or {}))
+        self.frequency = self.basis.frequency(*self.size)
+        self.factor = draw(self.frequency, self.basis.weights(*self.size), **(options or {}))
         self.masked = bool((self.factor == 0).any())
 
     def gains(self,
         t: Float[Tensor, "*b"] | float, # times in [0, 1]
     ) -> Level: # float64, (*b, 1, 1, 1) when isotropic, else (*b, 1 or c, h, k)
         "Gains of signal and noise, shaped to multiply coefficients (b, c, h, k)."
-        a, s = self._schedule(t)
+        a, s = SCHEDULES[self.schedule](t)
         a, s = a[..., None, None, None], s[..., None, None, None]
         if self.isotropic: return Level(a, s)
         if self.blur:
@@ -214,8 +219,11 @@ class Process:
         terms: list[tuple[Tensor, Tensor]], # (gain, image) pairs; gains as `gains` shapes them
     ) -> Tensor: # the sum of gain times image, in pixels
         "Weighted sum of images with gains per coefficient: what diffusing and every sampler step do."
-        like = terms[0][1]
-        return sum(g.to(like)*x for g, x in terms) if self.isotropic else combine(self.basis, terms)
+        if not self.isotropic: return combine(self.basis, terms)
+        first = terms[0][1]
+        like = full_precision(first)
+        total = sum(g.to(like)*x for g, x in terms)
+        return total if first is like else rounded(total, first.dtype)
 
     def diffuse(self,
         x0: Float[Tensor, "b c h w"], # clean images

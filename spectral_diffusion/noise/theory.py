@@ -11,11 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.registry import InputError, unknown_name
+from ..core.registry import InputError, unknown_name, whole
 from ..core.runtime import randn, split
 from .process import TARGETS, Process, silent
 from .schedules import Level
 from ..signals.bases import BASES, Basis, color, pca_color
+from ..signals.fourier import full_precision, rounded
 
 # %% auto #0
 __all__ = ['ARC_WEIGHTS', 'total_power', 'wiener_gain', 'posterior_variance', 'GaussianField', 'check_mirror', 'gains_for',
@@ -55,7 +56,8 @@ class GaussianField:
         basis: str | Basis = "fourier", # a name in `BASES`, or a Basis
     ):
         self.basis = BASES[basis] if isinstance(basis, str) else basis
-        self.power, self.size = torch.as_tensor(power).double(), tuple(size)
+        self.power = torch.as_tensor(power).double()
+        self.size = tuple(whole("a side of the images", n) for n in size)
         plane = self.basis.shape(*self.size)
         if self.power.ndim not in (2, 3) or tuple(self.power.shape[-2:]) != tuple(plane):
             raise InputError(f"power of basis {self.basis.name!r} at size {self.size} has shape {tuple(plane)} or (c, ...), got {tuple(self.power.shape)}")
@@ -119,9 +121,9 @@ class GaussianField:
         t1: float, # where they go
     ) -> Float[Tensor, "b c h w"]: # states at time t1
         "The probability-flow map in closed form: x_k(t1) = x_k(t0) sqrt(Sigma_k(t1)/Sigma_k(t0)) about the mean (Song et al. 2021, eq. 13)."
-        now, nxt = (gains_for(self, process, t) for t in (t0, t1))
-        ratio = (total_power(self.power, nxt)/total_power(self.power, now)).sqrt().to(x)
-        return self.back(ratio*self.centred(x, now.a), nxt.a)
+        (now, nxt), start = (gains_for(self, process, t) for t in (t0, t1)), full_precision(x)
+        ratio = (total_power(self.power, nxt)/total_power(self.power, now)).sqrt().to(start)
+        return rounded(self.back(ratio*self.centred(start, now.a), nxt.a), x.dtype)
 
     def floor(self,
         process: Process, # the forward process
@@ -177,8 +179,9 @@ class WienerDenoiser:
         t: Float[Tensor, " b"], # their times
     ) -> Float[Tensor, "b c h w"]: # the mean of x0 given x_t
         "Wiener's filter at the level of each image."
-        level = gains_for(self.field, self.process, t)
-        return self.field.back(wiener_gain(self.field.power, level).to(xt)*self.field.centred(xt, level.a))
+        level, x = gains_for(self.field, self.process, t), full_precision(xt)
+        x0 = self.field.back(wiener_gain(self.field.power, level).to(x)*self.field.centred(x, level.a))
+        return rounded(x0, xt.dtype)
 
     def predict(self, xt: Float[Tensor, "b c h w"], t: Float[Tensor, " b"], target: str = "x0") -> Float[Tensor, "b c h w"]:
         "The same estimate in another form: a name in `TARGETS`."
@@ -208,7 +211,7 @@ def degrees_of_freedom(
     if not field.basis.name.startswith("fourier"): return torch.ones_like(field.power)
     (h, w), k = field.size, field.power.shape[-1]
     own = (2*torch.arange(h)[:, None] % h == 0) & (2*torch.arange(k) % w == 0)  # its own mirror image
-    return torch.where(own, 1., 2.).double().expand(field.power.shape)
+    return (2 - own.to(field.power)).expand(field.power.shape)
 
 # %% ../../nbs/noise/theory.ipynb #132ffc1e
 def linear_loss(

@@ -17,16 +17,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.registry import InputError, Registry, unknown_name
+from ..core.registry import InputError, Registry, unknown_name, whole
 from ..core.runtime import progress as progress_bar
 from ..core.runtime import randn, split
 from ..noise.process import Process, combine, silent
 from ..noise.schedules import Level
 from ..signals.bases import Basis
+from ..signals.fourier import full_precision, rounded
 
 # %% auto #0
-__all__ = ['SAMPLERS', 'LOST', 'check_times', 'time_grid', 'Run', 'Step', 'Samplers', 'register_sampler', 'mix', 'check_run',
-           'check_options', 'warn_lost', 'make_run', 'begin', 'trajectory', 'sample']
+__all__ = ['SAMPLERS', 'LOST', 'check_times', 'time_grid', 'Run', 'Step', 'Samplers', 'register_sampler', 'mix', 'check_shape',
+           'check_run', 'check_options', 'warn_lost', 'make_run', 'begin', 'narrowed', 'trajectory', 'sample']
 
 # %% ../../nbs/sampling/engine.ipynb #57069519
 def check_times(
@@ -51,9 +52,7 @@ def time_grid(
     end: float = 0., # the last time
 ) -> Float[Tensor, " {steps}+1"]: # float64
     "Evenly spaced falling times; both ends are met exactly."
-    if not isinstance(steps, int) or steps < 1:
-        raise InputError(f"steps must be an integer of at least 1, got {steps!r}")
-    return check_times(torch.linspace(start, end, steps + 1, dtype=torch.float64))
+    return check_times(torch.linspace(start, end, whole("steps", steps) + 1, dtype=torch.float64))
 
 # %% ../../nbs/sampling/engine.ipynb #a5ac364a
 class Run(NamedTuple):
@@ -127,11 +126,23 @@ def mix(
     g, x = kept[0]
     if len(kept) == 1 and (g == 1 if type(g) is float else bool((g == 1).all())): return x
     if any(type(g) is not float and g.numel() > 1 for g, _ in kept): return combine(basis or process.basis, kept)
-    total = x*float(g)
-    for g, x in kept[1:]: total.add_(x, alpha=float(g))  # the first product is a new tensor: nobody else has it
-    return total
+    total = full_precision(x)*float(g)
+    for g, y in kept[1:]: total.add_(y, alpha=float(g))  # the first product is a new tensor: nobody else has it
+    return rounded(total, x.dtype)
 
 # %% ../../nbs/sampling/engine.ipynb #f9ade9f0
+def check_shape(
+    shape: tuple[int, int, int, int], # (n, c, h, w)
+) -> tuple[int, int, int, int]: # as Python's integers
+    "The shape of the samples; raises unless it is four whole numbers of at least one."
+    try:
+        sides = tuple(whole("a side", n) for n in shape)
+    except (TypeError, InputError):
+        sides = ()
+    if len(sides) != 4:
+        raise InputError(f"shape is (n, c, h, w), all at least 1, got {shape!r}")
+    return sides
+
 def check_run(
     process: Process, # the forward process
     shape: tuple[int, int, int, int], # (n, c, h, w)
@@ -139,8 +150,7 @@ def check_run(
     start: Tensor | None, # the state at the first time
 ) -> list[torch.Generator] | None: # one per sample
     "The generators of a run, after everything about its shape was checked."
-    if len(shape) != 4 or any(not isinstance(n, int) or n < 1 for n in shape):
-        raise InputError(f"shape is (n, c, h, w), all at least 1, got {tuple(shape)}")
+    shape = check_shape(shape)
     if not process.isotropic and tuple(process.size) != tuple(shape[-2:]):
         raise InputError(f"the process was made for images of size {tuple(process.size)}, got shape "
                          f"{tuple(shape)}")
@@ -192,20 +202,25 @@ def make_run(
     generators: list[torch.Generator] | None, # one per sample
 ) -> Run: # for a sampler
     "What a sampler sees."
+    wide, half = full_precision(like), like.dtype.itemsize < 4
     # half precision cannot tell neighbouring times apart
     time_type = torch.promote_types(like.dtype, torch.get_default_dtype())
     rows = dict(zip(times.tolist(), times.to(like.device, time_type)[:, None].repeat(1, len(like)), strict=True))
 
     def denoise(x, t):
         row = rows.get(t)
-        x0_hat = denoiser(x, torch.full((len(x),), t, dtype=time_type, device=x.device) if row is None else row)
+        if row is None: row = torch.full((len(x),), t, dtype=time_type, device=x.device)
+        x0_hat = denoiser(rounded(x, like.dtype), row)
         if x0_hat.shape != x.shape:
             raise InputError(f"the denoiser must keep the shape {tuple(x.shape)}, got {tuple(x0_hat.shape)}")
-        return x0_hat
+        if half and not bool(x0_hat.isfinite().all()):
+            raise InputError(f"the estimate at t = {t:.4g} is not finite in {like.dtype}; hint: like=torch.zeros(1), "
+                             "or a target that is not divided by the signal (v, x0)")
+        return x0_hat.to(x.dtype) if half else x0_hat
 
     def noise():
         if generators is None: raise InputError("this sampler draws noise and needs a generator, got None")
-        return randn(tuple(like.shape), generators, like=like)
+        return randn(tuple(like.shape), generators, like=wide)
 
     def variance(t):
         if not hasattr(denoiser, "variance"):
@@ -228,14 +243,21 @@ def begin(
     options: dict | None, # keyword arguments of the sampler
 ) -> tuple[Iterator[tuple[Tensor, Tensor]], list[float]]: # the walk, and its times
     "Check everything, draw the start and set a sampler to its first step."
-    walk, options = SAMPLERS[sampler], check_options(sampler, options)
+    walk, options, shape = SAMPLERS[sampler], check_options(sampler, options), check_shape(shape)
     times = time_grid(steps) if times is None else check_times(times)
     generators = check_run(process, shape, generator, start)
     like = start if start is not None else torch.zeros(shape) if like is None else like.new_zeros(shape)
     run = make_run(denoiser, process, times, like, generators)
     if start is None: warn_lost(denoiser, process, times[0].item())
-    x = start if start is not None else run.mix([(process.gains(times[0]).s, run.noise())])
-    return walk(run, x, **options), times.tolist()
+    x = full_precision(start) if start is not None else run.mix([(process.gains(times[0]).s, run.noise())])
+    return narrowed(walk(run, x, **options), like.dtype), times.tolist()
+
+def narrowed(
+    pairs: Iterator[tuple[Tensor, Tensor]], # (state, estimate) after each step, in at least single precision
+    dtype: torch.dtype, # wanted
+) -> Iterator[tuple[Tensor, Tensor]]: # the same in that dtype
+    "The steps of a sampler as its user sees them."
+    return ((rounded(x, dtype), rounded(x0_hat, dtype)) for x, x0_hat in pairs)
 
 def trajectory(
     denoiser: Callable, # (x_t, t) -> x0_hat, t of shape (n,)

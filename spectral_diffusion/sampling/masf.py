@@ -29,7 +29,7 @@ def band_weights(
     for name, weight in {"coarse": coarse, "detail": detail}.items():
         if not -1 < weight < 1: raise InputError(f"the weight of the past lies between -1 and 1, got {name}={weight}")
     frequency = BASES["haar"].frequency(*size)
-    return torch.where(frequency == frequency.min(), coarse, detail).double()
+    return torch.full_like(frequency, detail).masked_fill(frequency == frequency.min(), coarse)
 
 @register_sampler("masf")
 def masf(run: Run, x: Float[Tensor, "b c h w"], *, coarse: float = 0.1, detail: float = 0.1) -> Iterator[tuple[Tensor, Tensor]]:

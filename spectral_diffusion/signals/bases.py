@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -18,10 +19,17 @@ from .fourier import bin_weights, full_precision, irfft2, radius, rfft2
 from .wavelets import dwt2, idwt2, max_levels, pack, unpack
 
 # %% auto #0
-__all__ = ['BASES', 'Basis', 'full_weights', 'full_shape', 'no_frequency', 'half_size', 'haar_levels', 'haar_forward',
-           'haar_backward', 'haar_frequency', 'pca_color', 'color']
+__all__ = ['BASES', 'plane_size', 'Basis', 'full_weights', 'full_shape', 'no_frequency', 'half_size', 'half_shape', 'untouched',
+           'dct_backward', 'haar_levels', 'haar_forward', 'haar_backward', 'haar_frequency', 'pca_color', 'rotate',
+           'color_forward', 'color_backward', 'color']
 
 # %% ../../nbs/signals/bases.ipynb #3f680bb1
+def plane_size(
+    z: Tensor, # coefficients (..., h, w), as many as pixels
+) -> tuple[int, int]: # (h, w)
+    "The size of the image: that of the plane of coefficients."
+    return tuple(z.shape[-2:])
+
 @dataclass(frozen=True)
 class Basis:
     "An orthonormal transform of images (..., h, w), with a frequency for each coefficient."
@@ -31,7 +39,7 @@ class Basis:
     frequency: Callable[[int, int], Tensor]                    # (h, w) -> cycles/pixel of each coefficient, float64
     weights: Callable[[int, int], Tensor]                      # (h, w) -> how many coefficients of the full transform each stands for, float64
     shape: Callable[[int, int], tuple[int, int]]               # (h, w) -> shape of the coefficient plane
-    guess: Callable[[Tensor], tuple[int, int]] = lambda z: tuple(z.shape[-2:])  # size of the image when it is not given
+    guess: Callable[[Tensor], tuple[int, int]] = plane_size    # size of the image when it is not given
     matrix: Tensor | None = None                               # rotation of the channels, if there is one
 
     def inverse(self,
@@ -68,9 +76,21 @@ def half_size(
     if h//2 + 1 != k: raise InputError(f"a half spectrum of shape {(h, k)} is not that of a square image: give size=(h, w), w is {2*k - 2} or {2*k - 1}")
     return h, h
 
-BASES.register("pixel")(Basis("pixel", lambda x: x, lambda z, size: z, no_frequency, full_weights, full_shape))
-BASES.register("fourier")(Basis("fourier", rfft2, irfft2, radius, bin_weights, lambda h, w: (h, w//2 + 1), half_size))
-BASES.register("dct")(Basis("dct", dct2, lambda z, size: idct2(z), frequency, full_weights, full_shape))
+def half_shape(h: int, w: int) -> tuple[int, int]:
+    "The shape of a half spectrum."
+    return h, w//2 + 1
+
+def untouched(x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    "Pixels are their own coefficients."
+    return x
+
+def dct_backward(z: Tensor, size: tuple[int, int]) -> Tensor:
+    "The inverse of `dct2`, which has no need of the size."
+    return idct2(z)
+
+BASES.register("pixel")(Basis("pixel", untouched, untouched, no_frequency, full_weights, full_shape))
+BASES.register("fourier")(Basis("fourier", rfft2, irfft2, radius, bin_weights, half_shape, half_size))
+BASES.register("dct")(Basis("dct", dct2, dct_backward, frequency, full_weights, full_shape))
 
 # %% ../../nbs/signals/bases.ipynb #99e63901
 def haar_levels(
@@ -119,17 +139,33 @@ def pca_color(
     largest = axes.gather(1, axes.abs().argmax(1, keepdim=True))
     return axes*largest.sign()  # an axis has no sign: the largest entry is made positive
 
+def rotate(
+    x: Float[Tensor, "*b c h w"], # images
+    matrix: Float[Tensor, "c c"], # orthogonal
+) -> Float[Tensor, "*b c h w"]: # in at least single precision
+    "The channels of images, rotated; not rounded by autocast."
+    if x.ndim < 3 or x.shape[-3] != len(matrix):
+        raise InputError(f"this basis rotates {len(matrix)} channels: images are (..., {len(matrix)}, h, w), got {tuple(x.shape)}")
+    x = full_precision(x)
+    with torch.autocast(x.device.type, enabled=False):
+        return torch.einsum("dc,...chw->...dhw", matrix.to(x), x)
+
+def color_forward(basis: Basis, matrix: Tensor, x: Tensor) -> Tensor:
+    "Channels first, then space."
+    return basis.forward(rotate(x, matrix))
+
+def color_backward(basis: Basis, matrix: Tensor, z: Tensor, size: tuple[int, int]) -> Tensor:
+    "Space first, then channels."
+    return rotate(basis.backward(z, size), matrix.T)
+
 def color(
     basis: Basis, # over space
     matrix: Float[Tensor, "c c"], # orthogonal
 ) -> Basis: # over channels and space, for images (..., c, h, w)
     "A basis with its channels rotated first."
-    matrix = torch.as_tensor(matrix).double()
+    with torch.inference_mode(False):
+        matrix = torch.as_tensor(matrix).double().clone()  # fit for training, wherever it was made
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not torch.allclose(matrix@matrix.T, torch.eye(len(matrix)).double(), atol=1e-6):
         raise InputError(f"a colour rotation is an orthogonal square matrix, got shape {tuple(matrix.shape)}")
-    def rotate(x, m):
-        if x.ndim < 3 or x.shape[-3] != len(m): raise InputError(f"this basis rotates {len(m)} channels: images are (..., {len(m)}, h, w), got {tuple(x.shape)}")
-        x = full_precision(x)
-        with torch.autocast(x.device.type, enabled=False): return torch.einsum("dc,...chw->...dhw", m.to(x), x)
-    return Basis(f"{basis.name}+color", lambda x: basis.forward(rotate(x, matrix)), lambda z, size: rotate(basis.backward(z, size), matrix.T),
+    return Basis(f"{basis.name}+color", partial(color_forward, basis, matrix), partial(color_backward, basis, matrix),
                  basis.frequency, basis.weights, basis.shape, basis.guess, matrix)

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 import torch
 from jaxtyping import Float
@@ -14,6 +13,7 @@ from scipy import fft
 from torch import Tensor
 
 from ..core.registry import InputError
+from ..core.runtime import shared_table, without_values
 from .fourier import full_precision
 
 # %% auto #0
@@ -32,28 +32,42 @@ def dct_matrix(
     return C
 
 # %% ../../nbs/signals/cosine.ipynb #337f2507
-@lru_cache(maxsize=16)
+@shared_table(maxsize=16)
 def _matrix(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     "The shared `dct_matrix(n)`, rounded once; never handed out."
-    with torch.inference_mode(False), torch.no_grad(): return dct_matrix(n).to(device, dtype)
+    return dct_matrix(n).to(device, dtype)
 
 LARGE = 128 # sides from here on go through scipy's fast transform on a CPU; below, a matrix product is as fast
 
 class _Fast(torch.autograd.Function):
     "scipy's transform as an operation with a gradient: the gradient of an orthonormal map is its inverse."
     @staticmethod
-    def forward(ctx, x, inverse):
-        ctx.inverse = inverse
+    def forward(x, inverse):
         transform = fft.idctn if inverse else fft.dctn
-        return torch.from_numpy(transform(x.detach().numpy(), axes=(-2, -1), norm="ortho", workers=torch.get_num_threads()))
+        values = x.detach().resolve_neg().numpy()  # a view with its sign in a flag has no memory of its own
+        return torch.from_numpy(transform(values, axes=(-2, -1), norm="ortho", workers=torch.get_num_threads()))
 
     @staticmethod
-    def backward(ctx, up): return _Fast.apply(up, not ctx.inverse), None
+    def setup_context(ctx, inputs, output):
+        ctx.inverse = inputs[1]
+
+    @staticmethod
+    def backward(ctx, up):
+        return _Fast.apply(up, not ctx.inverse), None
+
+    @staticmethod
+    def jvp(ctx, change, _):
+        return _Fast.apply(change, ctx.inverse)  # a linear map is its own derivative
+
+    @staticmethod
+    def vmap(info, axes, x, inverse):
+        return _Fast.apply(x.movedim(axes[0], 0), inverse), 0  # any leading axes will do
 
 def _dct(x: Tensor, inverse: bool) -> Tensor:
     "The transform by the faster of two ways."
     x = _real(x)
-    if max(x.shape[-2:]) >= LARGE and x.device.type == "cpu" and x.numel() and not torch.compiler.is_compiling(): return _Fast.apply(x, inverse)
+    large = max(x.shape[-2:]) >= LARGE and x.device.type == "cpu" and x.numel()
+    if large and not without_values(): return _Fast.apply(x, inverse)
     rows, columns = (_matrix(n, x.dtype, x.device) for n in x.shape[-2:])
     with torch.autocast(x.device.type, enabled=False): return rows.T @ x @ columns if inverse else rows @ x @ columns.T
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..core.registry import InputError
 
 # %% auto #0
-__all__ = ['full_precision', 'rfft2', 'bin_weights', 'radius', 'hermitian', 'irfft2']
+__all__ = ['full_precision', 'rounded', 'rfft2', 'bin_weights', 'radius', 'hermitian', 'irfft2']
 
 # %% ../../nbs/signals/fourier.ipynb #3ed5c833
 def full_precision(
@@ -25,6 +25,17 @@ def full_precision(
         raise InputError(f"a transform takes shape (..., h, w) with h and w at least 1, got {tuple(x.shape)}")
     if x.dtype.to_real().itemsize >= 4: return x
     return torch.complex(x.real.float(), x.imag.float()) if x.is_complex() else x.float()
+
+# %% ../../nbs/signals/fourier.ipynb #88819d52
+def rounded(
+    x: Float[Tensor, "*s"], # any floating-point tensor
+    dtype: torch.dtype, # wanted
+) -> Float[Tensor, "*s"]: # in that dtype
+    "`x` in another precision; a finite number beyond its range becomes the largest one in it."
+    if x.dtype == dtype: return x
+    top = torch.finfo(dtype).max
+    if top >= torch.finfo(x.dtype).max: return x.to(dtype)
+    return torch.where(x.isfinite(), x.clamp(-top, top), x).to(dtype)
 
 # %% ../../nbs/signals/fourier.ipynb #0057fe23
 def rfft2(

@@ -5,7 +5,6 @@
 # %% ../../nbs/signals/spectra.ipynb #79e06666
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -13,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..core.registry import InputError
+from ..core.runtime import shared_table
 from .fourier import bin_weights, irfft2, radius, rfft2
 
 # %% auto #0
@@ -20,7 +20,6 @@ __all__ = ['BANDS', 'rings', 'RadialPower', 'radial_power', 'PowerLaw', 'fit_pow
            'phase_coherence']
 
 # %% ../../nbs/signals/spectra.ipynb #30ff4d5c
-@lru_cache(maxsize=32)
 def rings(
     h: int, # rows
     w: int, # columns
@@ -34,6 +33,8 @@ def rings(
     count = torch.zeros(bins + 2, dtype=torch.float64).index_add_(0, index.flatten(), weights.double().flatten())
     total = torch.zeros(bins + 2, dtype=torch.float64).index_add_(0, index.flatten(), (weights*k).double().flatten())
     return index, (total/count.clamp(min=1))[:-1], count[:-1]
+
+_rings = shared_table(maxsize=32)(rings)
 
 # %% ../../nbs/signals/spectra.ipynb #a2ad39bb
 class RadialPower(NamedTuple):
@@ -50,7 +51,7 @@ def radial_power(
     "Radially averaged power spectrum."
     if x.ndim < 2 or x.numel() == 0: raise InputError(f"radial power needs images (..., h, w) with at least one pixel, got shape {tuple(x.shape)}")
     h, w = x.shape[-2:]
-    index, k, count = (r.to(x.device, copy=True) for r in rings(h, w, bins))  # copies: the rings are shared by all calls
+    index, k, count = (r.to(x.device, copy=True) for r in _rings(h, w, bins))  # copies: the rings are shared by all calls
     power = torch.view_as_real(rfft2(x.reshape(-1, h, w))).square().mean(0).double().sum(-1)  # real parts are squared faster than complex magnitudes
     if not bool(torch.isfinite(power).all()): raise InputError("radial power needs finite images; hint: NaN or infinity among the pixels")
     weighted = (bin_weights(h, w).to(power)*power).flatten()

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core.registry import InputError, Registry
+from ..core.runtime import shared_table
 from .fourier import full_precision
 
 # %% auto #0
@@ -35,13 +35,12 @@ def scaling_filter(
     g = np.real(np.poly(np.concatenate([z, -np.ones(p)])))
     return torch.from_numpy(g*math.sqrt(2)/g.sum())
 
-@lru_cache(maxsize=32)
+@shared_table(maxsize=32)
 def _bank(wavelet: str, dtype: torch.dtype, device: torch.device) -> Tensor:
     "Low-pass and high-pass taps, shape (2, f); shared, never handed out."
-    with torch.inference_mode(False), torch.no_grad():
-        g = scaling_filter(wavelet)
-        sign = 1 - 2.*(torch.arange(len(g)) % 2)
-        return torch.stack([g, sign*g.flip(0)]).to(device, dtype)
+    g = scaling_filter(wavelet)
+    sign = 1 - 2.*(torch.arange(len(g)) % 2)
+    return torch.stack([g, sign*g.flip(0)]).to(device, dtype)
 
 # %% ../../nbs/signals/wavelets.ipynb #b971f797
 def _analyse(
