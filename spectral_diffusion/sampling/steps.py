@@ -25,8 +25,8 @@ from spectral_diffusion.sampling.lists import (
 )
 
 # %% auto #0
-__all__ = ['INITIAL', 'MOST_RATIO', 'STARTS', 'SHARPNESS', 'judged', 'check_choice', 'list_error', 'Problem', 'unit_gauge',
-           'descend', 'optima']
+__all__ = ['INITIAL', 'MOST_RATIO', 'STARTS', 'SHARPNESS', 'ENOUGH', 'judged', 'check_choice', 'list_error', 'Problem',
+           'unit_gauge', 'descend', 'optima']
 
 # %% ../../nbs/sampling/steps.ipynb #bdd0aa37
 INITIAL = ("prior", "marginal")
@@ -77,6 +77,7 @@ def list_error(
 MOST_RATIO = 1e3 # of the largest step to the smallest
 STARTS = ("log_sigma", "karras", "arc_reweighted", "cosine")
 SHARPNESS = 20. # of the smooth maximum over several spectra
+ENOUGH = 1e-9 # error over power below which nothing is gained: half precision and eight bits end far above
 
 class Problem(NamedTuple):
     "What a list is optimised for."
@@ -103,7 +104,7 @@ class Problem(NamedTuple):
         "Error over power for one spectrum."
         exponent = DISTANCES[self.distance].exponent
         error = judged(spectrum, unit_gauge(sigma), self.solver, self.distance, self.initial, self.robust)
-        return error/(spectrum.weight*spectrum.power.pow(exponent)).sum()
+        return ENOUGH + error/(spectrum.weight*spectrum.power.pow(exponent)).sum()
 
 def unit_gauge(sigma: Tensor) -> Level:
     "Gains with a^2 + s^2 = 1 up to an infinite sigma, or a = 1 where all are finite."
@@ -120,7 +121,7 @@ def descend(
     problem: Problem, # what is minimised
     inner: Float[Tensor, " n-1"], # levels to start from
     *,
-    most: int = 500, # iterations
+    most: int = 200, # iterations
 ) -> tuple[Tensor, float]: # levels, and the logarithm of their error
     "Levels at a local minimum (L-BFGS with bounds, Byrd et al. 1995)."
     from scipy.optimize import minimize
@@ -136,7 +137,7 @@ def descend(
         loss.backward()
         return loss.item(), z.grad.numpy()
 
-    found = minimize(value, logits, jac=True, method="L-BFGS-B", bounds=[(-bound, bound)]*len(logits), options={"maxiter": most, "maxfun": 2*most, "ftol": 1e-10, "gtol": 1e-6})
+    found = minimize(value, logits, jac=True, method="L-BFGS-B", bounds=[(-bound, bound)]*len(logits), options={"maxiter": most, "maxfun": 2*most, "ftol": 1e-8, "gtol": 1e-5})
     if not (math.isfinite(found.fun) and np.isfinite(found.x).all()):
         raise FloatingPointError(f"the search for a list ended in {found.fun}: {found.message}")
     return problem.levels(torch.from_numpy(found.x).softmax(0)), float(found.fun)
