@@ -25,8 +25,9 @@ from spectral_diffusion.sampling.lists import (
 )
 
 # %% auto #0
-__all__ = ['INITIAL', 'MOST_RATIO', 'STARTS', 'SHARPNESS', 'ENOUGH', 'judged', 'check_choice', 'list_error', 'Problem',
-           'unit_gauge', 'descend', 'optima']
+__all__ = ['INITIAL', 'MOST_RATIO', 'STARTS', 'SHARPNESS', 'ENOUGH', 'BANDS', 'MOST_POWERS', 'FEW_STARTS', 'MOST_STEPS', 'judged',
+           'check_choice', 'list_error', 'Problem', 'unit_gauge', 'descend', 'optima', 'StepList', 'Bands',
+           'band_errors', 'bandwidths', 'distinct', 'optimise', 'optimal', 'usual', 'steps']
 
 # %% ../../nbs/sampling/steps.ipynb #bdd0aa37
 INITIAL = ("prior", "marginal")
@@ -155,3 +156,138 @@ def optima(
             times = LISTS[name](wish.n, process=wish.process, field=wish.field, distance=wish.distance, start=wish.ends.start, end=wish.ends.end)
             found[name] = descend(problem, ratio_at(wish.process, times)[1:-1])
     return dict(sorted(found.items(), key=lambda item: item[1][1]))
+
+# %% ../../nbs/sampling/steps.ipynb #4a009b31
+BANDS = 8
+
+class StepList(NamedTuple):
+    "A list of steps and what to expect of it. Errors are distances to the true marginal at the last time."
+    times: Tensor # n+1 falling times, float64
+    sigmas: Tensor # noise over signal at these times
+    total: float # error with the denoiser that it was made for
+    exact: float # error with the exact denoiser; equal to `total` unless robust
+    error: Tensor # `total` by band
+    bands: Tensor # edges of the bands, one more
+    by: str # what the edges are: "frequency" in cycles/pixel, or "power" where there is none
+    power: float # what the error of a field that is all zero would be in W2: the sum of weight times power
+    others: dict[str, float] # error of the usual lists, with the same denoiser
+    spread: float # largest root mean square difference in log sigma between the minima from different starts
+    optima: dict[str, float] # error reached from each start, best first
+
+class Bands(NamedTuple):
+    "An error, taken apart."
+    error: Tensor # one entry a band
+    edges: Tensor # one more
+    by: str # frequency or power
+
+def band_errors(
+    field: GaussianField | Spectrum, # the data
+    process: Process, # the forward process
+    times: Float[Tensor, " n+1"], # falling times
+    solver: str = DEFAULT_SOLVER, # a name in `SOLVERS`
+    distance: str = "w2", # a name in `DISTANCES`
+    *,
+    initial: str = "prior", # prior or marginal
+    robust: float = 0., # delta: root of the denoiser's excess loss over the least loss
+    bands: int = BANDS, # how many
+) -> Bands: # sums to the error
+    "The error of a list by frequency, or by power where the data have no frequencies."
+    data = coefficients(field, process, distance)
+    place, by = bandwidths(field, process, data)
+    edges = torch.linspace(place.min(), place.max(), bands + 1, dtype=torch.float64)
+    band = torch.bucketize(place, edges[1:-1], right=True)
+    power, index = distinct(data.power)
+    level = levels(Level(*SCHEDULES[process.schedule](times)))
+    first = level.s[0].square().expand_as(power) if initial == "prior" else None
+    with torch.no_grad():
+        v = variances(solver, level, power, initial=first, error=robust)
+    true, measure, error = total_power(power, at(level, -1)), DISTANCES[distance].measure, []
+    for b in range(bands):
+        weight = torch.zeros_like(power).index_add(0, index[band == b], data.weight[band == b])
+        error.append(measure(v, true, weight))
+    return Bands(torch.stack(error), edges.exp() if by == "power" else edges, by)
+
+def bandwidths(field: GaussianField | Spectrum, process: Process, data: Spectrum) -> tuple[Tensor, str]:
+    "Frequency of every used coefficient, or the logarithm of its power."
+    if isinstance(field, Spectrum) or field.basis.name.startswith("pixel"):
+        return data.power.log(), "power"
+    frequency = field.basis.frequency(*field.size).double().expand(field.power.shape)
+    factor = torch.ones(()) if process.isotropic else process.factor
+    return frequency[(field.power > 0) & (factor.expand(field.power.shape) > 0)], "frequency"
+
+MOST_POWERS = 5_000 # distinct ones; with more they are rounded to three digits
+
+def distinct(power: Tensor) -> tuple[Tensor, Tensor]:
+    "Distinct powers and which of them each coefficient has."
+    values, index = power.unique(return_inverse=True)
+    if len(values) <= MOST_POWERS:
+        return values, index
+    steps, index = (power.log()*1e3).round().unique(return_inverse=True)
+    return (steps/1e3).exp(), index
+
+# %% ../../nbs/sampling/steps.ipynb #56ce9b4a
+FEW_STARTS = 12 # with more steps than this the first two starts are enough
+
+def optimise(
+    wish: Ask, # what the list is for
+    family: list[GaussianField | Spectrum], # further data; the worst counts
+    initial: str, # prior or marginal
+    robust: float, # delta
+) -> tuple[Tensor, dict[str, float], float]: # times, error over power reached from each start, spread of the minima
+    "Times of the best minimum found."
+    if wish.n == 1:
+        return torch.tensor([wish.ends.start, wish.ends.end], dtype=torch.float64), {}, 0.
+    spectra = [binned(coefficients(data, wish.process, wish.distance)) for data in (wish.field, *family)]
+    problem = Problem(spectra, wish.ends, scale_of(wish.ends), wish.solver, wish.distance, initial, robust)
+    found = optima(problem, wish, STARTS if wish.n <= FEW_STARTS else STARTS[:2])
+    logs = torch.stack([problem.scale.forward(inner) for inner, _ in found.values()])
+    spread = (logs[:, None] - logs).square().mean(-1).sqrt().max().item()
+    best = next(iter(found.values()))[0]
+    return from_levels(wish, best), {name: math.exp(value) for name, (_, value) in found.items()}, spread
+
+@step_list("optimal")
+def optimal(wish: Ask) -> Tensor:
+    "The least error for the solver that is found by descent."
+    if wish.field is None:
+        raise InputError("list 'optimal' is made from a spectrum; hint: field=GaussianField.fit(images)")
+    return optimise(wish, [], "prior", 0.)[0]
+
+def usual(wish: Ask) -> dict[str, Tensor]:
+    "Times of every other list for the same ends."
+    lists = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FirstOrder)
+        for name, make in LISTS.items():
+            if name not in ("optimal", "robust"):
+                lists[name] = make(wish.n, process=wish.process, field=wish.field, distance=wish.distance, start=wish.ends.start, end=wish.ends.end)
+    return lists
+
+def steps(
+    field: GaussianField | Spectrum, # the data
+    process: Process, # the forward process
+    n: int, # steps
+    solver: str = DEFAULT_SOLVER, # a name in `SOLVERS`
+    distance: str = "w2", # a name in `DISTANCES`
+    *,
+    start: float | None = None, # first time; 1 when not given
+    end: float | None = None, # last time; 0 when not given
+    robust: float = 0., # delta: root of the denoiser's excess loss over the least loss, such as 0.1
+    family: tuple[GaussianField | Spectrum, ...] = (), # further data; the list is best for the worst of all
+    initial: str = "prior", # from noise alone, as samplers start; "marginal": from the true marginal
+) -> StepList: # the list and what to expect
+    "The list of steps with the least error for a spectrum, a solver and a number of steps."
+    check_choice(solver, distance, initial, robust)
+    wish = ask(n, field, process, solver, distance, start, end)
+    if n > MOST_STEPS:
+        raise InputError(f"steps are optimised for up to {MOST_STEPS}, got n={n}; hint: LISTS['log_sigma']")
+    times, found, spread = optimise(wish, list(family), initial, robust)
+    data = binned(coefficients(field, process, distance), MOST_POWERS)
+    def error(t, delta):
+        with torch.no_grad():
+            return judged(data, Level(*SCHEDULES[process.schedule](t)), solver, distance, initial, delta).item()
+    others = {name: error(t, robust) for name, t in usual(wish).items()}
+    parts = band_errors(field, process, times, solver, distance, initial=initial, robust=robust)
+    power = (data.weight*data.power).sum().item()
+    return StepList(times, ratio_at(process, times), error(times, robust), error(times, 0.), *parts, power, others, spread, found)
+
+MOST_STEPS = 50
