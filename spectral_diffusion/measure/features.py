@@ -8,24 +8,23 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from functools import lru_cache
 from importlib.resources import files
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from safetensors.torch import load
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, conv2d, linear, max_pool2d, relu
 
 from ..core.registry import InputError, Registry
-from ..core.runtime import stream
+from ..core.runtime import shared_table, stream
 from ..signals.wavelets import dwt2
 
 # %% auto #0
-__all__ = ['EXTRACTORS', 'WIDTHS', 'CIFAR10_WIDTHS', 'pixels', 'wavelet', 'random_conv', 'Frechet', 'gaussian_distance',
-           'unbiased_distance', 'frechet_distance', 'cifar10_network', 'cifar10_weights', 'packaged',
-           'cifar10_features', 'cifar10_logits', 'sample_bias']
+__all__ = ['EXTRACTORS', 'WIDTHS', 'DRAWS', 'CIFAR10_WIDTHS', 'pixels', 'wavelet', 'random_conv', 'Frechet', 'gaussian_distance',
+           'content_order', 'halved', 'features_of', 'unbiased_distance', 'frechet_distance', 'cifar10_network',
+           'cifar10_weights', 'packaged', 'cifar10_features', 'cifar10_logits', 'sample_bias']
 
 # %% ../../nbs/measure/features.ipynb #593db254
 EXTRACTORS = Registry("extractor")
@@ -83,13 +82,43 @@ def gaussian_distance(
     cross = torch.linalg.eigvalsh(root@b@root).clamp(min=0).sqrt().sum()
     return ((x.mean(0) - y.mean(0)).square().sum() + a.trace() + b.trace() - 2*cross).item()
 
+def content_order(
+    rows: Float[Tensor, "n *s"], # pictures or features
+) -> Int64[Tensor, " n"]: # every index once
+    "An order that follows from the rows as a set: by the hash of each."
+    def digest(row): return hashlib.sha256(row.contiguous().view(torch.uint8).numpy()).digest()
+    known = [digest(row) for row in rows.detach().cpu()]
+    return torch.tensor(sorted(range(len(known)), key=known.__getitem__))
+
+DRAWS = 8  # of halves; the estimate is their mean
+
+def halved(
+    x: Float[Tensor, "n d"], # features in `content_order`
+    draw: int, # counted from 0
+) -> list[Float[Tensor, "m d"]]: # two
+    "Two halves by chance, from the stream `measure/halves/<draw>`."
+    order = torch.randperm(len(x), generator=stream(0, f"measure/halves/{draw}"))
+    return [x[order[i::2]] for i in (0, 1)]
+
+def features_of(
+    x: Float[Tensor, "n c h w"], # images in [-1, 1]
+    extractor: str, # a name in `EXTRACTORS`
+    chunk: int = 256, # images at a time
+) -> Float[Tensor, "n d"]: # float64, in the order of `content_order`
+    "Features of a set of images, the same for every order in which it comes."
+    extract = EXTRACTORS[extractor]
+    return torch.cat([extract(x[part.to(x.device)]).double() for part in content_order(x).split(chunk)])
+
 def unbiased_distance(
     x: Float[Tensor, "n d"], # features
     y: Float[Tensor, "m d"], # features
 ) -> tuple[float, float]: # as it is; continued to infinitely many
     "The squared distance of two samples, and the line through it and that of the halves at 1/n = 0."
+    x, y = (z[content_order(z)] for z in (x, y))
     whole = gaussian_distance(x, y)
-    return whole, 2*whole - sum(gaussian_distance(x[i::2], y[i::2]) for i in (0, 1))/2
+    halves = [gaussian_distance(p, q) for draw in range(DRAWS)
+              for p, q in zip(halved(x, draw), halved(y, draw), strict=True)]
+    return whole, 2*whole - sum(halves)/len(halves)
 
 def frechet_distance(
     x: Float[Tensor, "n c h w"], # images in [-1, 1]
@@ -97,13 +126,13 @@ def frechet_distance(
     extractor: str = "random_conv", # a name in `EXTRACTORS`
 ) -> Frechet:
     "Squared Frechet distance of two sets of images."
-    extract = EXTRACTORS[extractor]
+    EXTRACTORS[extractor]  # an unknown name raises
     for z in (x, y):
         if z.ndim != 4 or not z.is_floating_point() or not bool(z.isfinite().all()):
             raise InputError(f"a distance of sets needs finite float images (n, c, h, w), got {tuple(z.shape)} of {z.dtype}")
     if x.shape[1:] != y.shape[1:]: raise InputError(f"both sets need images of one shape, got {tuple(x.shape[1:])} and {tuple(y.shape[1:])}")
     if min(len(x), len(y)) < 8: raise InputError(f"a distance of sets needs at least 8 images in each, got {len(x)} and {len(y)}")
-    p, q = (torch.cat([extract(part).double() for part in z.split(256)]) for z in (x, y))
+    p, q = (features_of(z, extractor) for z in (x, y))
     return Frechet(*unbiased_distance(p, q), min(len(p), len(q)), p.shape[1], extractor)
 
 # %% ../../nbs/measure/features.ipynb #75e62b75
@@ -120,7 +149,7 @@ def cifar10_network(
     x = max_pool2d(x + relu(layer(3, x)), 2)
     return (x + relu(layer(4, x))).mean((-2, -1))
 
-@lru_cache(maxsize=1)
+@shared_table(maxsize=1)
 def cifar10_weights() -> dict[str, Tensor]: # half precision, on the CPU
     "The weights that came with the package, after a look at their checksum."
     folder = files("spectral_diffusion.measure")
