@@ -15,7 +15,7 @@ from ..core.registry import InputError
 from .balance import verify
 
 # %% auto #0
-__all__ = ['MODULI', 'Field', 'polynomial_product', 'smallest_divisor', 'field', 'field_forms', 'rao_hamming', 'bush']
+__all__ = ['MODULI', 'Field', 'product_digits', 'smallest_divisor', 'field', 'field_forms', 'rao_hamming', 'bush']
 
 # %% ../../nbs/doe/fields.ipynb #52421a29
 # irreducible polynomials, constant term first
@@ -26,7 +26,7 @@ class Field(NamedTuple):
     add: Int[np.ndarray, "q q"]
     mul: Int[np.ndarray, "q q"]
 
-def polynomial_product(
+def product_digits(
     digits: Int[np.ndarray, "q m"], # coefficients of every element, constant term first
     modulus: tuple[int, ...], # m + 1 coefficients
 ) -> Int[np.ndarray, "q q m"]: # not yet reduced modulo the prime
@@ -61,7 +61,7 @@ def field(
         return Field((x[:, None] + x) % q, (x[:, None]*x) % q)
     place = prime**np.arange(len(MODULI[q]) - 1)
     digits = x[:, None]//place % prime
-    product = polynomial_product(digits, MODULI[q])
+    product = product_digits(digits, MODULI[q])
     return Field((digits[:, None] + digits) % prime @ place, product % prime @ place)
 
 # %% ../../nbs/doe/fields.ipynb #3ccc93a7
