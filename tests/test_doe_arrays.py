@@ -8,9 +8,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from spectral_diffusion.core.registry import InputError
-from spectral_diffusion.doe.arrays import (ARRAYS, USUAL, alias_report, assign, balance, bush, canonical, difference_scheme, dummy_level, field,
-                                           from_hadamard, hadamard, interaction_table, levels, linear_graph, merge_columns, name_of,
-                                           offending_pairs, orthogonal_array, rao_hamming, read_array, strength, triple_words, verify, word_lengths, write_array)
+from spectral_diffusion.doe.aliasing import alias_report, interaction_table, linear_graph, triple_words, word_lengths
+from spectral_diffusion.doe.arrays import ARRAYS, USUAL, canonical, name_of, orthogonal_array, read_array, write_array
+from spectral_diffusion.doe.assign import assign
+from spectral_diffusion.doe.balance import balance, levels, offending_pairs, strength, verify
+from spectral_diffusion.doe.constructions import difference_scheme, dummy_level, from_hadamard, hadamard, merge_columns
+from spectral_diffusion.doe.fields import bush, field, rao_hamming
 
 SMALL = [n for n in ARRAYS if orthogonal_array(n).shape[1] <= 16]
 

@@ -17,6 +17,7 @@ __all__ = ['PACKAGE', 'MOVED', 'names_elsewhere', 'MovedModules', 'find_moved_mo
 # %% ../../nbs/core/moved.ipynb #f20b927a
 PACKAGE = "spectral_diffusion"
 MOVED = {  # old address -> where its names are now
+    "doe.arrays": ("doe.balance", "doe.fields", "doe.constructions", "doe.aliasing", "doe.assign"),
     "lab.records": ("run.record", "study.ledger"),
     "lab.timing": ("measure.timing",),
     "lab.verdict": ("study.verdict",),
@@ -39,7 +40,8 @@ def names_elsewhere(
         for place in map(importlib.import_module, () if name.startswith("__") else places):
             if hasattr(place, name):
                 return getattr(place, name)
-        raise AttributeError(f"{module} has no {name!r}, and neither has {' or '.join(places)}, where its names went")
+        went = " or ".join(places)
+        raise AttributeError(f"{module} has no {name!r}, and neither has {went}, where its names went")
 
     return find
 

@@ -69,8 +69,8 @@ def run_lock(
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            name = work.name.removeprefix(".partial-")
-            raise InputError(f"run {name} of {work.parent.name} is being computed by another process") from error
+            what = f"run {work.name.removeprefix('.partial-')} of {work.parent.name}"
+            raise InputError(f"{what} is being computed by another process") from error
         yield
 
 @contextmanager
@@ -80,7 +80,8 @@ def run_folder(
 ) -> Iterator[Path]: # the working folder
     "A locked working folder that becomes the record when the block ends without an error."
     path = run_path(config, root)
-    complete = InputError(f"run {path.name} of {config.bench} is complete already; remove its folder to repeat it")
+    complete = InputError(f"run {path.name} of {config.bench} is complete already; "
+                          "remove its folder to repeat it")
     if path.exists():
         raise complete
     work = path.with_name(f".partial-{path.name}")
@@ -146,7 +147,7 @@ def write_csv(
         table.to_csv(partial, index=False)
 
 # %% ../../nbs/run/record.ipynb #f877e5ab
-FACTS = ("config.yaml", "system.json", "metrics.json") # files of every record, in the order of the fields of `Record`
+FACTS = ("config.yaml", "system.json", "metrics.json") # files of every record, as the fields of `Record`
 
 class Record(NamedTuple):
     "A complete run, as read from its folder."
@@ -188,7 +189,8 @@ def read_csv(
     try:
         return pd.read_csv(path)
     except (OSError, ValueError, OverflowError) as error:
-        raise InputError(f"{path.name} of {path.parent.name!r} is no table that can be read: {error}") from error
+        where = f"{path.name} of {path.parent.name!r}"
+        raise InputError(f"{where} is no table that can be read: {error}") from error
 
 # %% ../../nbs/run/record.ipynb #3a6ad29d
 def save_record(

@@ -18,7 +18,7 @@ import pandas as pd
 from ..core.config import fingerprint, from_dict, parse_yaml, read_text
 from ..core.registry import InputError, unknown_name
 from ..core.runtime import progress
-from ..doe.arrays import assign
+from ..doe.assign import assign
 from .rows import check_plain, each, read_rows
 
 # %% auto #0

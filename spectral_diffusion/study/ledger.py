@@ -48,7 +48,8 @@ def ledger_row(
     record = load_record(path)
     metrics = {k: v for k, v in record.metrics.items() if not isinstance(v, (dict, list))}
     machine = {name: record.system.get(name) for name in ("processor", "gpu", "commit")}
-    return {"bench": path.parent.name, "fingerprint": path.name, **flatten(record.config), **metrics, **machine}
+    name = {"bench": path.parent.name, "fingerprint": path.name}
+    return name | flatten(record.config) | metrics | machine
 
 # %% ../../nbs/study/ledger.ipynb #62dcd5c6
 INDEX = ".ledger.json" # in the root of the results
@@ -97,7 +98,7 @@ def is_current(
 def read_ledger(
     root: Path, # of the results
 ) -> dict[str, list]: # "bench/fingerprint" -> [stamp, row]
-    "The rows of all complete runs: those of the index, where nothing has changed, and the others from their folders."
+    "The rows of all complete runs: from the index where nothing has changed, else from their folders."
     index, rows = read_index(root), {}
     for name, stamp in (run_stamps(root) if root.is_dir() else {}).items():
         if is_current(index.get(name), stamp):

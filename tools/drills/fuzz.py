@@ -99,7 +99,8 @@ def contracts() -> dict[str, Callable]:
     from spectral_diffusion.core.runtime import stream
     from spectral_diffusion.data.stream import batch
     from spectral_diffusion.data.synthetic import FAMILIES, make
-    from spectral_diffusion.doe.arrays import orthogonal_array, strength
+    from spectral_diffusion.doe.arrays import orthogonal_array
+    from spectral_diffusion.doe.balance import strength
     from spectral_diffusion.doe.taguchi import analyze, signal_to_noise
     from spectral_diffusion.learn.regularizers import FocalFrequency
     from spectral_diffusion.measure.convergence import fit_exponential
