@@ -62,7 +62,7 @@ bench: setup ## one benchmark: B=b04_cifar10 P=cpu SET="seeds=3" (B=all: every o
 	@$(PY) -m spectral_diffusion.lab.cli bench $(B) --preset $(P) $(foreach s,$(SET),--set $(s))
 
 drills: setup ## try what can go wrong and count what is lost: D="kills writers" (default: all that have no record; an hour and a half)
-	@$(PY) -m tools.drills $(D) --full
+	@$(PY) tests/drills $(D) --full
 
 rhythm: setup ## how the pages read: a table, a page a line
 	@$(PY) tools/rhythm.py $(PAGE)

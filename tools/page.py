@@ -84,6 +84,7 @@ def without_views(nb: dict) -> dict:
 def execute(name: str) -> None:
     "Run the page in its own folder with a fresh kernel and keep the outputs."
     env = {"OMP_NUM_THREADS": "1", **os.environ}
+    env.pop("MPLBACKEND", None)  # the kernel's own: with another one a page would lose its figures
     subprocess.run([sys.executable, "-m", "jupyter", "execute", "--inplace", "--timeout=600", f"{name}.ipynb"],
                    cwd=NBS, check=True, env=env)
     nb = NBS/f"{name}.ipynb"
