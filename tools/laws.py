@@ -408,6 +408,42 @@ def readme_current(root: Path) -> list[str]:
             if not (root/n).exists() or (root/n).read_bytes() != body]
 
 
+def ledger_current(root: Path) -> list[str]:
+    "results/summary.csv is what `lab.records` derives from the records: from all of them, or from those in git."
+    there = {p.parent for p in (root/"results").glob("*/*/config.yaml") if not p.parent.name.startswith(".")}
+    committed = {root/line for line in in_git(root, "results/*/*/config.yaml")}
+    ledger = root/"results"/"summary.csv"
+    if not there and not ledger.exists():
+        return []
+    now = ledger.read_bytes() if ledger.exists() else b""
+    if now == derived_ledger(there) or now == derived_ledger(there & {p.parent for p in committed}):
+        return []
+    return ["results/summary.csv is not what the records say; `make report`"]
+
+
+def in_git(root: Path, pattern: str) -> list[str]:
+    "Files that git holds; none where there is no repository."
+    command = ["git", "--no-optional-locks", "ls-files", "--", pattern]
+    try:
+        return subprocess.run(command, cwd=root, capture_output=True, text=True).stdout.splitlines()
+    except FileNotFoundError:
+        return []
+
+
+def derived_ledger(records: set[Path]) -> bytes:
+    "The ledger of some records, made in a folder that shows these alone."
+    sys.path.insert(0, str(ROOT))
+    try:
+        from spectral_diffusion.lab.records import write_ledger
+    finally:
+        sys.path.remove(str(ROOT))
+    with tempfile.TemporaryDirectory() as folder:
+        for record in records:
+            (Path(folder)/record.parent.name).mkdir(exist_ok=True)
+            (Path(folder)/record.parent.name/record.name).symlink_to(record)
+        return write_ledger(folder).read_bytes()
+
+
 # ------------------------------------------------------------------------------------------------------------ machinery
 
 def regenerate(root: Path) -> dict[str, bytes] | str:
@@ -442,7 +478,8 @@ def _regenerate(root: Path, inputs: tuple[Path, ...], digest: str) -> dict[str, 
 LAWS = {law.__name__: law for law in (
     no_star_import, earlier_pages_only, in_the_book, folder_is_subpackage, kernel_named, no_skipped_page,
     one_parameters_cell, parameters_survive_cleaning, benchmarks_store_no_output,
-    no_orphan_module, export_in_sync, notebooks_clean, levels, declared_imports, no_machine_path, plain_names, readme_current)}
+    no_orphan_module, export_in_sync, notebooks_clean, levels, declared_imports, no_machine_path, plain_names, readme_current,
+    ledger_current)}
 
 
 def main(argv: list[str]) -> int:
