@@ -45,10 +45,10 @@ def mathml(formulas: Iterable[Formula]) -> dict[Formula, str | None]:
     return {f: known[f] if known[f].startswith("<math") else None for f in wanted}
 
 
-def number(tex: str) -> str | None:
-    "The number that `\\tag` gives to an equation."
+def numbered(tex: str) -> tuple[str, str | None]:
+    "A formula without its `\\tag`, and the number that this gave it."
     found = TAG.search(tex)
-    return found[1] if found else None
+    return TAG.sub("", tex).strip(), found[1] if found else None
 
 
 def captions(sources: list[str]) -> list[str]:

@@ -51,21 +51,22 @@ def draw_captions(soups: list[BeautifulSoup]) -> None:
 
 def draw_formulas(soups: dict[str, BeautifulSoup]) -> list[str]:
     "Every formula that is still TeX as MathML, with its number at the right; returns those that cannot be drawn."
-    spans: list[tuple[str, Tag, formulas.Formula]] = []
+    spans: list[tuple[str, Tag, formulas.Formula, str | None]] = []
     for where, soup in soups.items():
         for span in soup.select("span.math"):
             source = re.fullmatch(r"\s*\\[(\[](.*)\\[)\]]\s*", span.get_text(), re.S)
             if source:
-                spans.append((where, span, (source[1].strip(), "display" in span["class"])))
-    drawn = formulas.mathml(formula for _, _, formula in spans)
+                tex, number = formulas.numbered(source[1])
+                spans.append((where, span, (tex, "display" in span["class"]), number))
+    drawn = formulas.mathml(formula for _, _, formula, _ in spans)
     problems = []
-    for where, span, formula in spans:
+    for where, span, formula, number in spans:
         if drawn[formula] is None:
             problems.append(f"{where}: pandoc does not understand ${' '.join(formula[0].split())[:100]}$")
             continue
         span.clear()
         span.append(BeautifulSoup(drawn[formula], "html.parser"))
-        if number := formulas.number(formula[0]):
+        if number:
             label = soups[where].new_tag("span", attrs={"class": "eqno"}, string=f"({number})")
             span.append(label)
     return problems
