@@ -19,6 +19,8 @@ B ?= all
 P ?= smoke
 SET ?=
 D ?=
+QUARTO ?=
+RENDERER := $(if $(QUARTO),--renderer quarto)
 
 .PHONY: help setup export text untext page test laws smoke bench drills rhythm readme report site lab clean
 
@@ -62,7 +64,7 @@ bench: setup ## one benchmark: B=b04_cifar10 P=cpu SET="seeds=3" (B=all: every o
 	@$(PY) -m spectral_diffusion.lab.cli bench $(B) --preset $(P) $(foreach s,$(SET),--set $(s))
 
 drills: setup ## try what can go wrong and count what is lost: D="kills writers" (default: all that have no record; an hour and a half)
-	@$(PY) -m tools.drills $(D) --full
+	@$(PY) tests/drills $(D) --full
 
 rhythm: setup ## how the pages read: a table, a page a line
 	@$(PY) tools/rhythm.py $(PAGE)
@@ -70,15 +72,15 @@ rhythm: setup ## how the pages read: a table, a page a line
 readme: setup ## write README.md from nbs/index.ipynb
 	@$(PY) tools/readme.py
 
-site: setup ## build the site into _site/
-	@$(PY) tools/site.py build
+site: setup ## build the site into _site/ (QUARTO=1: by Quarto, which must be there; else by smalldocs)
+	@$(PY) tools/site.py build $(RENDERER)
 
 report: setup ## data, benchmarks that have no cpu result yet, ledger, pages of results, README, site
 	@$(PY) -m spectral_diffusion.lab.cli data
 	@$(PY) -m spectral_diffusion.lab.cli report
 	@$(PY) tools/page.py run $(SHOWN)
 	@$(PY) tools/readme.py
-	@$(PY) tools/site.py build
+	@$(PY) tools/site.py build $(RENDERER)
 	@s=$$(( $$(date +%s) - $(T0) )); echo "== report: _site/index.html, $$(( s/60 )) min $$(( s%60 )) s in all"
 
 lab: setup ## open JupyterLab on the first hour, for this machine alone

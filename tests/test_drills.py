@@ -5,14 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tools import drills
-from tools.drills import __main__ as runner
+import drills
+from drills import __main__ as runner
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_short_forms_lose_nothing(tmp_path):
-    done = subprocess.run([sys.executable, "-m", "tools.drills", "--short", "--out", str(tmp_path)], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, str(ROOT/"tests"/"drills"), "--short", "--out", str(tmp_path)], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     found = {p.stem: json.loads(p.read_text()) for p in tmp_path.glob("*.json")}
     assert set(found) == set(runner.ORDER)

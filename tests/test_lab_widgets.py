@@ -207,26 +207,26 @@ class State:
 def steps(gate, taken):
     "One state each time the gate opens."
     while True:
-        assert gate.acquire(timeout=100)
+        assert gate.acquire(timeout=600)
         taken.append(len(taken))
         yield State(1.)
 
 
 def test_stop_ends_after_the_present_step_and_not_before():
     gate, taken = threading.Semaphore(0), []
-    monitor = W.Monitor(steps(gate, taken))
+    monitor = W.Monitor(steps(gate, taken), seconds=3_600)
     for _ in range(3): gate.release()
-    until = time.monotonic() + 100
+    until = time.monotonic() + 600
     while len(monitor.losses) < 3 and time.monotonic() < until: time.sleep(0.005)
     monitor.button.click()
     assert not monitor.ended.wait(0.1)  # a step is under way
     gate.release()
-    assert monitor.wait(100) is monitor.state and taken == [0, 1, 2, 3] and len(monitor.losses) == 4
+    assert monitor.wait(600) is monitor.state and taken == [0, 1, 2, 3] and len(monitor.losses) == 4
     assert monitor.button.disabled and monitor.ending == "Stopped." and "step 4" in monitor.words.value
 
 
 def test_an_interrupt_of_the_kernel_stops_training_and_is_no_error(monkeypatch):
-    monitor = W.Monitor((State(1.) for _ in iter(lambda: time.sleep(0.002), 1)))
+    monitor = W.Monitor((State(1.) for _ in iter(lambda: time.sleep(0.002), 1)), seconds=3_600)
     real, first = monitor.ended.wait, iter([True])
 
     def interrupted(seconds=None):
@@ -241,8 +241,8 @@ def test_a_watched_run_is_the_run_that_nobody_watches():
     def fresh(): return wrap(build_model({"name": "unet_tiny", "channels": 1, "base": 4, "depth": 2}), COSINE)
     def images(step): return torch.randn(4, 1, 8, 8, generator=stream(step, "test/monitor"))
     alone = [s.loss for s in train(fresh(), images, steps=6, batch=4)]
-    monitor = W.Monitor(train(fresh(), images, steps=6, batch=4), every=0.001)
-    state = monitor.wait(100)
+    monitor = W.Monitor(train(fresh(), images, steps=6, batch=4), seconds=3_600, every=0.001)
+    state = monitor.wait(600)
     assert monitor.losses == alone and state.step == 6 and monitor.ending == "All steps are done."
 
 

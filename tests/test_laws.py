@@ -2,11 +2,12 @@
 import base64
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tools import laws, readme
+from tools import check, laws, readme
 from tools.laws import LAWS, ROOT
 
 KERNEL = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
@@ -384,7 +385,55 @@ def test_readme_text(project):
     assert (project.root/"results/readme/fig-a.png").read_bytes() == base64.b64decode(PNG)
 
 
+def record(project, name, loss):
+    "A complete run in a project."
+    folder = project.root/"results"/"demo"/name
+    folder.mkdir(parents=True)
+    (folder/"config.yaml").write_text("bench: demo\nseed: 0\n")
+    (folder/"system.json").write_text('{"commit": "abc", "processor": "p", "gpu": null}')
+    (folder/"metrics.json").write_text(json.dumps({"loss": loss}))
+    return folder
+
+
+def test_the_ledger_is_not_what_the_records_say(project):
+    first = record(project, "0123456789ab", 0.5)
+    assert project.red() == {"ledger_current"}
+    ledger = project.root/"results/summary.csv"
+    ledger.write_bytes(laws.derived_ledger({first}))
+    assert project.red() == set() and ledger.read_text().count("0123456789ab") == 1
+    (first/"metrics.json").write_text('{"loss": 0.25}')
+    assert project.red() == {"ledger_current"}
+    shutil.rmtree(first)
+    assert project.red() == {"ledger_current"}
+
+
+def test_a_record_that_git_does_not_hold_may_stay_out_of_the_ledger(project):
+    first = record(project, "0123456789ab", 0.5)
+    ledger = project.root/"results/summary.csv"
+    ledger.write_bytes(laws.derived_ledger({first}))
+    for words in (["init", "--quiet"], ["add", "results"]):
+        subprocess.run(["git", *words], cwd=project.root, check=True)
+    second = record(project, "ba9876543210", 0.75)
+    assert project.red() == set()
+    ledger.write_bytes(laws.derived_ledger({first, second}))
+    assert project.red() == set()
+    ledger.write_bytes(laws.derived_ledger({second}))
+    assert project.red() == {"ledger_current"}
+
+
 def test_every_law_has_a_planted_violation():
     "The names of the laws appear in an assertion above, each at least once."
     source = Path(__file__).read_text()
     assert [n for n in LAWS if f'"{n}"' not in source] == []
+
+
+def test_check_takes_several_stages(monkeypatch):
+    ran = []
+    monkeypatch.setattr(check, "STAGES", {name: lambda name=name: ran.append(name) or "" for name in ("clean", "ruff", "site")})
+    monkeypatch.setattr(check, "tests", lambda rows: ran.append("tests") or 0)
+    for words, stages in ((["--only", "site", "ruff"], ["ruff", "site"]), (["--only", "clean", "--only", "ruff", "tests"], ["clean", "ruff", "tests"]),
+                          ([], ["clean", "ruff", "site", "tests"])):
+        ran.clear()
+        assert check.main(words) == 0 and ran == stages
+    with pytest.raises(SystemExit, match="2"):
+        check.main(["--only", "ruff", "levles"])

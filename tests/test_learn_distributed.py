@@ -55,7 +55,7 @@ def test_loop_of_two_is_that_of_one(tmp_path):
     "Losses, gradient norms and averaged weights in double precision, clipping and resuming included; both processes have the same; one of them saves."
     (tmp_path/"loop.py").write_text(LOOP)
     (tmp_path/"two").mkdir()
-    done = subprocess.run([*TORCHRUN, str(tmp_path/"loop.py"), str(tmp_path/"two")], env=ENV, capture_output=True, text=True, timeout=180)
+    done = subprocess.run([*TORCHRUN, str(tmp_path/"loop.py"), str(tmp_path/"two")], env=ENV, capture_output=True, text=True, timeout=1_200)
     assert done.returncode == 0, done.stderr[-2000:]
     space = {"__name__": "loop"}
     exec(LOOP, space)
@@ -85,7 +85,7 @@ def trained(root, call):
 def test_command_line(alone, tmp_path, launcher):
     "One record, of the same name, with the same curve and network."
     if launcher == "accelerate": pytest.importorskip("accelerate")
-    def call(words): return subprocess.run([*TORCHRUN, "-m", "spectral_diffusion.lab.cli", *words, "--launcher", launcher], env=ENV, timeout=180).returncode
+    def call(words): return subprocess.run([*TORCHRUN, "-m", "spectral_diffusion.lab.cli", *words, "--launcher", launcher], env=ENV, timeout=1_200).returncode
     two = trained(tmp_path/"results", call)
     assert two.path.name == alone.path.name and two.metrics["processes"] == 2 and "processes" not in alone.metrics
     one, other = alone.history(), two.history()

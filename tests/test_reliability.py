@@ -23,8 +23,8 @@ from spectral_diffusion.study.ledger import load_ledger, write_ledger
 from spectral_diffusion.study.rows import run_rows, sweep_table
 from spectral_diffusion.study.sweep import read_study
 from spectral_diffusion.learn.checkpoint import SIDECAR, load, save
+from drills.training import differs, essence, small
 from spectral_diffusion.models.zoo import MODELS, build_model
-from tools.drills.training import differs, essence, small
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -327,7 +327,7 @@ def test_no_program_is_started_to_open_a_picture(tmp_path, monkeypatch):
 
 
 def test_samples_that_promise_too_many_pixels(tmp_path):
-    from tools.drills.hostile import png
+    from drills.hostile import png
     for side in (9_000, 20_000):
         (tmp_path/"samples.png").write_bytes(png(side, side))
         with pytest.raises(InputError, match="pixels|bomb"): load_samples(tmp_path)
@@ -430,7 +430,7 @@ def test_a_wrong_value_raises_before_any_work(tmp_path, change):
 
 def test_zeros_at_the_end_of_a_coded_picture(tmp_path):
     from spectral_diffusion.codec.hierarchical import decompress
-    from tools.drills.hostile import codec_room, mend
+    from drills.hostile import codec_room, mend
     codec, image, data = codec_room(tmp_path)
     for more in (4, 8, 400):
         with pytest.raises(InputError, match="left over"): decompress(codec, mend(data + bytes(more)))

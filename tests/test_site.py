@@ -1,7 +1,7 @@
-"The site builder on a tiny book: cross-references, formulas, alternative texts, no request to the outside, broken links."
+"The site builder on a tiny book, by smalldocs, and by Quarto as far as its captured HTML goes."
 import base64
-import importlib.util
 import json
+import os
 import re
 import struct
 import subprocess
@@ -11,19 +11,9 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("smalldocs")
-TOOLS = Path(__file__).resolve().parents[1]/"tools"
+from tools import formulas, rendered, site
 
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(f"site_tests_{name}", TOOLS/f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-site, tex = load("site"), load("tex")
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def png():
@@ -161,7 +151,8 @@ def test_an_ordinary_link_to_a_paper_is_fine(book):
 
 @pytest.mark.parametrize("planted, message", [
     ("[x](three.ipynb)", "broken link three"), ("[x](../one.ipynb#nowhere)", "#nowhere: no such place"), ("[x](missing.png)", "broken link missing.png"),
-    ("See @fig-b.", "@fig-b has no such figure"), ("See @eq-b.", "@eq-b has no such"), ("$\\nonsense{x}$", "unknown command \\\\nonsense")])
+    ("See @fig-b.", "@fig-b has no such figure"), ("See @eq-b.", "@eq-b has no such"), ("$\\nonsense{x}$", r"does not understand \$.nonsense{x}"),
+    ("| a | b |\n|---|---|\n| $x_{k|t}$ | c |", r"dollar sign outside of code.*x_\{k")])
 def test_a_broken_link_or_reference_or_formula_is_found(book, planted, message):
     book.two.append(md(planted))
     book.fails(message)
@@ -220,37 +211,53 @@ def test_a_folder_that_is_no_site_is_never_removed(book, tmp_path):
 def test_the_command_exits_with_1_and_lists_the_problems(book):
     book.two.append(md("[x](three.ipynb)"))
     book.write()
-    command = [sys.executable, str(TOOLS/"site.py"), "build", "--root", str(book.root), "--renderer", "smalldocs"]
+    command = [sys.executable, str(ROOT/"tools"/"site.py"), "build", "--root", str(book.root), "--renderer", "smalldocs"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1 and "broken link three" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("formula", [
-    r"\hat{x}_0 = \mathbb{E}[x_0 \mid x_t]", r"\begin{aligned} a &= b \\ c &= d \end{aligned}", r"a &= b \\ c &= d",
+    r"\hat{x}_0 = \mathbb{E}[x_0 \mid x_t]", r"\begin{aligned} a &= b \\ c &= d \end{aligned}",
     r"f(x) = \begin{cases} 1 & k = 0 \\ 2 & \text{else, a < b} \end{cases}", r"\left\lVert \frac{a}{b} \right\rVert_2^2",
     r"\arg\min_{x \in \mathcal{X}} \sqrt[3]{x'} - \operatorname{KL}(p \,\|\, q)", r"\boldsymbol{\mu} \mathrm{d}t \tilde{\mathbf{x}}",
-    r"\sum_{\substack{i < n \\ j}} \underbrace{a+b}_{c} \bigl( \tfrac12 \bigr) \binom{n}{k}", r"\begin{pmatrix} a & b \\ c & d \end{pmatrix}^{-1}"])
-def test_formulas_are_well_formed(formula):
+    r"\sum_{\substack{i < n \\ j}} \underbrace{a+b}_{c} \bigl( \tfrac12 \bigr) \binom{n}{k}",
+    r"\begin{pmatrix} a & b \\ c & d \end{pmatrix}^{-1}"])
+@pytest.mark.parametrize("display", [False, True])
+def test_formulas_are_well_formed(formula, display):
     from xml.etree import ElementTree
-    root = ElementTree.fromstring(tex.mathml(formula, display=True)[0])
-    names = {e.tag.split("}")[1] for e in root.iter()}
-    assert "merror" not in names and root.find(".//{*}annotation").text == formula
+    root = ElementTree.fromstring(formulas.mathml([(formula, display)])[formula, display])
+    assert root.find(".//{*}annotation").text == formula and (root.get("display") == "block") == display
     for kind, n in (("mfrac", 2), ("msub", 2), ("msup", 2), ("msubsup", 3), ("munder", 2), ("mover", 2), ("munderover", 3), ("mroot", 2)):
         assert all(len(e) == n for e in root.iter(f"{{*}}{kind}")), (kind, formula)
 
 
-@pytest.mark.parametrize("formula", [r"\foo", r"{a", r"\frac{a}", r"a^", r"\left( a", r"\begin{tikz}\end{tikz}", "a}", r"x_a_b"])
-def test_a_formula_that_is_not_understood_is_refused(formula):
-    with pytest.raises(tex.TexError): tex.mathml(formula)
+@pytest.mark.parametrize("formula", [r"\foo", r"{a", r"\frac{a}", r"\begin{tikz}\end{tikz}", "a}", r"a &= b \\ c &= d"])
+def test_a_formula_that_is_not_understood_is_none(formula):
+    good = (r"\frac{a}{b}", False)
+    found = formulas.mathml([(formula, True), good])  # and its neighbour does not suffer
+    assert found[formula, True] is None and found[good].startswith("<math")
 
 
-def test_tag_is_the_number_of_the_equation():
-    formula, tag = tex.mathml(r"a = b \tag{7}", display=True)
-    assert tag == "7" and "7" not in re.sub("<annotation.*", "", formula)
+def test_pandoc_is_asked_for_many_formulas_at_once_and_for_each_once(monkeypatch):
+    calls, convert = [], formulas.pypandoc.convert_text
+    formulas.version()
+    monkeypatch.setattr(formulas, "known", {})
+    monkeypatch.setattr(formulas.pypandoc, "convert_text", lambda *words, **options: calls.append(1) or convert(*words, **options))
+    wanted = [(f"x_{{{i}}} < y", i % 2 == 0) for i in range(300)]
+    first = formulas.mathml(wanted)
+    assert len(calls) == 1 and formulas.mathml([*wanted, *wanted]) == first and len(calls) == 1
+    assert all(f"<mn>{i}</mn>" in first[f] or f">{i}<" in first[f] for i, f in enumerate(wanted))
 
 
-def test_a_minus_before_a_number_is_a_sign():
-    assert 'form="prefix"' in tex.mathml("[-1, 1]")[0] and 'form="prefix"' not in tex.mathml("2-1")[0]
+def test_the_tag_of_an_equation_is_its_number_and_not_drawn():
+    assert formulas.numbered(r"\sum_k a = E \tag{7}") == (r"\sum_k a = E", "7")
+    assert formulas.numbered("a = b") == ("a = b", None)
+
+
+def test_captions():
+    first, second = formulas.captions(["Figure 1: *See* [Figure&nbsp;2](#fig-b): $a < b$, `c`.", "Don't use \"x\" @here."])
+    assert first.startswith("Figure 1: <em>See</em> <a href=\"#fig-b\">Figure\xa02</a>: <math") and "<code>c</code>" in first
+    assert second == "Don't use \"x\" @here." and formulas.captions([]) == []
 
 
 @pytest.mark.parametrize("words, bar", [("factors:   0%|          | 0/10 [00:00<?, ?it/s]", True), ("demo: 0run [00:00, ?run/s]", True), ("IntSlider(value=3)", False)])
@@ -285,3 +292,160 @@ def test_the_data_of_a_benchmark_are_one_click_away(book):
     page = html["nbs/bench/b01_tiny.html"]
     assert 'href="../../results/b01_tiny/0123456789ab/judged.csv"' in page and "A processor, 2026-01-02" in page
     assert (book.root/"_site"/"results"/"b01_tiny"/"0123456789ab"/"judged.csv").read_text() == "arm,loss\na,1\n"
+
+
+def test_an_id_that_is_used_twice_is_found(book):
+    book.two.append(code("show()", shown("text/html", '<p id="again">a</p><p id="again">b</p>')))
+    book.fails("the id again is used 2 times")
+
+
+def test_a_heading_with_the_name_of_an_export_gets_another_id(book):
+    book.one += [md("## Energy\n\ntext"), md("### The `energy`\n\n```\n## Energy\n```")]
+    one = book.build()[0]["nbs/one.html"]
+    assert one.count('id="energy"') == 1 and 'id="about-energy"' in one and 'href="#about-energy"' in one and 'id="the-energy"' in one
+
+
+def test_a_description_has_no_backticks_and_names_can_wrap(book):
+    book.one[0] = md("# One\n> What `energy` is.")
+    book.one[5]["source"] += "\n\ndef power(x): return x"
+    one = book.build()[0]["nbs/one.html"]
+    assert '<meta content="What energy is." name="description"/>' in one and "<code>energy</code>" in one
+    assert re.search(r'id="energy">energy</a> <a href="#power"', one)
+
+
+def test_only_the_page_that_is_shown_is_current_in_the_bar(book):
+    html, _ = book.build()
+    bar = {name: re.search(r'<a [^>]*class="nav-link[^>]*>', html[name])[0] for name in ("nbs/one.html", "nbs/room/two.html")}
+    assert 'aria-current="page"' in bar["nbs/one.html"] and "current" not in bar["nbs/room/two.html"] and "active" not in bar["nbs/room/two.html"]
+    assert "side.scrollTop" in html["nbs/room/two.html"]
+
+
+def test_an_executed_copy_shows_the_final_name_of_its_folder(tmp_path):
+    source = tmp_path/"results"/"b01"/"0123456789ab"/"notebook.ipynb"
+    given = {**code('preset = "cpu"\nout = "results/b01/.partial-page-x_1"'), "metadata": {"tags": ["injected-parameters"]}}
+    page = site.Page("nbs/bench/b01.ipynb", source, nb={"cells": [given, code("kept = 'results/b01/.partial-x'")]})
+    site.name_record(page, tmp_path)
+    assert page.nb["cells"][0]["source"] == 'preset = "cpu"\nout = "results/b01/0123456789ab"'
+    assert page.nb["cells"][1]["source"] == "kept = 'results/b01/.partial-x'"
+
+
+def test_sources_are_written_as_lines(book):
+    book.build()
+    for path in (book.root/"_proc"/"nbs").rglob("*.ipynb"):
+        for cell in json.loads(path.read_text())["cells"]:
+            assert isinstance(cell["source"], list) and all(s.endswith("\n") for s in cell["source"][:-1])
+            assert not any("\n" in s[:-1] for s in cell["source"])
+
+
+# --- Quarto: what can be known without it
+
+CAPTURED = (ROOT/"tests"/"quarto"/"page.html").read_text(encoding="utf-8")  # the parts of a page of Quarto 1.7 that are mended
+FAKE = """#!{python}
+import json, shutil, sys
+from pathlib import Path
+proc, page = Path(sys.argv[2]), Path({page!r})
+for path in [*proc.rglob("*.ipynb")]:
+    out = (proc/"_site"/path.relative_to(proc)).with_suffix(".html")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    deeper = {{'"../': '"../../', 'href="./': 'href="../', '="styles.css"': '="../styles.css"', '/../nbs/one.html': '/one.html'}}
+    text = page.read_text()
+    for old, new in deeper.items() if path.parent.name == "room" else ():
+        text = text.replace(old, new)
+    out.write_text(text)
+(proc/"_site"/"index.html").write_text("<html><body><script>location = 'nbs/room/two.html'</script></body></html>")
+for name in ("quarto-html/light.css", "quarto-html/dark.css", "quarto-nav/quarto-nav.js"):
+    (proc/"_site"/"site_libs"/name).parent.mkdir(parents=True, exist_ok=True)
+    (proc/"_site"/"site_libs"/name).touch()
+shutil.copy(proc/"nbs"/"styles.css", proc/"_site"/"nbs"/"styles.css")
+print({says!r}, file=sys.stderr)
+sys.exit({status})
+"""
+
+
+@pytest.fixture
+def quarto(tmp_path, monkeypatch):
+    "Puts a stand-in for quarto on the PATH, which writes captured pages."
+    def install(says="", status=0):
+        program = tmp_path/"bin"/"quarto"
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(FAKE.format(python=sys.executable, page=str(ROOT/"tests"/"quarto"/"page.html"), says=says, status=status))
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    return install
+
+
+def test_quarto_on_the_path_changes_nothing(book, quarto):
+    quarto(status=1)
+    book.write()
+    said = []
+    site.build(book.root, say=said.append)
+    assert any("by smalldocs" in line for line in said)
+
+
+def test_a_page_of_quarto_is_mended(book, quarto):
+    quarto(says="[1/2] nbs/one.ipynb")
+    book.write()
+    out = site.build(book.root, renderer="quarto", say=lambda line: None)
+    one, door = (out/"nbs"/"one.html").read_text(), (out/"index.html").read_text()
+    assert all(word in CAPTURED for word in ("require.min.js", "jquery.min.js", "define('jquery'"))
+    assert not any(word in one for word in ("require.min.js", "jquery.min.js", "define('jquery'", "https://cdn"))
+    assert "quarto-nav.js" in one and rendered.check(out) == []
+    assert "url=nbs/one.html" in door and 'lang="en"' in door and "two.html" not in door
+    assert '<meta content="The first page, of energy and more." name="description"/>' in one
+    assert one.count("<math") == CAPTURED.count("<math") and "<figcaption" in one and "<td data-quarto" in one
+    for nav in re.findall("<nav[^>]*>", one):
+        assert "aria-label=" in nav
+    start, other = (re.findall(r'<a [^>]*class="nav-link[^>]*>', (out/"nbs"/"room"/"two.html").read_text()))
+    assert "active" not in start and "aria-current" not in start and "active" in other and 'aria-current="page"' in other
+
+
+def test_complaints_of_quarto_are_problems(book, quarto):
+    quarto(says="\x1b[33mWARNING: something is unresolved\x1b[39m")
+    book.write()
+    with pytest.raises(site.SiteError, match="quarto says: WARNING: something is unresolved"):
+        site.build(book.root, renderer="quarto", say=lambda line: None)
+
+
+def test_a_failing_quarto_is_told(book, quarto):
+    quarto(says="ERROR: no such format", status=1)
+    book.write()
+    with pytest.raises(site.SiteError, match="(?s)quarto failed.*no such format"):
+        site.build(book.root, renderer="quarto", say=lambda line: None)
+
+
+def test_quarto_that_is_not_there_is_told(book, monkeypatch):
+    monkeypatch.setattr(site.shutil, "which", lambda name: None)
+    book.write()
+    with pytest.raises(site.SiteError, match="not on the PATH"):
+        site.build(book.root, renderer="quarto", say=lambda line: None)
+
+
+def test_quarto_gets_formulas_and_references_as_they_are(book, quarto):
+    quarto()
+    book.write()
+    site.build(book.root, renderer="quarto", say=lambda line: None)
+    sources = "".join("".join(c["source"]) for c in json.loads((book.root/"_proc"/"nbs"/"one.ipynb").read_text())["cells"])
+    assert "{#eq-energy}" in sources and "@fig-a" in sources and "\\tag" not in sources
+
+
+@pytest.mark.parametrize("target", ["site", "report"])
+def test_make_asks_for_quarto_only_when_told(target):
+    def shown(*words): return subprocess.run(["make", "-n", target, *words], cwd=ROOT, capture_output=True, text=True).stdout
+    assert "--renderer" not in shown() and "site.py build --renderer quarto" in shown("QUARTO=1")
+
+
+def test_the_workflow_that_publishes_pins_quarto():
+    import yaml
+    steps = yaml.safe_load((ROOT/".github"/"workflows"/"site.yml").read_text())["jobs"]["build"]["steps"]
+    (setup,) = [s for s in steps if "quarto-actions/setup" in s.get("uses", "")]
+    assert re.fullmatch(r"\d+\.\d+\.\d+", str(setup["with"]["version"]))
+    assert any(s.get("run") == "make report QUARTO=1" for s in steps)
+
+
+def test_dark_mode_is_styled_for_both_renderers():
+    "smalldocs marks dark mode on <html>, Quarto on <body>: no rule may look at one of them alone."
+    css = (ROOT/"nbs"/"styles.css").read_text()
+    rules = re.findall(r"^([^{}]+)\{", re.sub(r"/\*.*?\*/", "", css, flags=re.S), re.M)
+    named = [r for r in rules if "quarto-dark" in r]
+    assert len(named) > 5 and all(":not(.quarto-dark) body:not(.quarto-dark)" in r or re.search(r"(?<!html)\.quarto-dark", r) for r in named)
+    assert "scroll-padding-top" in css and re.search(r'math\[display="block"\] \{[^}]*overflow-x: auto', css)

@@ -88,5 +88,5 @@ def test_search_and_theme_answer(browser, address):
     assert tab.evaluate("getComputedStyle(document.body).backgroundColor") != before
     tab.locator("#quarto-search button, #quarto-search a, .sd-search-toggle, #quarto-search").first.click()
     tab.keyboard.type("preconditioning", delay=5)
-    tab.wait_for_function("[...document.querySelectorAll('a')].some(a => a.offsetParent && /denoiser/.test(a.href) && a.closest('[class*=search], [id*=search], dialog, [class*=aa-]'))", timeout=10_000)
+    tab.wait_for_function("[...document.querySelectorAll('a')].some(a => a.offsetParent && /denoiser/.test(a.href) && a.closest('[class*=search], [id*=search], dialog, [class*=aa-]'))", timeout=600_000)
     assert not wrong

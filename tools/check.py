@@ -1,7 +1,7 @@
 """Everything that must be green before a commit, in one place. `make test` calls it and nothing else.
 
-    python tools/check.py                 all stages, stopping at the first red one
-    python tools/check.py --only STAGE    one stage (may be repeated)
+    python tools/check.py                            all stages, stopping at the first red one
+    python tools/check.py --only ruff levels tests   some of them, in the order of all
 
 No stage writes into nbs/ or spectral_diffusion/: what a fresh export would give is made in a copy and compared.
 """
@@ -159,10 +159,10 @@ def tests(rows: list[tuple[str, str, float, str]]) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", action="append", choices=[*STAGES, "tests"], metavar="STAGE",
-                        help="one of " + ", ".join([*STAGES, "tests"]))
+    known = [*STAGES, "tests"]
+    parser.add_argument("--only", action="extend", nargs="+", choices=known, metavar="STAGE", help="some of " + ", ".join(known))
     args = parser.parse_args(argv)
-    chosen = args.only or [*STAGES, "tests"]
+    chosen = args.only or known
     rows: list[tuple[str, str, float, str]] = []
     for name, stage in STAGES.items():
         if name not in chosen:

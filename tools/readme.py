@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import argparse
 import base64
-import json
 import posixpath
 import re
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
+from tools.book import read_page, text  # noqa: E402
+
 HEAD = "<!-- Written by tools/readme.py from nbs/index.ipynb; edit that page, then `make readme`. -->\n"
 PICTURES = "results/readme"
-
-
-def text(source: str | list[str]) -> str:
-    return source if isinstance(source, str) else "".join(source)
 
 
 def from_root(markdown: str) -> str:
@@ -32,10 +30,6 @@ def from_root(markdown: str) -> str:
             return m[0]
         return before + posixpath.normpath(posixpath.join("nbs", target))
     return re.sub(r"""(\]\(\s*|\b(?:src|href)=["'])([^)\s"']+)""", move, markdown)
-
-
-def directives(source: str) -> dict[str, str]:
-    return dict(re.findall(r"^#\s*\|\s*([\w-]+)\s*:?[ \t]*(.*)$", source, re.M))
 
 
 def output(out: dict, name: str, options: dict[str, str], pictures: dict[str, bytes]) -> str:
@@ -61,21 +55,18 @@ def files(root: Path = ROOT) -> dict[str, bytes]:
     if not page.exists():
         raise FileNotFoundError("nbs/index.ipynb is missing: README.md is written from it")
     parts, pictures = [], {}
-    for i, cell in enumerate(json.loads(page.read_text(encoding="utf-8"))["cells"]):
-        source = text(cell["source"]).strip()
-        if cell["cell_type"] == "markdown":
+    for i, cell in enumerate(read_page(page, root/"nbs").cells):
+        source, options = cell.source.strip(), cell.directives
+        if cell.kind == "markdown":
             parts.append(from_root(re.sub(r"^:::.*\n?", "", source, flags=re.M)).strip())
-        if cell["cell_type"] != "code":
-            continue
-        options = directives(source)
-        if "hide" in options or options.get("include") == "false":
+        if cell.kind != "code" or cell.hidden:
             continue
         code = "\n".join(s for s in source.splitlines() if not re.match(r"#\s*\|", s)).strip()
         if code and options.get("echo") != "false" and "hide_input" not in options:
             parts.append(f"```python\n{code}\n```")
         if options.get("output") != "false" and "hide_output" not in options:
             name = options.get("label", f"cell-{i}")
-            outs = [o for o in cell["outputs"] if o["output_type"] != "error"]
+            outs = [o for o in cell.outputs if o["output_type"] != "error"]
             parts += [output(o, name if k == 0 else f"{name}-{k}", options, pictures) for k, o in enumerate(outs)]
     body = HEAD + "\n" + "\n\n".join(p for p in parts if p) + "\n"
     return {"README.md": body.encode(), **pictures}

@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tools.laws import ROOT, Cell, Page, book, pages  # noqa: E402
+from tools.book import ROOT, Cell, Page, order, pages  # noqa: E402
 
 COLUMNS = "page cells export lines total shown facts hidden mixed w/line figs kB".split()
 FACT = re.compile(r"^\s*(?:assert\b|test_\w+\(|with expect_fail|expect_fail\(|\w*assert_\w+\()|\.assert_\w+\(", re.M)
@@ -45,7 +45,7 @@ def definitions(cell: Cell) -> list[str]:
 def row(page: Page) -> list[str]:
     "The measured line of one page, as text."
     code = [c for c in page.cells if c.kind == "code" and c.source.strip()]
-    exports = [c for c in code if c.exported and c.tree and not all(is_import(s) for s in c.tree.body)]
+    exports = [c for c in code if c.exported and c.tree and not c.imports_only]
     sizes = [code_lines(c) for c in exports]
     shown = total = 0
     for i, cell in enumerate(code):
@@ -54,8 +54,8 @@ def row(page: Page) -> list[str]:
             total += 1
             shown += bool(re.search(rf"\b{name}\b", following))
     facts = sum(len(FACT.findall(c.source)) for c in code if not c.exported)
-    hidden = sum(bool({"hide"} & c.directives.keys()) or c.directives.get("include") == "false" for c in code)
-    mixed = sum(any(map(is_import, c.tree.body)) and not all(map(is_import, c.tree.body)) for c in code if c.tree)
+    hidden = sum(c.hidden for c in code)
+    mixed = sum(any(map(is_import, c.tree.body)) and not c.imports_only for c in code if c.tree)
     words = sum(len(c.source.split()) for c in page.cells if c.kind == "markdown")
     lines = sum(map(code_lines, code))
     outputs = [o for c in code for o in c.outputs]
@@ -76,9 +76,9 @@ def main(argv: list[str]) -> int:
     if {"-h", "--help"} & set(argv):
         print(__doc__)
         return 0
-    order = {n: i for i, n in enumerate(book(ROOT))}
+    place = {n: i for i, n in enumerate(order(ROOT))}
     wanted = [a.removeprefix("nbs/").removesuffix(".ipynb") for a in argv]
-    chosen = sorted((p for p in pages(ROOT) if not wanted or p.name in wanted), key=lambda p: (order.get(p.name, len(order)), p.name))
+    chosen = sorted((p for p in pages(ROOT) if not wanted or p.name in wanted), key=lambda p: (place.get(p.name, len(place)), p.name))
     print(table([COLUMNS, *map(row, chosen)]))
     return 0 if chosen else 1
 

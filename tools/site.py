@@ -1,11 +1,12 @@
 """The site: every page of `_quarto.yml`, as HTML that asks nothing from outside.
 
-    python tools/site.py build [--out _site] [--allow-missing] [--renderer auto|quarto|smalldocs]
+    python tools/site.py build [--out _site] [--allow-missing] [--renderer smalldocs|quarto]
     python tools/site.py check [--out _site]        links, outside requests and alt texts of a built site
 
-Pages come with their stored outputs. A benchmark page has none: its executed copy is taken from `results/<bench>/<fingerprint>/notebook.ipynb`
-(preset gpu before cpu before smoke, then the newest). Nothing is executed here. Quarto renders when it is installed; otherwise smalldocs does,
-from the same files, with cross-references and MathML added by this file.
+Pages come with their stored outputs. A benchmark page has none: its executed copy is taken from
+`results/<bench>/<fingerprint>/notebook.ipynb` (preset gpu before cpu before smoke, then the newest). Nothing is executed here.
+smalldocs renders, or Quarto where it is asked for: from the same files, in which what both need is done already. smalldocs has no
+cross-references and no MathML; this file and tools/rendered.py add them.
 """
 from __future__ import annotations
 
@@ -21,21 +22,20 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from html import escape, unescape
-from html.parser import HTMLParser
+from html import escape
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import yaml
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from laws import listed  # noqa: E402
-from tex import TexError, mathml  # noqa: E402
-
 ROOT = Path(__file__).resolve().parents[1]
-LIB = "spectral_diffusion"
-PRESETS = ("gpu", "cpu", "smoke")  # the better known result first
-LONG = 24                          # exported cells with more lines can be folded away
+sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
+from tools.book import EXPORTS, LIB, description, listed, load, read_cell, text  # noqa: E402
+from tools.rendered import check, finish, front_door  # noqa: E402
+
+RENDERERS = ("smalldocs", "quarto")  # the first is the default: having Quarto changes nothing
+PRESETS = ("gpu", "cpu", "smoke")    # the better known result first
+LONG = 24                            # exported cells with more lines can be folded away
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -134,45 +134,13 @@ def gather(root: Path, config: dict, *, allow_missing: bool) -> tuple[list[Page]
 
 # ----------------------------------------------------------------------------------------------------- reading the notebooks
 
-def text(source: str | list[str]) -> str:
-    return source if isinstance(source, str) else "".join(source)
-
-
-def tree(cell: dict) -> ast.Module | None:
-    try:
-        return ast.parse(re.sub(r"^\s*[%!].*$", "", text(cell["source"]), flags=re.M))
-    except SyntaxError:
-        return None
-
-
-def is_exported(source: str) -> bool:
-    return bool(re.search(r"^#\s*\|\s*(export|exports|exporti)\b", source, re.M))
-
-
-def defined(module: ast.Module | None) -> list[str]:
-    "The public names that a cell defines at its top level."
-    names: list[str] = []
-    for node in module.body if module else []:
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            names.append(node.name)
-        elif isinstance(node, ast.Assign):
-            targets = [t for target in node.targets for t in (target.elts if isinstance(target, ast.Tuple) else [target])]
-            names += [t.id for t in targets if isinstance(t, ast.Name)]
-        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            names.append(node.target.id)
-    return [n for n in dict.fromkeys(names) if not n.startswith("_")]
-
-
-def read(page: Page, root: Path) -> None:
+def read(page: Page) -> None:
     "Load a page and note what it exports and what it takes from other pages."
-    page.nb = json.loads(page.source.read_text(encoding="utf-8"))
-    for cell in page.nb["cells"]:
-        if cell["cell_type"] != "code":
-            continue
-        module = tree(cell)
-        if is_exported(text(cell["source"])):
-            page.gives += [n for n in defined(module) if n not in page.gives]
-        for node in ast.walk(module) if module else []:
+    page.nb = load(page.source)
+    for cell in map(read_cell, page.nb["cells"]):
+        if cell.exported:
+            page.gives += [n for n in cell.defines if n not in page.gives]
+        for node in ast.walk(cell.tree) if cell.tree else []:
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{LIB}."):
                 source = "nbs/" + node.module.split(".", 1)[1].replace(".", "/") + ".ipynb"
                 if source != page.path:
@@ -284,11 +252,11 @@ def processors():
     class show_exported(Processor):
         "Imports fold; an exported cell gets a frame and an anchor for each name; a long one can be folded."
         def cell(self, cell):
-            if cell.cell_type != "code" or not cell.directives_.keys() & {"export", "exports", "exporti"}:
+            if cell.cell_type != "code" or not cell.directives_.keys() & EXPORTS:
                 return
-            module = tree(cell)
-            names = defined(module)
-            if not names and module and all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in module.body):
+            code = read_cell({"cell_type": "code", "source": cell.source})
+            names = code.defines
+            if not names and code.imports_only:
                 cell.source = f'#| code-fold: true\n#| code-summary: "Imports"\n{cell.source}'
             elif names:
                 lines = cell.source.count("\n") + 1
@@ -319,28 +287,66 @@ def process(page: Page, filter_) -> dict:
     filter_(nb)
     cells = []
     for cell in nb.cells:
-        new = {"cell_type": cell.cell_type, "metadata": dict(cell.get("metadata", {})), "source": text(cell.source)}
-        names = new["metadata"].pop("exported_names", None)
-        new["metadata"].pop("language", None)
+        metadata = dict(cell.get("metadata", {}))
+        names = metadata.pop("exported_names", [])
+        metadata.pop("language", None)
+        new = {"cell_type": cell.cell_type, "metadata": metadata, "source": text(cell.source)}
         if cell.cell_type == "raw":
-            front = yaml.safe_load(new["source"].strip().strip("-"))
-            front.pop("output-file", None)
-            new["source"] = f"---\n{yaml.safe_dump(front, allow_unicode=True, sort_keys=False, width=10_000)}---"
-        if cell.cell_type == "code":
-            outputs = json.loads(json.dumps(cell.get("outputs", []), default=dict))
-            outputs = [out for out in outputs if not is_progress(out)]
-            for out in outputs:
-                if out.get("data", {}).pop(WIDGET, None) is not None and set(out["data"]) <= {"text/plain"}:
-                    out["data"]["text/plain"] = "(a widget: open this page in JupyterLab)"
-            new |= {"execution_count": None, "outputs": outputs}
-        if names:
-            anchors = "".join(f'<a id="{escape(n)}" href="#{escape(n)}">{escape(n)}</a>' for n in names)
-            cells.append(markdown_cell(f'::::: {{.exported}}\n\n```{{=html}}\n<div class="names">{anchors}</div>\n```'))
-        cells.append(new)
-        if names:
-            cells.append(markdown_cell(":::::"))
+            new["source"] = front_matter(new["source"])
+        elif cell.cell_type == "markdown":
+            new["source"] = outside_code(new["source"], lambda part: distinct_headings(part, page.gives))
+        else:
+            new |= {"execution_count": None, "outputs": shown_outputs(cell)}
+        cells += framed(new, names) if names else [new]
     metadata = {k: v for k, v in page.nb.get("metadata", {}).items() if k in ("kernelspec", "language_info")}
     return {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
+
+
+def front_matter(source: str) -> str:
+    "The head of a page, as nbdev writes it, less what a renderer does not know."
+    front = yaml.safe_load(source.strip().strip("-"))
+    front.pop("output-file", None)
+    return f"---\n{yaml.safe_dump(front, allow_unicode=True, sort_keys=False, width=10_000)}---"
+
+
+def shown_outputs(cell) -> list[dict]:
+    "The outputs without progress bars; a widget is a sentence."
+    outputs = json.loads(json.dumps(cell.get("outputs", []), default=dict))
+    outputs = [out for out in outputs if not is_progress(out)]
+    for out in outputs:
+        if out.get("data", {}).pop(WIDGET, None) is not None and set(out["data"]) <= {"text/plain"}:
+            out["data"]["text/plain"] = "(a widget: open this page in JupyterLab)"
+    return outputs
+
+
+def framed(cell: dict, names: list[str]) -> list[dict]:
+    "An exported cell in its frame, with an anchor for each name above it."
+    anchors = " ".join(f'<a id="{escape(n)}" href="#{escape(n)}">{escape(n)}</a>' for n in names)
+    opening = f'::::: {{.exported}}\n\n```{{=html}}\n<div class="names">{anchors}</div>\n```'
+    return [markdown_cell(opening), cell, markdown_cell(":::::")]
+
+
+def distinct_headings(markdown: str, taken: list[str]) -> str:
+    "A heading that would get the id of an exported name gets one of its own: links to the name mean the code."
+    def one(m: re.Match) -> str:
+        identifier = re.sub(r"\s+", "-", re.sub(r"[^\w\s.-]", "", m[2]).strip().lower())
+        return f"{m[1]}{m[2]} {{#about-{identifier}}}" if identifier in taken else m[0]
+    return re.sub(r"^(#{2,6} +)([^{\n]+?)[ \t]*$", one, markdown, flags=re.M)
+
+
+def name_record(page: Page, root: Path) -> None:
+    "An executed copy was made in a folder that has its final name now: the copy shows the final one."
+    record = page.source.parent.relative_to(root).as_posix()
+    for cell in page.nb["cells"] if record.startswith("results/") else []:
+        if "injected-parameters" in cell.get("metadata", {}).get("tags", ()):
+            cell["source"] = re.sub(r"results/[\w./-]*\.partial[\w.-]*", record, text(cell["source"]))
+
+
+def write_notebook(nb: dict, path: Path) -> None:
+    "Write a notebook with its sources as lists of lines: Quarto joins a source that is one string without line breaks."
+    cells = [{**cell, "source": text(cell["source"]).splitlines(True)} for cell in nb["cells"]]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**nb, "cells": cells}, ensure_ascii=False), encoding="utf-8")
 
 
 # ---------------------------------------------------------------------------- cross-references, where the renderer has none
@@ -401,182 +407,6 @@ def cross_references(nb: dict, where: str) -> list[str]:
     return problems
 
 
-# ------------------------------------------------------------------------------------------------------ after the renderer
-
-MATH = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', re.S)
-
-
-def draw_maths(html: str, where: str, problems: list[str]) -> str:
-    "Every formula as MathML; a display formula with a number gets it at the right."
-    def one(m: re.Match) -> str:
-        display = m[1] == "display"
-        try:
-            formula, tag = mathml(unescape(m[2]), display=display)
-        except TexError as e:
-            problems.append(f"{where}: {e}")
-            return m[0]
-        return f'<span class="math {m[1]}">{formula}{f"<span class={chr(34)}eqno{chr(34)}>({tag})</span>" if tag else ""}</span>'
-    return MATH.sub(one, html)
-
-
-def draw_caption(m: re.Match, where: str, problems: list[str]) -> str:
-    "smalldocs shows captions as plain text: formulas, code, emphasis and links are drawn here."
-    caption = m[2]
-    if "<" in caption:
-        return m[0]
-    caption = re.sub(r"\$([^$]+)\$", lambda f: f'<span class="math inline">\\({f[1]}\\)</span>', caption)
-    caption = re.sub(r"`([^`]+)`", r"<code>\1</code>", caption)
-    caption = re.sub(r"\*([^*\s][^*]*)\*", r"<em>\1</em>", caption)
-    caption = re.sub(r"\[([^\]]+)\]\((#[\w-]+)\)", lambda f: f'<a href="{f[2]}">{unescape(unescape(f[1]))}</a>', caption)
-    return f"{m[1]}{draw_maths(caption, where, problems)}{m[3]}"
-
-
-NAVIGATIONS = {"navbar": "site", "sidebar": "all pages", "secondary": "place", "toc": "on this page", "page-navigation": "next and previous page", "": "more"}  # class -> name
-
-
-ICON = ("data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Cpath d='M1 8c2-9 3-9 5 0s3 6 4 0 2-4 2.5 0 1 2 2.5 0' "
-        "fill='none' stroke='%23b35c00' stroke-width='1.6' stroke-linecap='round'/%3E%3C/svg%3E")
-
-
-def reachable(html: str) -> str:
-    "What keyboards and screen readers need: boxes that scroll take the focus, navigations have names, an empty corner of a table is no heading."
-    html = re.sub(r"<(pre|table)(?![^>]*tabindex)(?=[\s>])", r'<\1 tabindex="0"', html)
-    html = re.sub(r'<nav(?![^>]*aria-label)([^>]*class="([^"]*)")', lambda m: f'<nav aria-label="{next(label for word, label in NAVIGATIONS.items() if word in m[2])}"{m[1]}', html)
-    html = re.sub(r'(<a [^>]*)role="navigation"', r'\1role="button"', html)  # a link that unfolds a section is no region of the page
-    if 'rel="icon"' not in html:
-        html = html.replace("</head>", f'<link rel="icon" href="{ICON}">\n</head>', 1)
-    return re.sub(r"<th( [^>]*)?>\s*(?:&nbsp;)?\s*</th>", r"<td\1></td>", html)
-
-
-def finish(site: Path) -> list[str]:
-    "Take out what would be loaded from outside, draw formulas and captions; returns formulas that could not be drawn."
-    problems: list[str] = []
-    for path in sorted(site.rglob("*.html")):
-        where = path.relative_to(site).as_posix()
-        html = path.read_text(encoding="utf-8")
-        html = re.sub(r'\s*<link[^>]*href="https?://[^"]*katex[^"]*"[^>]*>', "", html)
-        html = re.sub(r'\s*<script[^>]*src="https?://[^"]*katex[^"]*"[^>]*>\s*</script>', "", html)
-        html = re.sub(r'(\bhref=")((?:\./|(?:\.\./)+))"', r'\1\2index.html"', html)  # a folder opens by itself only on a server
-        html = re.sub(r"(<(?:fig)?caption[^>]*>)(.*?)(</(?:fig)?caption>)", lambda m, w=where: draw_caption(m, w, problems), html, flags=re.S)
-        path.write_text(reachable(draw_maths(html, where, problems)), encoding="utf-8")
-    for path in site.rglob("*.css"):
-        css = path.read_text(encoding="utf-8")
-        new = re.sub(r"@import\s*(?:url\([\"']?https?:[^)]*\)|[\"']https?:[^\"']*[\"'])[^;]*;", "", css)
-        if new != css:
-            path.write_text(new, encoding="utf-8")
-    return problems
-
-
-def redirect(site: Path, home: str) -> None:
-    "The front door when home lies in a folder."
-    if not (site/"index.html").exists() and (site/home).exists():
-        (site/"index.html").write_text(
-            f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Spectral Diffusion</title>'
-            f'<meta http-equiv="refresh" content="0; url={home}"><link rel="canonical" href="{home}"></head>'
-            f'<body><a href="{home}">Spectral Diffusion</a></body></html>\n', encoding="utf-8")
-
-
-# --------------------------------------------------------------------------------------------------------- checking a site
-
-LOADS = {("script", "src"), ("img", "src"), ("img", "srcset"), ("iframe", "src"), ("source", "src"), ("source", "srcset"), ("video", "src"),
-         ("audio", "src"), ("track", "src"), ("embed", "src"), ("object", "data"), ("input", "src"), ("image", "href"), ("use", "href"),
-         ("video", "poster")}
-LINKED = {"stylesheet", "icon", "preload", "prefetch", "preconnect", "dns-prefetch", "modulepreload", "manifest", "apple-touch-icon"}
-CSS_LOAD = re.compile(r"url\(\s*[\"']?((?:https?:)?//[^)\"'\s]+)|@import\s+[\"']((?:https?:)?//[^\"']+)", re.I)
-JS_LOAD = re.compile(r"(?:\bimport\b[^;'\"]*|\bfetch\(|\bimportScripts\(|\.src\s*=\s*)[\"']((?:https?:)?//[^\"']+)")
-
-
-class Reader(HTMLParser):
-    "What one html file points to, loads and can be pointed at."
-    def __init__(self):
-        super().__init__()
-        self.ids: set[str] = set()
-        self.links: list[str] = []
-        self.loads: list[str] = []
-        self.no_alt = 0
-        self.language = ""
-        self.headings: list[int] = []
-        self._inside = ""
-
-    def handle_starttag(self, tag: str, pairs: list[tuple[str, str | None]]) -> None:
-        a = {k: v or "" for k, v in pairs}
-        if tag == "html":
-            self.language = a.get("lang", "")
-        if re.fullmatch(r"h[1-6]", tag):
-            self.headings.append(int(tag[1]))
-        self._inside = tag if tag in ("script", "style") else ""
-        self.ids |= {a[k] for k in ("id", "name") if a.get(k)}
-        for key in ("href", "src"):
-            if a.get(key) and tag != "base":
-                self.links.append(a[key])
-        for key, value in a.items():
-            if (tag, key) in LOADS or (tag == "link" and key == "href" and set(a.get("rel", "").split()) & LINKED):
-                self.loads += [p.split()[0] for p in value.split(",") if p.strip()] if key == "srcset" else [value]
-        if tag == "img" and not a.get("alt", "").strip() and a.get("role") != "presentation" and "navbar-logo" not in a.get("class", ""):
-            self.no_alt += 1
-        if "style" in a:
-            self.loads += ["".join(m) for m in CSS_LOAD.findall(a["style"])]
-
-    handle_startendtag = handle_starttag
-
-    def handle_endtag(self, tag: str) -> None:
-        self._inside = ""
-
-    def handle_data(self, data: str) -> None:
-        if self._inside == "style":
-            self.loads += ["".join(m) for m in CSS_LOAD.findall(data)]
-        elif self._inside == "script":
-            self.loads += JS_LOAD.findall(data)
-
-
-def outside(url: str) -> bool:
-    return bool(re.match(r"(?:https?:)?//", url.strip(), re.I))
-
-
-def structure(where: str, reader: Reader) -> list[str]:
-    "What a screen reader goes by: a language, one first heading, and no level of headings left out."
-    found = [] if reader.language else [f"{where}: the html element has no lang"]
-    if reader.headings and reader.headings.count(1) != 1:
-        found.append(f"{where}: {reader.headings.count(1)} first headings; a page has one")
-    steps = [(a, b) for a, b in zip(reader.headings, reader.headings[1:], strict=False) if b > a + 1]
-    return found + [f"{where}: a heading of level {b} follows one of level {a}" for a, b in steps[:1]]
-
-
-def check(site: Path, missing: set[str] = frozenset()) -> list[str]:
-    "Everything wrong with a built site: broken links, requests to the outside, pictures without a text."
-    readers: dict[str, Reader] = {}
-    for path in sorted(site.rglob("*.html")):
-        reader = Reader()
-        reader.feed(path.read_text(encoding="utf-8"))
-        readers[path.relative_to(site).as_posix()] = reader
-    gone = {m.removesuffix(".ipynb") + e for m in missing for e in (".html", ".ipynb")}
-    problems: list[str] = []
-    for where, reader in readers.items():
-        problems += structure(where, reader)
-        problems += [f"{where}: loads {u} from outside" for u in dict.fromkeys(reader.loads) if outside(u)]
-        if reader.no_alt:
-            problems.append(f"{where}: {reader.no_alt} picture(s) without alternative text (`#| fig-alt:`)")
-        for link in dict.fromkeys(reader.links):
-            parts = urlsplit(link)
-            if parts.scheme or link.startswith("//") or link == "#":
-                if parts.scheme == "file":
-                    problems.append(f"{where}: link to a file of one machine: {link}")
-                continue
-            if parts.path.startswith("/"):
-                problems.append(f"{where}: absolute link {link}; write it relative to the page")
-                continue
-            target = posixpath.normpath(posixpath.join(posixpath.dirname(where), unquote(parts.path))) if parts.path else where
-            if target in gone:
-                continue
-            if target.startswith("..") or not (site/target).is_file():
-                problems.append(f"{where}: broken link {link}")
-            elif parts.fragment and target in readers and unquote(parts.fragment) not in readers[target].ids:
-                problems.append(f"{where}: broken link {link}: no such place on that page")
-    for path in sorted(site.rglob("*.css")):
-        problems += [f"{path.relative_to(site).as_posix()}: loads {''.join(m)} from outside" for m in CSS_LOAD.findall(path.read_text(encoding="utf-8"))]
-    return problems
-
-
 # --------------------------------------------------------------------------------------------------------------- the build
 
 def linked_files(nb: dict, page: str, root: Path) -> set[str]:
@@ -594,15 +424,24 @@ def linked_files(nb: dict, page: str, root: Path) -> set[str]:
 
 
 def render(proc: Path, renderer: str) -> list[str]:
-    "Run the renderer on the processed pages; returns its warnings."
+    "Run the renderer on the processed pages; returns what it complains about."
     if renderer == "quarto":
-        done = subprocess.run(["quarto", "render", str(proc)], capture_output=True, text=True)
-        if done.returncode:
-            raise SiteError("quarto failed", done.stderr.splitlines()[-20:])
-        return []
+        return render_by_quarto(proc)
     from smalldocs.site import build as smalldocs_build
-    known = ("html-math-method", "broken link")  # done by this file
+    known = ("html-math-method", "broken link")  # done by tools/rendered.py
     return [w for w in smalldocs_build(proc, quiet=True).warnings if not any(k in w for k in known)]
+
+
+def render_by_quarto(proc: Path) -> list[str]:
+    "The same by Quarto, whose complaints stand in lines that begin with WARN or ERROR."
+    if shutil.which("quarto") is None:
+        hint = "it is not on the PATH; get it from quarto.org, or leave --renderer out: smalldocs needs nothing"
+        raise SiteError("the renderer quarto was asked for", [hint])
+    done = subprocess.run(["quarto", "render", str(proc)], capture_output=True, text=True)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", done.stderr).splitlines()
+    if done.returncode:
+        raise SiteError("quarto failed", lines[-20:])
+    return [line.strip() for line in lines if re.match(r"\s*\[?(?:WARN|ERROR)", line)]
 
 
 def replace_folder(new: Path, old: Path) -> None:
@@ -615,33 +454,66 @@ def replace_folder(new: Path, old: Path) -> None:
     shutil.move(str(new), str(old))
 
 
-def build(root: Path = ROOT, out: Path | None = None, *, allow_missing: bool = False, renderer: str = "auto", say=print) -> Path:
+def build(root: Path = ROOT, out: Path | None = None, *, allow_missing: bool = False, renderer: str = RENDERERS[0],
+          say=print) -> Path:
     "Build the site of a repository; raises `SiteError` with one line for each problem."
-    start = time.perf_counter()
-    root = root.resolve()
-    config = yaml.safe_load((root/"_quarto.yml").read_text(encoding="utf-8"))
-    out = (out or root/config["project"].get("output-dir", "_site")).resolve()
-    if renderer == "auto":
-        renderer = "quarto" if shutil.which("quarto") else "smalldocs"
-    pages, missing = gather(root, config, allow_missing=allow_missing)
-    book = {p.path: p for p in pages}
-    for page in pages:
-        read(page, root)
-    bare = [p.path for p in pages if not p.path.startswith("nbs/bench/") and any(c["cell_type"] == "code" and text(c["source"]).strip() for c in p.nb["cells"])
-            and not any(c.get("execution_count") or c.get("outputs") for c in p.nb["cells"])]
-    say(f"site: read       {len(pages)} pages" + (f", {len(missing)} not written yet" if missing else "") + f"  ({time.perf_counter() - start:.1f} s)")
-    for name in bare:
-        say(f"site: note       {name} has no stored outputs; run tools/page.py run {name.removeprefix('nbs/').removesuffix('.ipynb')}")
+    start, root = time.perf_counter(), root.resolve()
+    def tell(what: str) -> None: say(f"site: {what}  ({time.perf_counter() - start:.1f} s)")
 
-    proc, problems, files = root/"_proc", [], set()
+    config = description(root)
+    out = (out or root/config["project"].get("output-dir", "_site")).resolve()
+    pages, missing = gather(root, config, allow_missing=allow_missing)
+    for page in pages:
+        read(page)
+    tell(f"read       {len(pages)} pages" + (f", {len(missing)} not written yet" if missing else ""))
+    for name in bare(pages):
+        say(f"site: note       {name} has no stored outputs; run tools/page.py run {name}")
+
+    proc = root/"_proc"
+    problems, files = write_sources(pages, root, proc, renderer)
+    write_project(without(config, missing), root, proc)
+    tell("processed  into _proc/")
+    problems += [f"{renderer} says: {line}" for line in render(proc, renderer)]
+    site = proc/"_site"
+    tell(f"rendered   by {renderer}")
+    for name in files:
+        (site/name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(root/name, site/name)
+    problems += finish(site)
+    if pages:
+        front_door(site, pages[0].html, config.get("website", {}).get("title", "Start"))
+    problems += check(site, missing)
+    if problems:
+        place = os.path.relpath(site, root)
+        raise SiteError(f"{len(problems)} problem(s); the pages as far as they got are in {place}", problems)
+    replace_folder(site, out)
+    say("site: checked    links, outside requests, alternative texts: all good")
+    shown = os.path.relpath(out)
+    shown = out if shown.startswith("..") else shown
+    say(f"site: done       {len(pages)} pages in {time.perf_counter() - start:.1f} s: {shown}/index.html")
+    return out
+
+
+def bare(pages: list[Page]) -> list[str]:
+    "Pages with code that store no output: nobody has run them."
+    found = []
+    for page in pages:
+        code = [c for c in page.nb["cells"] if c["cell_type"] == "code" and text(c["source"]).strip()]
+        if code and not any(c.get("execution_count") or c.get("outputs") for c in page.nb["cells"]):
+            found.append(page.path.removeprefix("nbs/").removesuffix(".ipynb"))
+    return [name for name in found if not name.startswith("bench/")]
+
+
+def write_sources(pages: list[Page], root: Path, proc: Path, renderer: str) -> tuple[list[str], set[str]]:
+    "What the renderer reads, in a fresh folder; returns problems, and files of the repository that the pages link to."
     if proc.exists():
         shutil.rmtree(proc)
-    filter_ = processors()
-    prefix = nbdev_prefix(root)
-    here = os.getcwd()
+    book, problems, files = {p.path: p for p in pages}, [], set()
+    filter_, prefix, here = processors(), nbdev_prefix(root), os.getcwd()
     os.chdir(root)  # nbdev looks for settings.ini from the working folder upwards
     try:
         for page in pages:
+            name_record(page, root)
             link_names(page, book)
             split_title(page)
             strip(page, book, prefix)
@@ -649,37 +521,20 @@ def build(root: Path = ROOT, out: Path | None = None, *, allow_missing: bool = F
             if renderer != "quarto":
                 problems += cross_references(nb, page.path)
             files |= linked_files(nb, page.path, root)
-            target = proc/page.path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(json.dumps(nb, ensure_ascii=False), encoding="utf-8")
+            write_notebook(nb, proc/page.path)
     finally:
         os.chdir(here)
-    project = without(config, missing)
-    project["project"]["output-dir"] = "_site"
-    (proc/"_quarto.yml").write_text(yaml.safe_dump(project, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return problems, files
+
+
+def write_project(config: dict, root: Path, proc: Path) -> None:
+    "`_quarto.yml` and the style sheets it names, for the renderer."
+    config["project"]["output-dir"] = "_site"
+    (proc/"_quarto.yml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     css = config.get("format", {}).get("html", {}).get("css", [])
     for name in [css] if isinstance(css, str) else css:
         (proc/name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(root/name, proc/name)
-    say(f"site: processed  into _proc/  ({time.perf_counter() - start:.1f} s)")
-
-    for warning in render(proc, renderer):
-        say(f"site: {renderer} says: {warning}")
-    site = proc/"_site"
-    say(f"site: rendered   by {renderer}  ({time.perf_counter() - start:.1f} s)")
-    for name in files:
-        (site/name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(root/name, site/name)
-    problems += finish(site)
-    redirect(site, pages[0].html if pages else "")
-    problems += check(site, missing)
-    if problems:
-        raise SiteError(f"{len(problems)} problem(s); the pages as far as they got are in {os.path.relpath(site, root)}", problems)
-    replace_folder(site, out)
-    say("site: checked    links, outside requests, alternative texts: all good")
-    shown = os.path.relpath(out)
-    say(f"site: done       {len(pages)} pages in {time.perf_counter() - start:.1f} s: {shown if not shown.startswith('..') else out}/index.html")
-    return out
 
 
 def nbdev_prefix(root: Path) -> str:
@@ -697,7 +552,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="the folder of the finished site (default: output-dir of _quarto.yml)")
     parser.add_argument("--root", type=Path, default=ROOT, help="the repository (default: this one)")
     parser.add_argument("--allow-missing", action="store_true", help="leave out pages that are listed and not written yet")
-    parser.add_argument("--renderer", choices=["auto", "quarto", "smalldocs"], default="auto")
+    parser.add_argument("--renderer", choices=RENDERERS, default=RENDERERS[0], help="default: %(default)s")
     args = parser.parse_args(argv)
     try:
         if args.verb == "build":

@@ -88,11 +88,13 @@ def show_images(
 ):
     "Images side by side on one grey scale."
     if x.ndim != 4 or len(x) < 1: raise InputError(f"images to show have shape (n, c, h, w), got {tuple(x.shape)}")
+    pixels = [to_pixels(image) for image in x]  # before there is a figure: what cannot be shown leaves none
     cols = columns or min(len(x), 8)
     rows, cell = math.ceil(len(x)/cols), width/cols
     fig, axes = figure(rows, cols, width=width, height=rows*(cell*x.shape[2]/x.shape[3] + (0.22 if titles else 0)))
     for i, ax in enumerate(np.atleast_1d(axes).flat):
         ax.set_axis_off()
-        if i < len(x): ax.imshow(to_pixels(x[i]), vmin=0, vmax=1, interpolation="nearest")
+        if i < len(x):
+            ax.imshow(pixels[i], vmin=0, vmax=1, interpolation="nearest")
         if titles and i < len(titles): ax.set_title(titles[i])
     return fig

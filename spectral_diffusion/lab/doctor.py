@@ -18,8 +18,8 @@ from ..data.real import find_cifar10
 from ..run.record import results_root
 
 # %% auto #0
-__all__ = ['PACKAGE', 'LEAST', 'Finding', 'installed', 'requirements', 'unmet', 'look_software', 'look_hardware', 'look_folders',
-           'examine', 'report']
+__all__ = ['PACKAGE', 'LEAST', 'Finding', 'installed', 'requirements', 'unmet', 'look_software', 'look_hardware', 'training_step',
+           'look_precision', 'look_folders', 'examine', 'report']
 
 # %% ../../nbs/lab/doctor.ipynb #629f1f6e
 class Finding(NamedTuple):
@@ -79,6 +79,29 @@ def look_hardware() -> Iterator[Finding]:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     yield Finding("gpu", "ok" if gpu else "absent", gpu or "none that torch can use", "" if gpu else "the presets smoke and cpu need none")
 
+def training_step(half: bool, device: str) -> object: # a function without arguments
+    "A step of a small convolution network, forwards and backwards, in float32 or under bfloat16 autocast."
+    import torch
+    from torch import nn
+    layers = nn.Conv2d(32, 64, 3, padding=1), nn.SiLU(), nn.Conv2d(64, 32, 3, padding=1)
+    network, x = nn.Sequential(*layers).to(device), torch.ones(8, 32, 32, 32, device=device)
+    def step() -> None:
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=half): loss = network(x).square().mean()
+        loss.backward()
+    return step
+
+def look_precision() -> Iterator[Finding]:
+    "Whether bfloat16 pays here: it is measured, since processors without it compute it many times slower."
+    import torch
+
+    from spectral_diffusion.lab.timing import compare_times
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    steps = {"bfloat16": training_step(True, device), "float32": training_step(False, device)}
+    race = compare_times(steps, repeats=5, warmup=1, clock="wall", device=device, threads=torch.get_num_threads())
+    ratio = race.ratio("bfloat16", "float32").median
+    faster = "bfloat16" if ratio < 1 else "float32"
+    yield Finding("precision", "ok", f"{faster} is faster on this {device}: a step under bfloat16 autocast takes {ratio:.2g} times that of float32")
+
 def look_folders(results: Path | str | None = None, data: Path | str | None = None) -> Iterator[Finding]:
     "Room for results, and the data."
     root = Path(results) if results else results_root()
@@ -97,7 +120,7 @@ def examine(
     data: Path | str | None = None, # folder of the data
 ) -> list[Finding]:
     "Everything that is looked at."
-    return [*look_software(), *look_hardware(), *look_folders(results, data)]
+    return [*look_software(), *look_hardware(), *look_precision(), *look_folders(results, data)]
 
 def report(findings: list[Finding]) -> str: # lines
     "The findings as a table of text, with a remedy below each line that needs one."

@@ -237,8 +237,8 @@ def on_dask(
     try: client = Client(address, timeout=10, set_as_default=False)
     except (OSError, ValueError) as error: raise InputError(f"no Dask scheduler answers at {address!r}: {error}") from error
     with client:
-        try: client.wait_for_workers(1, timeout=60)
-        except TimeoutError as error: raise InputError(f"the Dask scheduler at {address!r} has no worker, and none came within a minute") from error
+        try: client.wait_for_workers(1, timeout=600)
+        except TimeoutError as error: raise InputError(f"the Dask scheduler at {address!r} has no worker, and none came within ten minutes") from error
         todo, lost = iter(items), None
         running = as_completed([client.submit(function, x, pure=False) for x in (items if jobs == -1 else islice(todo, jobs))], loop=client.loop)
         for future in running:

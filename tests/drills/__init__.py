@@ -1,9 +1,9 @@
 """Drills: what this project survives, tried on purpose and counted.
 
-    python -m tools.drills                         every drill in its full form (about an hour and a half)
-    python -m tools.drills --short                 every drill in its short form (a minute; CI does this)
-    python -m tools.drills kills writers --full    two of them
-    python -m tools.drills --list                  their names
+    python tests/drills                         every drill in its full form (about an hour and a half)
+    python tests/drills --short                 every drill in its short form (a minute; CI does this)
+    python tests/drills kills writers --full    two of them
+    python tests/drills --list                  their names
 
 Each drill leaves one file, `OUT/<drill>.json`: what was tried, how often, how often something was lost. A drill whose record is there in the wanted form
 is not run again, so an interrupted series goes on where it was; name it, or give --again, to repeat it. Exit code 1 when something was lost.

@@ -18,9 +18,9 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 
-from tools.drills import Book, drill
-from tools.drills.hostile import codec_room, mend, sealed, tensors_of
-from tools.drills.training import small, warm
+from drills import Book, drill
+from drills.hostile import codec_room, mend, sealed, tensors_of
+from drills.training import small, warm
 
 BUDGET = 600  # seconds of each of the two guided fuzzings in the full form
 

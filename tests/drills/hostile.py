@@ -21,8 +21,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.drills import ROOT, Book, bounded, drill, fork, memory
-from tools.drills.training import essence, small, warm, work
+from drills import ROOT, Book, bounded, drill, fork, memory
+from drills.training import essence, small, warm, work
 
 SECONDS, MEBIBYTES = 20, 1_500  # allowed to a reader, above what the process has
 

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.drills import Book, drill, fork
+from drills import Book, drill, fork
 
 HEAD = "x = 1\nhow = ''\nout = ''"
 BODY = """
@@ -73,7 +73,7 @@ def workers(book: Book, room: Path, short: bool) -> None:
             return 0
         child, hits = fork(sweep, room/"said.txt"), 0
         for _ in range(3):
-            deadline, seen = time.monotonic() + 60, len(log.read_text().splitlines()) if log.exists() else 0
+            deadline, seen = time.monotonic() + 600, len(log.read_text().splitlines()) if log.exists() else 0
             while (not log.exists() or len(log.read_text().splitlines()) <= seen + 1) and time.monotonic() < deadline and not child.ended(): time.sleep(0.01)
             time.sleep(draw.uniform(0, 0.2))
             if child.ended() or not log.exists(): break

@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 from statistics import median
 
-from tools.drills import ROOT, Book, drill, fork, memory
-from tools.drills.sweeps import write_page
-from tools.drills.training import small
+from drills import ROOT, Book, drill, fork, memory
+from drills.sweeps import write_page
+from drills.training import small
 
 OLDER = ROOT/"tests"/"older"
 
@@ -112,7 +112,7 @@ def large_picture(book: Book, room: Path, short: bool) -> None:
 
 @drill("Long and large")
 def ledger(book: Book, room: Path, short: bool) -> None:
-    "Loading the ledger of ten thousand runs takes less than two seconds, and it is right."
+    "Loading the ledger of ten thousand runs takes less than two seconds (judged in the full form only), and it is right."
     from spectral_diffusion.core.config import dump_yaml
     from spectral_diffusion.core.runtime import environment
     from spectral_diffusion.run.record import write_json
@@ -134,7 +134,8 @@ def ledger(book: Book, room: Path, short: bool) -> None:
         found = load_ledger(root)
         seconds.append(round(time.process_time() - start, 2))  # processor time: the machine may be busy with something else
         wall.append(round(time.monotonic() - begin, 2))
-        book.check("loaded in time", seconds[-1] < limit, f"{seconds[-1]} s")
+        if not short:  # the short form runs with the tests, which know no machine
+            book.check("loaded in time", seconds[-1] < limit, f"{seconds[-1]} s")
     book.check("right: every run once, every number its own", sorted(found.seed) == list(range(n)) and bool((found.loss == found.seed/7).all()))
     write_json(path/"metrics.json", {"loss": -1.})
     shutil.rmtree(next(p for p in root.glob("bench0/*")))

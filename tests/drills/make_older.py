@@ -1,6 +1,6 @@
 """Write the stored results in tests/older with an older version of the package, once.
 
-    PYTHONPATH=<checkout of the old version> python tools/drills/make_older.py tests/older run|codec|sweep
+    PYTHONPATH=<checkout of the old version> python tests/drills/make_older.py tests/older run|codec|sweep
 
 Three versions made them: the first that trained (b313e81), the first with coded files (758375c), the first with sweeps from factors (f445e5f).
 """

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from tools.drills import ROOT, Book, drill, fork
+from drills import ROOT, Book, drill, fork
 
 TRAIN = {"steps": 14, "batch": 4, "checkpoint": 4}
 
@@ -84,7 +84,7 @@ def kills(book: Book, room: Path, short: bool) -> None:
     killed, runs, path = 0, 1, []
     while killed < wanted:
         root = room/f"run-{runs}"
-        goal, deadline = reached(config, root) + draw.randint(0, config.train.steps//(2*wanted)), time.monotonic() + 300
+        goal, deadline = reached(config, root) + draw.randint(0, config.train.steps//(2*wanted)), time.monotonic() + 900
         child = fork(work(config, root), room/"child.txt")
         while reached(config, root) < goal and not child.ended() and time.monotonic() < deadline: time.sleep(0.01)  # how far it gets is drawn in steps, whatever else the machine does
         time.sleep(draw.uniform(0, 0.3))
@@ -298,7 +298,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from tools.drills.training import small, warm, work
+from drills.training import small, warm, work
 from spectral_diffusion.core.runtime import atomic_file
 from spectral_diffusion.run.record import load_record, run_folder, run_path, save_record, write_json
 from dataclasses import dataclass

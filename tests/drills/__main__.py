@@ -11,10 +11,11 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
+HERE = Path(__file__).resolve().parent
+sys.path = [str(ROOT), str(HERE.parent), *(p for p in sys.path if Path(p or ".").resolve() != HERE)]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
-from tools import drills  # noqa: E402
+import drills  # noqa: E402
 
 ORDER = ("kills", "kill_points", "disk_full", "not_finite", "interrupts", "clock_and_locale",
          "workers", "kernels", "dask_worker", "writers",
@@ -48,7 +49,7 @@ def run_inside(name: str, short: bool, out: Path) -> int:
 
 def load() -> None:
     "Import the sections; each registers its drills."
-    from tools.drills import fuzz, hostile, long, sweeps, training  # noqa: F401
+    from drills import fuzz, hostile, long, sweeps, training  # noqa: F401
 
 
 def there(out: Path, name: str, form: str) -> bool:
@@ -60,7 +61,7 @@ def there(out: Path, name: str, form: str) -> bool:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tools.drills", description=drills.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(prog="python tests/drills", description=drills.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--short", action="store_true", help="a minute for all of them")
@@ -91,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
     else:
         for name in names:
             print(f"{name} ...", flush=True)
-            status = subprocess.run([sys.executable, "-m", "tools.drills", name, f"--{form}", "--out", str(out), "--inside"], cwd=ROOT).returncode
+            status = subprocess.run([sys.executable, str(ROOT/"tests"/"drills"), name, f"--{form}", "--out", str(out), "--inside"], cwd=ROOT).returncode
             failed += [name]*bool(status)
     print(f"{len(names)} drills, {len(failed)} with losses or errors{': ' + ', '.join(failed) if failed else ''}; {time.monotonic() - start:.0f} s")
     return int(bool(failed))
