@@ -324,7 +324,7 @@ def readme_current(root: Path) -> list[str]:
 
 
 def ledger_current(root: Path) -> list[str]:
-    "results/summary.csv is what `lab.records` derives from the records: from all of them, or from those in git."
+    "results/summary.csv is what `study.ledger` derives from the records: from all of them, or from those in git."
     there = {p.parent for p in (root/"results").glob("*/*/config.yaml") if not p.parent.name.startswith(".")}
     committed = {root/line for line in in_git(root, "results/*/*/config.yaml")}
     ledger = root/"results"/"summary.csv"
@@ -347,7 +347,7 @@ def in_git(root: Path, pattern: str) -> list[str]:
 
 def derived_ledger(records: set[Path]) -> bytes:
     "The ledger of some records, made in a folder that shows these alone."
-    from spectral_diffusion.lab.records import write_ledger
+    from spectral_diffusion.study.ledger import write_ledger
     with tempfile.TemporaryDirectory() as folder:
         for record in records:
             (Path(folder)/record.parent.name).mkdir(exist_ok=True)

@@ -94,7 +94,7 @@ def look_precision() -> Iterator[Finding]:
     "Whether bfloat16 pays here: it is measured, since processors without it compute it many times slower."
     import torch
 
-    from spectral_diffusion.lab.timing import compare_times
+    from spectral_diffusion.measure.timing import compare_times
     device = "cuda" if torch.cuda.is_available() else "cpu"
     steps = {"bfloat16": training_step(True, device), "float32": training_step(False, device)}
     race = compare_times(steps, repeats=5, warmup=1, clock="wall", device=device, threads=torch.get_num_threads())
