@@ -118,7 +118,7 @@ class SpectralScheduler(SchedulerMixin, ConfigMixin):
         self.process = process_from(schedule, noise, basis, size, alphas_cumprod)
         usable = [name for name, target in PREDICTIONS.items() if target in usable_targets(self.process)]
         if prediction_type not in usable:
-            raise InputError(f"at t = 1 {self.process!r} has no signal, and the clean images cannot be had from {prediction_type!r}: a division by zero; hint: prediction_type {' or '.join(usable)}")
+            raise InputError(f"schedule {self.process.schedule!r} has no signal at t = 1, so the clean images cannot be had from {prediction_type!r} (a division by zero); hint: prediction_type {' or '.join(usable)}")
         check_single_call(sampler, check_options(sampler, options), self.process)
         self.num_inference_steps, self.times, self.timesteps = None, torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.float64)
         self.box, self.walk, self.reached, self.state = LetterBox(sampler), None, 0, None

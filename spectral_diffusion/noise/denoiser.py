@@ -118,7 +118,7 @@ def check_target(
     TARGETS[target]  # an unknown name raises
     usable = usable_targets(process)
     if target not in usable:
-        raise InputError(f"at t = 1 {process!r} has no signal, and x0 cannot be had from the target {target!r} of a plain network: a division by zero; "
+        raise InputError(f"schedule {process.schedule!r} has no signal at t = 1, so x0 cannot be had from the target {target!r} of a plain network (a division by zero); "
                          f"hint: targets that work are {', '.join(usable)}; with preconditioning 'spectral' every target does")
 
 class ScalarField:
