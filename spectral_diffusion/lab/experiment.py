@@ -49,10 +49,11 @@ __all__ = ['FAMILIES', 'DATASETS', 'Watcher', 'MOST_PIXELS', 'at_least', 'DataCo
            'Images', 'floats', 'power_law_images', 'family_images', 'cifar10_validation', 'load_images',
            'EvaluationSet', 'evaluation_set', 'eps_errors', 'image_losses', 'squared_errors', 'Silent', 'statistics',
            'process_of', 'field_of', 'by_time', 'by_band', 'references', 'views', 'build_denoiser', 'marks', 'json_log',
-           'train_run', 'measure_run', 'try_out', 'help_run', 'place', 'train_options', 'steps_of', 'fit',
-           'save_denoiser', 'load_denoiser', 'saved_field', 'check_size', 'draw_samples', 'to_bytes', 'spectrum_table',
-           'save_samples', 'load_samples', 'sheet', 'write_pictures', 'Comparison', 'arm_config', 'plan', 'Runs',
-           'run_plan', 'compare', 'Reach', 'first_reach', 'to_target', 'Ratio', 'costs', 'save_comparison']
+           'train_run', 'measure_run', 'errors_in_parts', 'finite_distance', 'try_out', 'help_run', 'place',
+           'train_options', 'steps_of', 'fit', 'save_denoiser', 'load_denoiser', 'saved_field', 'check_size',
+           'draw_samples', 'to_bytes', 'spectrum_table', 'save_samples', 'load_samples', 'sheet', 'write_pictures',
+           'Comparison', 'arm_config', 'plan', 'Runs', 'run_plan', 'compare', 'Reach', 'first_reach', 'to_target',
+           'Ratio', 'costs', 'save_comparison']
 
 # %% ../../nbs/lab/experiment.ipynb #52f2524b
 def at_least(name: str, value: float, least: float) -> None:
@@ -228,9 +229,10 @@ def field_of(config: RunConfig) -> GaussianField:
     "The statistics of a run, in a basis in which its noise is independent."
     return statistics(config.data.name, config.data.statistics, config.noise == "white")
 
-def by_time(errors: Tensor, t: Tensor, slices: int = 8) -> list[float]:
-    "Mean of the errors in equal slices of time."
-    return [errors[(t*slices).long() == i].mean().item() for i in range(slices)]
+def by_time(errors: Tensor, t: Tensor, slices: int = 8) -> list[float | None]:
+    "Mean of the errors in equal slices of time; None where a slice has no image."
+    parts = [errors[(t*slices).long() == i] for i in range(slices)]
+    return [part.mean().item() if len(part) else None for part in parts]
 
 def by_band(
     errors: Float[Tensor, "n c h w"], # of the estimated noise
@@ -325,12 +327,21 @@ def measure_run(config: RunConfig, denoiser: NetworkDenoiser, work: Path, where:
                            clip=config.evaluation.clip, size=fixed.x0.shape[1:])
     save_samples(samples, work/"samples"/f"{config.evaluation.sampler}-{config.evaluation.sample_steps}")
     history, held_out = pd.DataFrame(rows), floats(load_images(config.data.name).test[:512])
+    parts = {**errors_in_parts(errors, fixed.t), "psd_distance": finite_distance(samples, held_out)}
     write_csv(work/"history.csv", history)
     write_json(work/"metrics.json", {
         "loss": history.loss.iloc[-1], "seconds": history.seconds.iloc[-1], "clock": "cpu" if where.type == "cpu" else "wall",
-        "parameters": sum(p.numel() for p in denoiser.network.parameters()), "by_time": by_time(image_losses(errors), fixed.t), "by_band": by_band(errors),
-        "psd_distance": value if math.isfinite(value := log_psd_distance(samples, held_out).value) else None,  # an empty ring is infinitely far, and JSON knows no infinity
+        "parameters": sum(p.numel() for p in denoiser.network.parameters()), **parts,
         "device": where.type, **({"processes": workers.size} if workers.size > 1 else {}), **({"skipped": int(history.skipped.iloc[-1])} if "skipped" in history else {})})
+
+def errors_in_parts(errors: Tensor, t: Tensor) -> dict[str, object]:
+    "The error at the end, by time and by band."
+    return {"by_time": by_time(image_losses(errors), t), "by_band": by_band(errors)}
+
+def finite_distance(samples: Tensor, held_out: Tensor) -> float | None:
+    "Distance of the spectra; an empty ring is infinitely far, and JSON knows no infinity."
+    value = log_psd_distance(samples, held_out).value
+    return value if math.isfinite(value) else None
 
 def try_out(
     config: RunConfig, # of the run
@@ -341,7 +352,7 @@ def try_out(
     where, few = next(denoiser.parameters()).device, EvaluationSet(*(part[:2] for part in fixed))
     def finish(trained: NetworkDenoiser, samples: Tensor, folder: Path) -> float:
         errors = eps_errors(trained, place(few, where))
-        by_time(image_losses(errors), few.t), by_band(errors), log_psd_distance(samples, few.x0)
+        write_json(folder/"metrics.json", {**errors_in_parts(errors, few.t), "psd_distance": finite_distance(samples, few.x0)})
         save_samples(samples, folder/"samples")
         save_denoiser(trained, folder/"network")
         return image_losses(errors).mean().item()
