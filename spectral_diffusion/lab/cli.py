@@ -195,6 +195,7 @@ FACTORS is a file such as
   replicates: 1            # more than one sets the parameter `replicate`
 
 Before anything runs each factor is moved alone, if the notebook has a parameter `probe`; one that changes nothing stops the sweep.
+A row that trains a run whose settings cannot work together fails before its first step; the other rows go on.
 Finished rows are never run again: after a crash, start the same command again. Failed rows are listed at the end and kept in
 DIR/failed with their traceback; exit code 1. Then: spectral-diffusion taguchi DIR --metric loss
 """
