@@ -72,7 +72,7 @@ def test_killed_between_checkpoint_and_history(quiet, tmp_path, monkeypatch):
 
 def test_killed_in_the_first_checkpoint(quiet, tmp_path, monkeypatch):
     from spectral_diffusion.learn import checkpoint
-    cut(monkeypatch, checkpoint, "sha256", lambda path: True)
+    cut(monkeypatch, checkpoint, "sha256", lambda path: "preflight" not in str(path))  # not that of the rehearsal
     with pytest.raises(Cut): train_run(small(), tmp_path)
     goes_on(quiet, tmp_path)
 
@@ -88,7 +88,7 @@ def test_killed_while_the_old_checkpoint_is_removed(quiet, tmp_path, monkeypatch
 
 
 def test_killed_between_the_last_step_and_the_final_network(quiet, tmp_path, monkeypatch):
-    cut(monkeypatch, experiment, "save_denoiser", lambda *args: True)
+    cut(monkeypatch, experiment, "save_denoiser", lambda denoiser, path: path.name == "final")
     with pytest.raises(Cut): train_run(small(), tmp_path)
     goes_on(quiet, tmp_path)
 
@@ -100,7 +100,7 @@ def test_killed_while_it_cleans_up(quiet, tmp_path, monkeypatch):
 
 
 def test_what_a_killed_process_left_is_taken_away(quiet, tmp_path, monkeypatch):
-    cut(monkeypatch, experiment, "save_denoiser", lambda *args: True)
+    cut(monkeypatch, experiment, "save_denoiser", lambda denoiser, path: path.name == "final")
     with pytest.raises(Cut): train_run(small(), tmp_path)
     work = next(tmp_path.glob("runs/.partial-*"))
     (work/".partial-rows.json-x").write_text("[")

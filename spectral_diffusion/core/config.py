@@ -14,6 +14,7 @@ import re
 import types
 import typing
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
@@ -21,9 +22,9 @@ import yaml
 from .registry import InputError, unknown_name
 
 # %% auto #0
-__all__ = ['LARGEST_YAML', 'MOST_VALUES', 'LARGEST_FILE', 'DEEPEST', 'read_value', 'from_dict', 'later', 'as_plain', 'to_dict',
-           'canonical', 'count_values', 'StrictLoader', 'parse_yaml', 'read_text', 'parse_json', 'load_yaml',
-           'dump_yaml', 'override', 'Key', 'known_keys', 'fingerprint']
+__all__ = ['LARGEST_YAML', 'MOST_VALUES', 'LARGEST_FILE', 'DEEPEST', 'read_value', 'from_dict', 'later', 'open_mapping',
+           'as_plain', 'to_dict', 'canonical', 'count_values', 'StrictLoader', 'parse_yaml', 'read_text', 'parse_json',
+           'load_yaml', 'dump_yaml', 'override', 'Key', 'known_keys', 'fingerprint']
 
 # %% ../../nbs/core/config.ipynb #61844237
 def read_value(
@@ -68,6 +69,12 @@ def later(
 ) -> object: # a dataclass field
     "A field that was added after runs were recorded: at its default it is not written, so old runs keep their name."
     return dataclasses.field(default=default, metadata={"later": True})
+
+def open_mapping(
+    make: Callable[[], dict], # makes the default
+) -> object: # a dataclass field
+    "A field that holds a mapping whose keys its reader checks: `override` may add some by dotted names."
+    return dataclasses.field(default_factory=make, metadata={"open": True})
 
 def as_plain(value: object, whole: bool = False) -> object: # nested lists and dicts
     "Dataclasses as dicts, without later fields at their default unless all are wanted."
@@ -193,14 +200,20 @@ def override(
     "A copy with some keys changed; a key that does not exist raises."
     data, kind = to_dict(config), type(config)
     for key, value in changes.items():
-        node, cls, parts = data, kind, key.split(".")
-        for part in parts[:-1]:
-            if not dataclasses.is_dataclass(cls) or part not in node: break
-            node, cls = node[part], typing.get_type_hints(cls)[part]
-        known = [f.name for f in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else list(node)
-        if parts[-1] not in known: raise unknown_name(f"key of {kind.__name__}", key, _leaves(as_plain(config, whole=True)))
-        node[parts[-1]] = value
+        node, last = _place(data, kind, key.split("."))
+        if node is None: raise unknown_name(f"key of {kind.__name__}", key, _leaves(as_plain(config, whole=True)))
+        node[last] = value
     return from_dict(kind, data)
+
+def _place(node: dict, cls: object, parts: list[str]) -> tuple[dict | None, str]:
+    "Where in nested plain data a dotted key belongs, and its last name; None where there is no such place."
+    free = False
+    for part in parts[:-1]:
+        if not dataclasses.is_dataclass(cls) or part not in node: return None, part
+        free = cls.__dataclass_fields__[part].metadata.get("open", False)
+        node, cls = node[part], typing.get_type_hints(cls)[part]
+    known = cls.__dataclass_fields__ if dataclasses.is_dataclass(cls) else node
+    return (node if free or parts[-1] in known else None), parts[-1]
 
 def _leaves(data: dict, prefix: str = "") -> list[str]:
     "Dotted names of every key in nested plain data."

@@ -110,15 +110,15 @@ def tensorboard_log(states: Iterator, work: Path) -> Iterator: # the same states
     from spectral_diffusion.lab.interop import log_tensorboard
     return log_tensorboard(states, work/"logs"/"tensorboard")
 
-def show_plan(config: object, path: Path) -> None:
-    "What a run would do: the work of `--dry-run`."
+def show_plan(config: object, path: Path, on: str) -> None:
+    "What a run would do, after a rehearsal with two images: the work of `--dry-run`."
     from spectral_diffusion.core.config import dump_yaml
-    from spectral_diffusion.lab.experiment import build_denoiser, evaluation_set
-    denoiser = build_denoiser(config)  # data, network and statistics raise here if they are wrong
-    on = evaluation_set(config)
+    from spectral_diffusion.lab.experiment import build_denoiser, evaluation_set, try_out
+    denoiser, fixed = build_denoiser(config).to(on), evaluation_set(config)
+    try_out(config, denoiser, fixed)  # what is wrong raises here, as it would before the first step
     print(dump_yaml(config) + "---")
     print(f"network: {sum(p.numel() for p in denoiser.network.parameters())} parameters")
-    print(f"data: {len(on.x0)} evaluation images of {' x '.join(map(str, on.x0.shape[1:]))}")
+    print(f"data: {len(fixed.x0)} evaluation images of {' x '.join(map(str, fixed.x0.shape[1:]))}")
     print(f"record: {path.parent.name}/{path.name}, " + ("complete already: it would be read" if path.exists() else "unfinished: it would go on" if path.with_name(f".partial-{path.name}").exists() else "new"))
     print("dry run: nothing was written")
 
@@ -145,7 +145,7 @@ def run_train(args: argparse.Namespace) -> int:
     with join(args.device, args.launcher) as workers:
         workers.share(config.train.batch)  # a batch that is too small raises before anything is written
         if args.dry_run:
-            if workers.rank == 0: show_plan(config, path)
+            if workers.rank == 0: show_plan(config, path, str(workers.device))
             return 0
         done, watchers = path.exists(), [json_log]*args.json_log + [tensorboard_log]*args.tensorboard
         if workers.rank: help_run(config, args.results, workers)
@@ -166,14 +166,17 @@ def find_run(path: str) -> Path: # folder of one record
 
 def run_sample(args: argparse.Namespace) -> int:
     "Draw images from a trained run: PNG files, a sheet of all of them, their spectrum, and how they were made."
-    from spectral_diffusion.lab.experiment import draw_samples, load_denoiser, write_pictures
+    from spectral_diffusion.core.config import from_dict
+    from spectral_diffusion.lab.experiment import RunConfig, draw_samples, load_denoiser, write_pictures
     from spectral_diffusion.run.record import check_name, load_record
+    from spectral_diffusion.sampling.engine import network_calls
     run = find_run(args.run)
     record, folder = load_record(run), Path(args.out) if args.out else run/"samples"/check_name(args.tag)
     if folder.exists(): raise InputError(f"{folder.name!r} has samples already; hint: another --tag, or --out")
-    denoiser = load_denoiser(record)
-    x = draw_samples(denoiser, args.num_samples, sampler=args.sampler_type, steps=args.num_steps, seed=args.seed)
-    write_pictures(x, folder, {"run": run.name, "sampler": args.sampler_type, "steps": args.num_steps, "seed": args.seed, "clip": 1., "schedule": record.config["schedule"]})
+    denoiser, clip = load_denoiser(record), from_dict(RunConfig, record.config).evaluation.clip
+    x = draw_samples(denoiser, args.num_samples, sampler=args.sampler_type, steps=args.num_steps, seed=args.seed, clip=clip)
+    calls = network_calls(args.sampler_type, denoiser.process, args.num_steps)
+    write_pictures(x, folder, {"run": run.name, "sampler": args.sampler_type, "steps": args.num_steps, "network_calls": calls, "seed": args.seed, "clip": clip, "schedule": record.config["schedule"]})
     print(f"{len(x)} images in {folder}")
     return 0
 
@@ -192,6 +195,7 @@ FACTORS is a file such as
   replicates: 1            # more than one sets the parameter `replicate`
 
 Before anything runs each factor is moved alone, if the notebook has a parameter `probe`; one that changes nothing stops the sweep.
+A row that trains a run whose settings cannot work together fails before its first step; the other rows go on.
 Finished rows are never run again: after a crash, start the same command again. Failed rows are listed at the end and kept in
 DIR/failed with their traceback; exit code 1. Then: spectral-diffusion taguchi DIR --metric loss
 """
@@ -324,7 +328,7 @@ def parser() -> argparse.ArgumentParser:
          (("--keys",), {"action": "store_true", "help": "list every key of the configuration with its default and its meaning, and stop"}),
          (("--device",), {"default": "auto", "help": "auto, cpu, cuda"}), (("--launcher",), {"default": "torchrun", "help": "who starts several processes: torchrun or accelerate (default: torchrun)"}), more=TRAIN_HELP)
     verb("sample", run_sample, (("run",), {"help": "folder of a trained run, or of a --run-id that holds one"}), (("--num-samples",), {"type": int, "default": 16, "help": "how many"}),
-         (("--num-steps",), {"type": int, "default": 50, "help": "network calls for each image"}), (("--sampler-type",), {"default": "ddim", "help": "name of the sampler"}),
+         (("--num-steps",), {"type": int, "default": 50, "help": "steps of the sampler; metadata.json tells how many calls of the network they are: heun and dpm_solver2 make two in all steps but the last (default: 50)"}), (("--sampler-type",), {"default": "ddim", "help": "name of the sampler"}),
          (("--seed",), {"type": int, "default": 0, "help": "of the start noise"}), (("--tag",), {"default": "cli", "help": "name of the samples folder"}),
          (("--out",), {"help": "another folder for the images"}), more=SAMPLE_HELP)
     verb("sweep", run_sweep_verb, (("notebook",), {"metavar": "NOTEBOOK", "help": "an .ipynb file with parameters"}), (("--factors",), {"required": True, "help": "YAML file: what is varied"}),

@@ -21,13 +21,14 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from ..core.config import dump_yaml, from_dict, later, override
+from ..core.config import dump_yaml, from_dict, later, open_mapping, override
 from ..core.registry import InputError, unknown_name
 from ..core.runtime import atomic_dir, atomic_file, device, hold_interrupt, keep_memory, progress, split, stream
 from ..data.pictures import read_picture
 from ..data.real import cifar10, to_float, to_uint8
 from ..data.stream import batch
 from ..data.synthetic import make, power_law_spectrum
+from .preflight import clipped, rehearse
 from ..run.record import Record, load_record, run_folder, run_path, write_csv, write_json
 from ..learn.checkpoint import load, restore, save
 from ..learn.distributed import ALONE, Workers
@@ -36,7 +37,7 @@ from ..learn.losses import FREQUENCY_WEIGHTS, TIME_WEIGHTS
 from ..measure.spectral import log_psd_distance
 from ..models.zoo import MODELS, build_model, check_options
 from ..noise.denoiser import PRECONDITIONINGS, NetworkDenoiser, ScalarField, wrap
-from ..noise.process import SHAPES, TARGETS, Process
+from ..noise.process import SHAPES, TARGETS, Process, required_options
 from ..noise.schedules import SCHEDULES
 from ..noise.theory import GaussianField, linear_loss
 from ..sampling.engine import SAMPLERS, sample
@@ -49,10 +50,11 @@ __all__ = ['FAMILIES', 'DATASETS', 'Watcher', 'MOST_PIXELS', 'at_least', 'DataCo
            'Images', 'floats', 'power_law_images', 'family_images', 'cifar10_validation', 'load_images',
            'EvaluationSet', 'evaluation_set', 'eps_errors', 'image_losses', 'squared_errors', 'Silent', 'statistics',
            'process_of', 'field_of', 'by_time', 'by_band', 'references', 'views', 'build_denoiser', 'marks', 'json_log',
-           'train_run', 'measure_run', 'help_run', 'place', 'steps_of', 'fit', 'save_denoiser', 'load_denoiser',
-           'saved_field', 'check_size', 'draw_samples', 'to_bytes', 'spectrum_table', 'save_samples', 'load_samples',
-           'check_channels', 'sheet', 'write_pictures', 'Comparison', 'arm_config', 'plan', 'Runs', 'run_plan',
-           'compare', 'Reach', 'first_reach', 'to_target', 'Ratio', 'costs', 'save_comparison']
+           'train_run', 'measure_run', 'errors_in_parts', 'finite_distance', 'try_out', 'help_run', 'place',
+           'train_options', 'steps_of', 'fit', 'save_denoiser', 'load_denoiser', 'saved_field', 'check_size',
+           'draw_samples', 'to_bytes', 'spectrum_table', 'save_samples', 'load_samples', 'check_channels', 'sheet',
+           'write_pictures', 'Comparison', 'arm_config', 'plan', 'Runs', 'run_plan', 'compare', 'Reach', 'first_reach',
+           'to_target', 'Ratio', 'costs', 'save_comparison']
 
 # %% ../../nbs/lab/experiment.ipynb #52f2524b
 def at_least(name: str, value: float, least: float) -> None:
@@ -63,7 +65,7 @@ def at_least(name: str, value: float, least: float) -> None:
 class DataConfig:
     "Which images, and how many of them the statistics are fitted to."
     name: str = "cifar10"     # cifar10; power_law, a declared stand-in with a known spectrum; or a synthetic family
-    statistics: int = 10_000  # training images behind mean, power and colour axes
+    statistics: int = 10_000  # training images behind mean, power and colour axes; all, where there are fewer
     def __post_init__(self):
         if self.name not in DATASETS: raise unknown_name("data set", self.name, sorted(DATASETS))
         at_least("DataConfig.statistics", self.statistics, 2)
@@ -102,7 +104,7 @@ class EvalConfig:
     points: int = 20           # evaluations after the one at step 0, at geometric steps
     samples: int = 64          # images to generate with the averaged weights
     sampler: str = "ddim"      # a name in SAMPLERS
-    sample_steps: int = 50     # network calls for each image
+    sample_steps: int = 50     # steps of the sampler; heun and dpm_solver2 call the network twice in all but the last
     clip: float = 1.           # largest value of an estimate while sampling; 0 leaves estimates as they are
     def __post_init__(self):
         SAMPLERS[self.sampler]  # raises with the known names
@@ -115,16 +117,20 @@ class RunConfig:
     bench: str = "runs"                # folder of the record
     seed: int = 0                      # of weights, batches, times and noise
     data: DataConfig = field(default_factory=DataConfig)
-    model: dict[str, object] = field(default_factory=lambda: {"name": "unet_tiny"}) # name and options for build_model
+    model: dict[str, object] = open_mapping(lambda: {"name": "unet_tiny"}) # name and options for build_model
     schedule: str = "cosine"           # a name in SCHEDULES
     target: str = "eps"                # what a plain network predicts, and what the loss compares
     preconditioning: str = "none"      # none, edm, spectral or views
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluation: EvalConfig = field(default_factory=EvalConfig)
-    noise: str = later("white")        # a name in SHAPES that needs no options; the loss is about white noise before it is shaped
+    noise: str = later("white")        # a name in SHAPES; the power of equal_snr is that of the fitted statistics; the loss is about white noise before it is shaped
     def __post_init__(self):
         SCHEDULES[self.schedule], TARGETS[self.target], SHAPES[self.noise]  # raise with the known names
         if self.preconditioning not in PRECONDITIONINGS: raise unknown_name("preconditioning", self.preconditioning, list(PRECONDITIONINGS))
+        unknown = [name for name in required_options(self.noise) if name != "power"]
+        if unknown: raise InputError(f"noise shape {self.noise!r} needs the option {unknown[0]!r}, which a configuration cannot give")
+        if "name" not in self.model: raise InputError(f"RunConfig.model needs a name: allowed {', '.join(MODELS)}; got {self.model!r}")
+        check_options(self.model["name"], {k: v for k, v in self.model.items() if k != "name"})
 
 # %% ../../nbs/lab/experiment.ipynb #c23054df
 class Images(NamedTuple):
@@ -212,18 +218,25 @@ def statistics(name: str, n: int, pca: bool = True) -> GaussianField:
     "The field fitted to the first n training images: DCT-II over space, principal axes over colour unless told not to."
     return GaussianField.fit(floats(load_images(name).train[:n]), "dct", pca=pca)
 
-def process_of(config: RunConfig) -> Process:
+def process_of(
+    config: RunConfig, # names schedule, noise and data
+    size: tuple[int, int] | None = None, # (h, w) of the images; asked of the data when not given
+    power: Tensor | None = None, # of the data, for noise of their spectrum; fitted to the data when not given
+) -> Process:
     "The forward process of a run; shaped noise lives in the DCT."
     if config.noise == "white": return Process(config.schedule)
-    return Process(config.schedule, config.noise, "dct", size=tuple(load_images(config.data.name).train.shape[-2:]))
+    size = size or tuple(load_images(config.data.name).train.shape[-2:])
+    options = {"power": field_of(config).power if power is None else power} if required_options(config.noise) else {}
+    return Process(config.schedule, config.noise, "dct", size=size, options=options)
 
 def field_of(config: RunConfig) -> GaussianField:
     "The statistics of a run, in a basis in which its noise is independent."
     return statistics(config.data.name, config.data.statistics, config.noise == "white")
 
-def by_time(errors: Tensor, t: Tensor, slices: int = 8) -> list[float]:
-    "Mean of the errors in equal slices of time."
-    return [errors[(t*slices).long() == i].mean().item() for i in range(slices)]
+def by_time(errors: Tensor, t: Tensor, slices: int = 8) -> list[float | None]:
+    "Mean of the errors in equal slices of time; None where a slice has no image."
+    parts = [errors[(t*slices).long() == i] for i in range(slices)]
+    return [part.mean().item() if len(part) else None for part in parts]
 
 def by_band(
     errors: Float[Tensor, "n c h w"], # of the estimated noise
@@ -303,6 +316,7 @@ def train_run(
     where, denoiser, fixed = device(on), build_denoiser(config), evaluation_set(config)  # whatever is wrong raises before anything is written
     if where.type == "cpu": keep_memory()
     if where.type == "cpu" and threads: torch.set_num_threads(threads)
+    try_out(config, denoiser.to(where), fixed)
     with run_folder(config, root) as work:
         if not (work/"metrics.json").exists(): measure_run(config, denoiser.to(where), work, where, workers, fixed, watchers)  # else killed while it cleaned up
         (work/"rows.json").unlink(missing_ok=True)
@@ -317,12 +331,37 @@ def measure_run(config: RunConfig, denoiser: NetworkDenoiser, work: Path, where:
                            clip=config.evaluation.clip, size=fixed.x0.shape[1:])
     save_samples(samples, work/"samples"/f"{config.evaluation.sampler}-{config.evaluation.sample_steps}")
     history, held_out = pd.DataFrame(rows), floats(load_images(config.data.name).test[:512])
+    parts = {**errors_in_parts(errors, fixed.t), "psd_distance": finite_distance(samples, held_out)}
     write_csv(work/"history.csv", history)
     write_json(work/"metrics.json", {
         "loss": history.loss.iloc[-1], "seconds": history.seconds.iloc[-1], "clock": "cpu" if where.type == "cpu" else "wall",
-        "parameters": sum(p.numel() for p in denoiser.network.parameters()), "by_time": by_time(image_losses(errors), fixed.t), "by_band": by_band(errors),
-        "psd_distance": value if math.isfinite(value := log_psd_distance(samples, held_out).value) else None,  # an empty ring is infinitely far, and JSON knows no infinity
+        "parameters": sum(p.numel() for p in denoiser.network.parameters()), **parts,
         "device": where.type, **({"processes": workers.size} if workers.size > 1 else {}), **({"skipped": int(history.skipped.iloc[-1])} if "skipped" in history else {})})
+
+def errors_in_parts(errors: Tensor, t: Tensor) -> dict[str, object]:
+    "The error at the end, by time and by band."
+    return {"by_time": by_time(image_losses(errors), t), "by_band": by_band(errors)}
+
+def finite_distance(samples: Tensor, held_out: Tensor) -> float | None:
+    "Distance of the spectra; an empty ring is infinitely far, and JSON knows no infinity."
+    value = log_psd_distance(samples, held_out).value
+    return value if math.isfinite(value) else None
+
+def try_out(
+    config: RunConfig, # of the run
+    denoiser: NetworkDenoiser, # untrained, on its device; left as it is
+    fixed: EvaluationSet, # of the run
+) -> None:
+    "Do all that the run will do once with two images, and write nothing: see [preflight](preflight.ipynb)."
+    where, few = next(denoiser.parameters()).device, EvaluationSet(*(part[:2] for part in fixed))
+    def finish(trained: NetworkDenoiser, samples: Tensor, folder: Path) -> float:
+        errors = eps_errors(trained, place(few, where))
+        write_json(folder/"metrics.json", {**errors_in_parts(errors, few.t), "psd_distance": finite_distance(samples, few.x0)})
+        save_samples(samples, folder/"samples")
+        save_denoiser(trained, folder/"network")
+        return image_losses(errors).mean().item()
+    e, some = config.evaluation, few.x0[:config.train.batch].to(where)
+    rehearse(denoiser, some, training=train_options(config), sampler=e.sampler, steps=e.sample_steps, clip=e.clip, finish=finish)
 
 def help_run(
     config: RunConfig, # as rank 0 has it
@@ -337,6 +376,7 @@ def help_run(
     if workers.device.type == "cpu": keep_memory()
     if workers.device.type == "cpu" and threads: torch.set_num_threads(threads)
     denoiser = build_denoiser(config).to(workers.device)
+    try_out(config, denoiser, evaluation_set(config))  # what ends rank 0 ends all of them
     for _ in steps_of(config, denoiser, checkpoints/"last", workers.device, workers): pass
 
 def place(on: EvaluationSet, where: torch.device) -> EvaluationSet:
@@ -344,6 +384,17 @@ def place(on: EvaluationSet, where: torch.device) -> EvaluationSet:
     return EvaluationSet(*(part.to(where) for part in on))
 
 # %% ../../nbs/lab/experiment.ipynb #bb23f4d8
+def train_options(
+    config: RunConfig, # of the run
+) -> dict[str, object]: # arguments of `train`
+    "What the training of a run is a function of, besides its images and the number of steps."
+    c, extra = config.train, {}
+    if c.decay == "cosine": extra |= {"decay": c.steps, "decay_to": c.decay_to}
+    if c.time_weight != "uniform": extra["time_weight"] = c.time_weight
+    if c.frequency_weight != "uniform": extra |= {"basis": "dct", "frequency_weight": c.frequency_weight}
+    if c.on_nan != "stop": extra["on_nan"] = c.on_nan
+    return {"lr": c.lr, "seed": config.seed, "target": config.target, "ema": c.ema, "clip": c.clip, "warmup": c.warmup, "loss_limit": c.loss_limit, **extra}
+
 def steps_of(
     config: RunConfig, # of the run
     denoiser: NetworkDenoiser, # on its device
@@ -353,12 +404,7 @@ def steps_of(
 ) -> Iterator[TrainState]: # one state a step
     "The training steps that a configuration asks for."
     c, images = config.train, load_images(config.data.name).train
-    extra = {"decay": c.steps, "decay_to": c.decay_to} if c.decay == "cosine" else {}
-    if c.time_weight != "uniform": extra["time_weight"] = c.time_weight
-    if c.frequency_weight != "uniform": extra |= {"basis": "dct", "frequency_weight": c.frequency_weight}
-    if c.on_nan != "stop": extra["on_nan"] = c.on_nan
-    yield from train(denoiser, lambda step: batch(images, config.seed, step, c.batch, flip=c.flip).to(where), steps=c.steps, lr=c.lr, batch=c.batch, seed=config.seed, target=config.target,
-                     ema=c.ema, clip=c.clip, warmup=c.warmup, loss_limit=c.loss_limit, resume=latest(resume), workers=workers, **extra)
+    yield from train(denoiser, lambda step: batch(images, config.seed, step, c.batch, flip=c.flip).to(where), steps=c.steps, batch=c.batch, resume=latest(resume), workers=workers, **train_options(config))
 
 def fit(
     config: RunConfig, # of the run
@@ -408,7 +454,8 @@ def save_denoiser(
         parts = {"power": field.power, "mean": field.mean, "rotation": field.basis.matrix}
         tensors |= {f"field.{k}": v for k, v in parts.items() if v is not None}
     elif field is not None: tensors["field.power"] = field.power
-    save(path, model=tensors, meta={"basis": denoiser.basis.name.removesuffix("+color"), "size": getattr(field, "size", None), "channels": denoiser.network.channels})
+    tensors |= {f"noise.{k}": v for k, v in denoiser.process.options.items() if isinstance(v, Tensor)}
+    save(path, model=tensors, meta={"basis": denoiser.basis.name.removesuffix("+color"), "size": getattr(field, "size", denoiser.process.size), "channels": denoiser.network.channels})
 
 def load_denoiser(
     record: Record, # of a training run
@@ -417,12 +464,13 @@ def load_denoiser(
     config, path = from_dict(RunConfig, record.config), record.path/"checkpoints"/"final"
     if not path.exists(): raise InputError(f"run {record.path.name!r} has no checkpoint: checkpoints are not kept in the repository; hint: train it again")
     saved = load(path)
-    part = {p: {k.removeprefix(f"{p}."): v for k, v in saved.model.items() if k.startswith(f"{p}.")} for p in ("network", "field")}
+    part = {p: {k.removeprefix(f"{p}."): v for k, v in saved.model.items() if k.startswith(f"{p}.")} for p in ("network", "field", "noise")}
     options = {"channels": saved.meta.get("channels"), **views(config), **config.model}
     check_size(options, part["network"], f"{path} (model)")
     network = build_model(options, seed=config.seed)
     restore(saved._replace(model=part["network"]), model=network)
-    try: return NetworkDenoiser(network, process_of(config), config.target, saved_field(config, part["field"], saved.meta), views=config.preconditioning == "views").eval()
+    size = saved.meta.get("size")
+    try: return NetworkDenoiser(network, process_of(config, tuple(size) if size else None, part["noise"].get("power")), config.target, saved_field(config, part["field"], saved.meta), views=config.preconditioning == "views").eval()
     except (LookupError, TypeError, AttributeError) as error: raise InputError(f"{path} is damaged: its statistics do not fit ({type(error).__name__}: {error})") from error
 
 def saved_field(config: RunConfig, tensors: dict[str, Tensor], meta: dict) -> GaussianField | ScalarField | None:
@@ -454,7 +502,7 @@ def draw_samples(
     n: int, # images
     *,
     sampler: str = "ddim", # a name in SAMPLERS
-    steps: int = 50, # network calls for each image
+    steps: int = 50, # of the sampler; `network_calls` tells how many calls that makes
     seed: int = 0, # of the start noise
     clip: float = 1., # largest absolute value of an estimate; 0 leaves estimates as they are
     size: tuple[int, int, int] = (3, 32, 32), # (c, h, w)
@@ -463,8 +511,7 @@ def draw_samples(
     "Images drawn from a denoiser."
     if n < 1: raise InputError(f"the number of samples must be at least 1, got {n}")
     generators, like = split(stream(seed, "sample"), n), next(denoiser.network.parameters())
-    def estimate(x, t): return denoiser(x, t).clamp(-clip, clip) if clip > 0 else denoiser(x, t)
-    parts = [sample(estimate, denoiser.process, (len(g), *size), sampler=sampler, steps=steps, generator=g, like=like)
+    parts = [sample(clipped(denoiser, clip), denoiser.process, (len(g), *size), sampler=sampler, steps=steps, generator=g, like=like)
              for g in (generators[i:i + chunk] for i in range(0, n, chunk))]
     return torch.cat(parts).cpu()
 
@@ -608,8 +655,8 @@ def compare(
 ) -> Runs:
     "Train what is missing and read all of it."
     rows = plan(comparison)
-    if any(c.preconditioning != "none" and not run_path(c, root).exists() for _, _, c in rows):
-        field_of(comparison.run)  # fails early where the data are missing
+    missing = {arm: c for arm, _, c in reversed(rows) if not run_path(c, root).exists()}
+    for c in missing.values(): try_out(c, build_denoiser(c).to(device(on)), evaluation_set(c))  # every arm, before the first one is trained
     return run_plan(rows, train_run, root, jobs=comparison.jobs, on=on, desc=f"{comparison.bench} {comparison.preset}")
 
 # %% ../../nbs/lab/experiment.ipynb #99177eff

@@ -15,7 +15,7 @@ from ..core.registry import InputError, unknown_name
 from ..core.runtime import randn, split
 from ..learn.checkpoint import copy_tensors
 from ..models.zoo import build_model
-from ..noise.denoiser import NetworkDenoiser, ScalarField, plain_gains
+from ..noise.denoiser import NetworkDenoiser, ScalarField, check_target, plain_gains, usable_targets
 from ..noise.process import Process
 from ..noise.schedules import SCHEDULES, Level, check_time
 from ..noise.theory import GaussianField
@@ -86,10 +86,11 @@ class LetterBox:
 def check_single_call(
     sampler: str, # a name in `SAMPLERS`
     options: dict, # of the sampler
+    process: Process, # the forward process
 ) -> None:
-    "Raise unless the sampler can be driven with one estimate a step."
-    box, x = LetterBox(sampler), torch.zeros(1, 1, 8, 8, dtype=torch.float64)
-    run = make_run(box, Process("cosine"), check_times([0.9, 0.6, 0.3]), x, split(torch.Generator(), 1))
+    "Raise unless the sampler can be driven with one estimate a step, from t = 1 on."
+    box, x = LetterBox(sampler), torch.zeros(1, 1, *(process.size or (8, 8)), dtype=torch.float64)
+    run = make_run(box, process, check_times([1., 0.6, 0.3]), x, split(torch.Generator(), 1))
     walk = SAMPLERS[sampler](run, x, **options)
     for _ in range(2):
         box.content = x
@@ -115,7 +116,10 @@ class SpectralScheduler(SchedulerMixin, ConfigMixin):
     ):
         if prediction_type not in PREDICTIONS: raise unknown_name("prediction type", prediction_type, list(PREDICTIONS))
         self.process = process_from(schedule, noise, basis, size, alphas_cumprod)
-        check_single_call(sampler, check_options(sampler, options))
+        usable = [name for name, target in PREDICTIONS.items() if target in usable_targets(self.process)]
+        if prediction_type not in usable:
+            raise InputError(f"schedule {self.process.schedule!r} has no signal at t = 1, so the clean images cannot be had from {prediction_type!r} (a division by zero); hint: prediction_type {' or '.join(usable)}")
+        check_single_call(sampler, check_options(sampler, options), self.process)
         self.num_inference_steps, self.times, self.timesteps = None, torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.float64)
         self.box, self.walk, self.reached, self.state = LetterBox(sampler), None, 0, None
 
@@ -247,6 +251,7 @@ class SpectralModel(ModelMixin, ConfigMixin):
         if prediction_type not in PREDICTIONS: raise unknown_name("prediction type", prediction_type, list(PREDICTIONS))
         self.net = build_network(network or {"name": "unet_tiny", "channels": in_channels}, num_train_timesteps)
         self.process = process_from(schedule, noise, basis, size, alphas_cumprod)
+        if preconditioning == "none": check_target(self.process, target)
         self.strides = {k: p.stride() for k, p in self.net.named_parameters()}  # many networks are laid out channels last
         for name in ("power", "mean", "rotation"):
             shape = (statistics or {}).get(name)

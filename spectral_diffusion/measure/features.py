@@ -83,7 +83,7 @@ def gaussian_distance(
     return ((x.mean(0) - y.mean(0)).square().sum() + a.trace() + b.trace() - 2*cross).item()
 
 def content_order(
-    rows: Float[Tensor, "n *s"], # pictures or features
+    rows: Float[Tensor, "n ..."], # pictures or features
 ) -> Int64[Tensor, " n"]: # every index once
     "An order that follows from the rows as a set: by the hash of each."
     def digest(row): return hashlib.sha256(row.contiguous().view(torch.uint8).numpy()).digest()

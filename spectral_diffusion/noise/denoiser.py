@@ -19,7 +19,8 @@ from ..signals.bases import BASES
 from ..signals.fourier import full_precision, rounded
 
 # %% auto #0
-__all__ = ['PRECONDITIONINGS', 'Denoiser', 'plain_gains', 'wiener_gains', 'NetworkDenoiser', 'ScalarField', 'wrap', 'target_of']
+__all__ = ['PRECONDITIONINGS', 'Denoiser', 'plain_gains', 'wiener_gains', 'NetworkDenoiser', 'usable_targets', 'check_target',
+           'ScalarField', 'wrap', 'target_of']
 
 # %% ../../nbs/noise/denoiser.ipynb #74c71e37
 class Denoiser(Protocol):
@@ -107,6 +108,24 @@ class NetworkDenoiser(nn.Module):
 # %% ../../nbs/noise/denoiser.ipynb #784bfc8f
 PRECONDITIONINGS = ("none", "edm", "spectral", "views")
 
+def usable_targets(
+    process: Process, # the forward process
+) -> list[str]: # names in `TARGETS`
+    "Targets of a plain network from which the clean image can be had at t = 1, where sampling starts."
+    level = process.gains(1.)
+    return [name for name in TARGETS if all(bool(g.isfinite().all()) for g in plain_gains(level, name))]
+
+def check_target(
+    process: Process, # the forward process
+    target: str, # what a plain network's output means, a name in `TARGETS`
+) -> None:
+    "Raise when a plain network that answers in this target divides by zero at t = 1."
+    TARGETS[target]  # an unknown name raises
+    usable = usable_targets(process)
+    if target not in usable:
+        raise InputError(f"schedule {process.schedule!r} has no signal at t = 1, so x0 cannot be had from the target {target!r} of a plain network (a division by zero); "
+                         f"hint: targets that work are {', '.join(usable)}; with preconditioning 'spectral' every target does")
+
 class ScalarField:
     "The statistics of EDM: one power for every pixel, no mean (the part of `GaussianField` that gains need)."
     def __init__(self, power: float): self.power, self.mean, self.basis = torch.tensor(power, dtype=torch.float64), None, BASES["pixel"]
@@ -121,7 +140,9 @@ def wrap(
     "A network as a denoiser."
     TARGETS[target]  # an unknown name raises
     if preconditioning not in PRECONDITIONINGS: raise unknown_name("preconditioning", preconditioning, list(PRECONDITIONINGS))
-    if preconditioning == "none": return NetworkDenoiser(network, process, target, None)
+    if preconditioning == "none":
+        check_target(process, target)
+        return NetworkDenoiser(network, process, target, None)
     if preconditioning == "edm":
         if not process.isotropic: raise InputError("preconditioning 'edm' is one number for all pixels and needs white noise; hint: use 'spectral'")
         power = 0.25 if statistics is None else statistics.square().mean().item() if isinstance(statistics, Tensor) else statistics.variance()

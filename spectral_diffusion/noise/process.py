@@ -21,7 +21,7 @@ from ..signals.fourier import full_precision, rounded
 # %% auto #0
 __all__ = ['SHAPES', 'TARGETS', 'EDM_POWER', 'unit_power', 'white', 'power_law', 'equal_snr', 'offset', 'band_masked',
            'uniform_corruption', 'blur_gain', 'target_x0', 'silent', 'over_noise', 'target_eps', 'target_v',
-           'target_flow', 'target_edm', 'combine', 'Process', 'target_of']
+           'target_flow', 'target_edm', 'combine', 'required_options', 'check_shape_options', 'Process', 'target_of']
 
 # %% ../../nbs/noise/process.ipynb #1bb586f8
 SHAPES = Registry("noise shape")
@@ -61,6 +61,8 @@ def equal_snr(
     power: Float[Tensor, "..."], # power of the data in the same basis, such as `field.power`
 ) -> Float[Tensor, "..."]: # factor on s(t)
     "Noise with the spectrum of the data (Falck et al. 2025): one signal-to-noise ratio for all frequencies."
+    if tuple(power.shape[-2:]) != tuple(k.shape):
+        raise InputError(f"equal_snr needs the power of each of the {tuple(k.shape)} coefficients, got shape {tuple(power.shape)}")
     if not bool((power > 0).all()): raise InputError("equal_snr needs positive power in every coefficient: a coefficient without data would get no noise")
     return unit_power(power.double().sqrt(), weights)
 
@@ -166,6 +168,25 @@ def combine(
     return total if first is like else rounded(total, first.dtype)
 
 # %% ../../nbs/noise/process.ipynb #65a73e51
+def required_options(
+    shape: str, # a name in `SHAPES`
+) -> list[str]: # options without a default
+    "What a noise shape cannot do without."
+    return [name for name, p in list(inspect.signature(SHAPES[shape]).parameters.items())[2:] if p.default is p.empty]
+
+def check_shape_options(
+    shape: str, # a name in `SHAPES`
+    options: dict[str, object], # of the shape
+) -> None:
+    "Raise when an option is unknown, or missing."
+    known = list(inspect.signature(SHAPES[shape]).parameters)[2:]
+    for name in options:
+        if name not in known: raise unknown_name(f"option of noise shape {shape!r}", name, known)
+    missing = [name for name in required_options(shape) if name not in options]
+    if missing:
+        raise InputError(f"noise shape {shape!r} needs the option {missing[0]!r}, got {list(options)}; hint: Process(..., options={{{missing[0]!r}: ...}})")
+
+# %% ../../nbs/noise/process.ipynb #d7010ad6
 class Process:
     "Forward process x_k(t) = a_k(t) x0_k + s_k(t) eps_k in an orthonormal basis."
     def __init__(self,
@@ -181,18 +202,16 @@ class Process:
         self.schedule, self.shape, self.blur = schedule, shape, blur
         self.basis = BASES[basis] if isinstance(basis, str) else basis
         SCHEDULES[schedule]  # an unknown name raises
-        draw = SHAPES[shape]
+        draw, self.options = SHAPES[shape], dict(options or {})
+        check_shape_options(shape, self.options)
         if not 0 <= blur < float("inf"): raise InputError(f"the blur is a width in pixels, zero or more, got {blur}")
         self.isotropic, self.masked = draw is white and blur == 0, False
         if self.isotropic: return
         if size is None or self.basis.name == "pixel":
             what = f"noise shape {shape!r}" if draw is not white else "a blur"
             raise InputError(f"{what} needs size=(h, w) and a basis with frequencies (fourier, dct), got size={size}, basis={self.basis.name!r}")
-        known = list(inspect.signature(draw).parameters)[2:]
-        for name in options or {}:
-            if name not in known: raise unknown_name(f"option of noise shape {shape!r}", name, known)
         self.frequency = self.basis.frequency(*self.size)
-        self.factor = draw(self.frequency, self.basis.weights(*self.size), **(options or {}))
+        self.factor = draw(self.frequency, self.basis.weights(*self.size), **self.options)
         self.masked = bool((self.factor == 0).any())
 
     def gains(self,

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..core.registry import InputError, Registry, unknown_name, whole
 from ..core.runtime import progress as progress_bar
-from ..core.runtime import randn, split
+from ..core.runtime import randn, split, stream
 from ..noise.process import Process, combine, silent
 from ..noise.schedules import Level
 from ..signals.bases import Basis
@@ -27,7 +27,8 @@ from ..signals.fourier import full_precision, rounded
 
 # %% auto #0
 __all__ = ['SAMPLERS', 'LOST', 'check_times', 'time_grid', 'Run', 'Step', 'Samplers', 'register_sampler', 'mix', 'check_shape',
-           'check_run', 'check_options', 'warn_lost', 'make_run', 'begin', 'narrowed', 'trajectory', 'sample']
+           'check_run', 'check_options', 'warn_lost', 'make_run', 'begin', 'narrowed', 'trajectory', 'sample',
+           'Counter', 'network_calls']
 
 # %% ../../nbs/sampling/engine.ipynb #57069519
 def check_times(
@@ -303,3 +304,27 @@ def sample(
     with torch.set_grad_enabled(grad):
         for step in progress_bar(pairs, total=len(times) - 1, desc=sampler, unit="step") if progress else pairs: state = step[0]
     return state
+
+# %% ../../nbs/sampling/engine.ipynb #5a65f887
+class Counter:
+    "Stands where a denoiser is called: answers zero, knows everything, and counts how often it is asked."
+    def __init__(self): self.calls = 0
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        self.calls += 1
+        return torch.zeros_like(x)
+
+    def variance(self, t: float) -> Tensor: return torch.zeros(1, 1, 1, dtype=torch.float64)
+
+def network_calls(
+    sampler: str, # a name in `SAMPLERS`
+    process: Process, # the forward process
+    steps: int = 50, # evenly spaced
+    *,
+    options: dict | None = None, # keyword arguments of the sampler
+) -> int: # for each image
+    "How many calls of the network a run with so many steps makes."
+    channels = 1 if process.isotropic else max(1, process.factor.shape[:-2].numel())
+    start, counter = torch.zeros(1, channels, *(process.size or (8, 8))), Counter()
+    sample(counter, process, tuple(start.shape), sampler, steps, stream(0, "network calls"), start=start, options=options)
+    return counter.calls

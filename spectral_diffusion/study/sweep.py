@@ -280,7 +280,9 @@ def answer_probe(
     loss: float, # that everything varied has reached
     model: str | None = None, # hash of the built model, where the loss does not show it
 ) -> None:
-    "Write `probe.json` and stop the page there, without an error."
+    "Write `probe.json` and stop the page there, without an error; the configuration of a training run is rehearsed first."
+    from spectral_diffusion.lab.experiment import RunConfig, build_denoiser, evaluation_set, try_out
+    if isinstance(config, RunConfig): try_out(config, build_denoiser(config), evaluation_set(config))
     write_json(Path(out)/"probe.json", {"fingerprint": fingerprint(config), "loss": float(loss), "model": model})
     raise SystemExit(0)
 
