@@ -1,4 +1,4 @@
-"""The built site in a real browser: no errors on the console, no request to the outside, nothing wider than a phone, and what axe-core finds.
+"""The built site in a real browser: no errors, no request to the outside, nothing cut on a phone, axe-core.
 
 `make test` builds the site before the tests. Skipped, with the reason, where there is no site or no browser.
 """
@@ -13,18 +13,34 @@ from test_browser import BROWSERS, browser_path
 
 ROOT = Path(__file__).resolve().parents[1]
 SITE = ROOT/"_site"
-LOOKED_AT = ("nbs/index.html", "nbs/guide/api.html", "nbs/guide/configuration.html", "nbs/lab/experiment.html", "nbs/bench/b04_cifar10.html", "nbs/report/summary.html", "nbs/report/features.html")
-OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+LOOKED_AT = [f"nbs/{name}.html" for name in (
+    "index", "guide/api", "guide/configuration", "core/plot", "bench/b04_cifar10", "report/summary",
+    "report/features")]
+OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking",
+           "--disable-component-update", "--disable-sync", "--no-first-run"]
+PATIENCE = 600_000  # milliseconds: the machine may be busy with something else
+CUT = """() => {
+  const scrolls = e => /auto|scroll|hidden/.test(getComputedStyle(e).overflowX);
+  const cut = e => {
+    const box = e.getBoundingClientRect();
+    if (!box.width || !box.height || box.right <= innerWidth + 1) return false;
+    for (let p = e.parentElement; p && p !== document.body; p = p.parentElement) if (scrolls(p)) return false;
+    return true;
+  };
+  return [...document.querySelectorAll('main *, header *')].filter(cut).map(e => e.outerHTML.slice(0, 100));
+}"""
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *words): pass
+    def log_message(self, *words):
+        pass
 
 
 @pytest.fixture(scope="module")
 def address():
     "The site, served on loopback."
-    if not (SITE/"index.html").exists(): pytest.skip("no site was built: python tools/site.py build")
+    if not (SITE/"index.html").exists():
+        pytest.skip("no site was built: python tools/site.py build")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(SITE)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -34,8 +50,10 @@ def address():
 @pytest.fixture(scope="module")
 def browser():
     "Headless Chromium."
-    if (path := browser_path()) is None: pytest.skip(f"no browser: looked for {', '.join(BROWSERS)} on PATH")
-    playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright, which steers the browser, is not installed")
+    if (path := browser_path()) is None:
+        pytest.skip(f"no browser: looked for {', '.join(BROWSERS)} on PATH")
+    missing = "the package playwright, which steers the browser, is not installed"
+    playwright = pytest.importorskip("playwright.sync_api", reason=missing)
     with playwright.sync_playwright() as p:
         one = p.chromium.launch(executable_path=path, args=OPTIONS)
         yield one
@@ -45,28 +63,55 @@ def browser():
 def watched(browser, address, **options):
     "A tab, and what goes wrong in it."
     tab, wrong = browser.new_page(**options), []
+    tab.set_default_timeout(PATIENCE)
+    own = address, "data:", "blob:"
     tab.on("console", lambda m: wrong.append(f"console: {m.text}") if m.type == "error" else None)
     tab.on("pageerror", lambda e: wrong.append(f"error: {e}"))
-    tab.on("request", lambda r: None if r.url.startswith((address, "data:", "blob:")) else wrong.append(f"request: {r.url}"))
+    tab.on("request", lambda r: None if r.url.startswith(own) else wrong.append(f"request: {r.url}"))
     return tab, wrong
 
 
 def test_every_page_fits_a_phone_without_errors(browser, address):
+    "Nothing sticks out at the right, unless its box scrolls: a page that clips it would hide that it is cut."
     tab, wrong = watched(browser, address, viewport={"width": 390, "height": 844})
     bad = {}
     for path in sorted(p.relative_to(SITE).as_posix() for p in (SITE/"nbs").rglob("*.html")):
         tab.goto(f"{address}/{path}", wait_until="load")
-        width = tab.evaluate("document.documentElement.scrollWidth")
-        found = [*wrong, *([f"{width} pixels wide"] if width > 391 else [])]
+        width, cut = tab.evaluate("document.documentElement.scrollWidth"), tab.evaluate(CUT)
+        found = [*wrong, *cut[:3], *([f"{width} pixels wide"] if width > 391 else [])]
         wrong.clear()
-        if found: bad[path] = found
+        if found:
+            bad[path] = found
     assert not bad
+
+
+def test_what_is_cut_is_seen(browser, address):
+    "The same look finds words that cannot wrap, on a page that clips what is too wide."
+    tab, _ = watched(browser, address, viewport={"width": 390, "height": 844})
+    tab.goto(f"{address}/nbs/index.html", wait_until="load")
+    tab.evaluate("""() => {
+      document.documentElement.style.overflowX = 'clip';
+      const wide = '<i id="wide" style="white-space: nowrap">' + 'word '.repeat(99) + '</i>';
+      document.querySelector('main').insertAdjacentHTML('beforeend', wide);
+    }""")
+    assert any('id="wide"' in html for html in tab.evaluate(CUT))
+
+
+def test_the_sidebar_shows_the_current_page(browser, address):
+    tab, _ = watched(browser, address, viewport={"width": 1280, "height": 900})
+    for path in ("nbs/core/registry.html", "nbs/report/summary.html"):
+        tab.goto(f"{address}/{path}", wait_until="load")
+        tab.wait_for_function("""() => {
+          const here = document.querySelector('#quarto-sidebar [aria-current=page]').getBoundingClientRect();
+          return here.top > 0 && here.bottom < innerHeight;
+        }""")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious(browser, address, scheme):
     spec = importlib.util.find_spec("axe_playwright_python")
-    if spec is None: pytest.skip("the package axe-playwright-python, which holds axe-core, is not installed")
+    if spec is None:
+        pytest.skip("the package axe-playwright-python, which holds axe-core, is not installed")
     axe = (Path(spec.origin).parent/"axe.min.js").read_text(encoding="utf-8")
     tab, wrong = watched(browser, address, viewport={"width": 1280, "height": 900}, color_scheme=scheme)
     bad = {}
@@ -74,8 +119,10 @@ def test_axe_finds_nothing_serious(browser, address, scheme):
         tab.goto(f"{address}/{path}", wait_until="load")
         tab.evaluate(axe)
         found = tab.evaluate("axe.run({runOnly: ['wcag2a', 'wcag2aa', 'best-practice']})")["violations"]
-        serious = [f"{v['id']}: {v['nodes'][0]['target']}, {len(v['nodes'])} places" for v in found if v["impact"] in ("serious", "critical") or v["id"] == "heading-order"]
-        if serious or wrong: bad[path] = serious + wrong
+        found = [v for v in found if v["impact"] in ("serious", "critical") or v["id"] == "heading-order"]
+        serious = [f"{v['id']}: {v['nodes'][0]['target']}, {len(v['nodes'])} places" for v in found]
+        if serious or wrong:
+            bad[path] = serious + wrong
         wrong.clear()
     assert not bad
 
@@ -88,5 +135,6 @@ def test_search_and_theme_answer(browser, address):
     assert tab.evaluate("getComputedStyle(document.body).backgroundColor") != before
     tab.locator("#quarto-search button, #quarto-search a, .sd-search-toggle, #quarto-search").first.click()
     tab.keyboard.type("preconditioning", delay=5)
-    tab.wait_for_function("[...document.querySelectorAll('a')].some(a => a.offsetParent && /denoiser/.test(a.href) && a.closest('[class*=search], [id*=search], dialog, [class*=aa-]'))", timeout=600_000)
+    tab.wait_for_function("""() => [...document.querySelectorAll('a')].some(a => a.offsetParent
+      && /denoiser/.test(a.href) && a.closest('[class*=search], [id*=search], dialog, [class*=aa-]'))""")
     assert not wrong

@@ -55,7 +55,8 @@ class Cell:
 
     @property
     def imports_only(self) -> bool:
-        return self.tree is not None and all(isinstance(s, ast.Import | ast.ImportFrom) for s in self.tree.body)
+        kinds = ast.Import | ast.ImportFrom
+        return self.tree is not None and all(isinstance(s, kinds) for s in self.tree.body)
 
     @cached_property
     def tree(self) -> ast.Module | None:
@@ -114,14 +115,16 @@ def load(path: Path) -> dict:
 
 
 def read_cell(raw: dict) -> Cell:
-    tags = tuple(raw.get("metadata", {}).get("tags", ()))
-    return Cell(raw["cell_type"], text(raw["source"]), tags, tuple(raw.get("outputs", ())), raw.get("execution_count"))
+    "One cell of a notebook file."
+    tags, outputs = tuple(raw.get("metadata", {}).get("tags", ())), tuple(raw.get("outputs", ()))
+    return Cell(raw["cell_type"], text(raw["source"]), tags, outputs, raw.get("execution_count"))
 
 
 def read_page(path: Path, nbs: Path) -> Page:
     nb = load(path)
     cells = tuple(read_cell(raw) for raw in nb["cells"])
-    return Page(path.relative_to(nbs).with_suffix("").as_posix(), cells, nb["metadata"], nb.get("nbformat_minor", 0))
+    name = path.relative_to(nbs).with_suffix("").as_posix()
+    return Page(name, cells, nb["metadata"], nb.get("nbformat_minor", 0))
 
 
 def notebooks(root: Path) -> list[Path]:

@@ -3,7 +3,7 @@
     python tools/check.py                            all stages, stopping at the first red one
     python tools/check.py --only ruff levels tests   some of them, in the order of all
 
-No stage writes into nbs/ or spectral_diffusion/: what a fresh export would give is made in a copy and compared.
+No stage writes into nbs/ or spectral_diffusion/: what a fresh export gives is made in a copy and compared.
 """
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 from tools import laws  # noqa: E402
 
 BIN = Path(sys.executable).parent
-ENV = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": os.environ.get("MPLBACKEND", "Agg"), "PYTHONUNBUFFERED": "1",
+ENV = {"MPLBACKEND": "Agg", **os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1",
        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
 
 
@@ -50,7 +50,8 @@ def git(*words: str) -> list[str] | None:
 
 def lost_in_a_commit(files: list[str]) -> list[str]:
     "Files that a commit would leave behind: ignored ones, and one half of a notebook and its module."
-    found = [f"{n} is ignored by .gitignore, so no commit will hold it" for n in git("check-ignore", "--no-index", *files) or []]
+    ignored = git("check-ignore", "--no-index", *files) or []
+    found = [f"{n} is ignored by .gitignore, so no commit will hold it" for n in ignored]
     tracked = set(git("ls-files", "nbs", laws.LIB) or [])
     for page in laws.pages(ROOT):
         if page.module and tracked:
@@ -63,8 +64,8 @@ def lost_in_a_commit(files: list[str]) -> list[str]:
 
 def clean() -> str:
     "the package is what the notebooks export, the notebooks are clean, git holds both"
-    found = [v for law in ("export_in_sync", "no_orphan_module", "notebooks_clean", "parameters_survive_cleaning")
-             for v in laws.LAWS[law](ROOT)]
+    names = "export_in_sync", "no_orphan_module", "notebooks_clean", "parameters_survive_cleaning"
+    found = [violation for name in names for violation in laws.LAWS[name](ROOT)]
     files = [p.relative_to(ROOT).as_posix() for p in [*laws.notebooks(ROOT), *laws.modules(ROOT)]]
     found += lost_in_a_commit(files)
     state = git("status", "--porcelain", "--untracked-files=all", "--", "nbs", laws.LIB) or []
@@ -98,8 +99,9 @@ def notebooks() -> str:
 
 def strays() -> set[str]:
     "Files below nbs/ that are no source."
-    return {p.relative_to(ROOT).as_posix() for p in (ROOT/"nbs").rglob("*") if p.is_file() and p.suffix != ".ipynb"
-            and not {".ipynb_checkpoints", "__pycache__"} & set(p.parts)}
+    files = [p for p in (ROOT/"nbs").rglob("*") if p.is_file() and p.suffix != ".ipynb"]
+    caches = {".ipynb_checkpoints", "__pycache__"}
+    return {p.relative_to(ROOT).as_posix() for p in files if not caches & set(p.parts)}
 
 
 def smoke() -> str:
@@ -109,8 +111,9 @@ def smoke() -> str:
         return "no benchmark yet"
     with tempfile.TemporaryDirectory() as tmp, ThreadPoolExecutor(PARALLEL) as pool:
         def one(name: str) -> int:
-            run = subprocess.run([sys.executable, "-m", f"{laws.LIB}.lab.cli", "bench", name, "--preset", "smoke", "--results", tmp],
-                                 cwd=ROOT, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            verb = [f"{laws.LIB}.lab.cli", "bench", name, "--preset", "smoke", "--results", tmp]
+            pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+            run = subprocess.run([sys.executable, "-m", *verb], cwd=ROOT, env=ENV, **pipe)
             print(run.stdout, end="", flush=True)
             return run.returncode
         red = [n for n, status in zip(names, pool.map(one, names), strict=True) if status]
@@ -143,7 +146,8 @@ def summary(rows: list[tuple[str, str, float, str]]) -> str:
 def tests(rows: list[tuple[str, str, float, str]]) -> int:
     "pytest, last: its count closes the output, after the table of all stages."
     start = time.perf_counter()
-    run = subprocess.Popen([sys.executable, "-m", "pytest", "--numprocesses", str(PARALLEL), "--dist", "loadfile"], cwd=ROOT, env=ENV, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "pytest", "--numprocesses", str(PARALLEL), "--dist", "loadfile"]
+    run = subprocess.Popen(command, cwd=ROOT, env=ENV, stdout=subprocess.PIPE, text=True)
     last = ""
     for line in run.stdout:
         if line.strip():
@@ -158,9 +162,11 @@ def tests(rows: list[tuple[str, str, float, str]]) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     known = [*STAGES, "tests"]
-    parser.add_argument("--only", action="extend", nargs="+", choices=known, metavar="STAGE", help="some of " + ", ".join(known))
+    parser.add_argument("--only", action="extend", nargs="+", choices=known, metavar="STAGE",
+                        help="some of " + ", ".join(known))
     args = parser.parse_args(argv)
     chosen = args.only or known
     rows: list[tuple[str, str, float, str]] = []

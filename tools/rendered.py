@@ -1,7 +1,7 @@
 """The rendered pages: what is mended in the HTML of either renderer, and what is checked in it.
 
-What can be done on the notebooks is done there (tools/site.py). Here is what a renderer adds by itself: what it would load
-from outside, marks in its navigation, formulas and captions that smalldocs leaves as text.
+What can be done on the notebooks is done there (tools/site.py). Here is what a renderer adds by itself: what
+it would load from outside, marks in its navigation, formulas and captions that smalldocs leaves as text.
 """
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ addEventListener('load', () => {
   side.scrollTop = here.getBoundingClientRect().top - side.getBoundingClientRect().top - side.clientHeight/2;
 });
 """
+JQUERY = re.compile(r"\bdefine\(\s*['\"]jquery['\"]")
 LIBRARIES = ("katex", "mathjax", "require", "jquery")  # that a renderer loads and no page needs
 
 
@@ -39,18 +40,19 @@ def outside(url: str) -> bool:
     return bool(re.match(r"(?:https?:)?//", url.strip(), re.I))
 
 
-# ------------------------------------------------------------------------------------------------------------------ mending
+# --------------------------------------------------------------------------------------------------- mending
 
 def draw_captions(soups: list[BeautifulSoup]) -> None:
     "smalldocs shows captions as plain text; Quarto has drawn them already."
-    found = [c for soup in soups for c in soup.find_all(["figcaption", "caption"]) if not c.find(True) and c.get_text(strip=True)]
+    found = [c for soup in soups for c in soup.find_all(["figcaption", "caption"])]
+    found = [c for c in found if not c.find(True) and c.get_text(strip=True)]
     for caption, html in zip(found, formulas.captions([c.get_text() for c in found]), strict=True):
         caption.clear()
         caption.append(BeautifulSoup(html, "html.parser"))
 
 
 def draw_formulas(soups: dict[str, BeautifulSoup]) -> list[str]:
-    "Every formula that is still TeX as MathML, with its number at the right; returns those that cannot be drawn."
+    "Every formula that is still TeX as MathML, its number at the right; returns those that cannot be drawn."
     spans: list[tuple[str, Tag, formulas.Formula, str | None]] = []
     for where, soup in soups.items():
         for span in soup.select("span.math"):
@@ -77,7 +79,7 @@ def drop_libraries(soup: BeautifulSoup) -> None:
     for tag in soup.find_all(["script", "link"]):
         url = tag.get("src") or tag.get("href") or ""
         from_outside = outside(url) and any(word in url.lower() for word in LIBRARIES)
-        if from_outside or (tag.name == "script" and re.search(r"\bdefine\(\s*['\"]jquery['\"]", tag.get_text())):
+        if from_outside or (tag.name == "script" and JQUERY.search(tag.get_text())):
             tag.decompose()
 
 
@@ -87,7 +89,8 @@ def name_things(soup: BeautifulSoup) -> None:
         box["tabindex"] = box.get("tabindex", "0")
     for nav in soup.find_all("nav"):
         words = " ".join(nav.get("class", []))
-        nav["aria-label"] = nav.get("aria-label") or next((n for word, n in NAVIGATIONS.items() if word in words), "more")
+        names = [name for word, name in NAVIGATIONS.items() if word in words]
+        nav["aria-label"] = nav.get("aria-label") or (names or ["more"])[0]
     for link in soup.select('a[role="navigation"]'):
         link["role"] = "button"  # it unfolds a section and is no region of the page
     for corner in soup.find_all("th"):
@@ -152,14 +155,16 @@ def front_door(site: Path, home: str, title: str) -> None:
         f'<body><h1><a href="{home}">{title}</a></h1></body></html>\n', encoding="utf-8")
 
 
-# ----------------------------------------------------------------------------------------------------------------- checking
+# -------------------------------------------------------------------------------------------------- checking
 
-LOADS = {("script", "src"), ("img", "src"), ("img", "srcset"), ("iframe", "src"), ("source", "src"), ("source", "srcset"),
-         ("video", "src"), ("audio", "src"), ("track", "src"), ("embed", "src"), ("object", "data"), ("input", "src"),
-         ("image", "href"), ("use", "href"), ("video", "poster")}
-LINKED = {"stylesheet", "icon", "preload", "prefetch", "preconnect", "dns-prefetch", "modulepreload", "manifest", "apple-touch-icon"}
-CSS_LOAD = re.compile(r"url\(\s*[\"']?((?:https?:)?//[^)\"'\s]+)|@import\s+[\"']((?:https?:)?//[^\"']+)", re.I)
-JS_LOAD = re.compile(r"(?:\bimport\b[^;'\"]*|\bfetch\(|\bimportScripts\(|\.src\s*=\s*)[\"']((?:https?:)?//[^\"']+)")
+LOADS = {("script", "src"), ("img", "src"), ("img", "srcset"), ("iframe", "src"), ("source", "src"),
+         ("source", "srcset"), ("video", "src"), ("video", "poster"), ("audio", "src"), ("track", "src"),
+         ("embed", "src"), ("object", "data"), ("input", "src"), ("image", "href"), ("use", "href")}
+LINKED = {"stylesheet", "icon", "apple-touch-icon", "manifest",
+          "preload", "modulepreload", "prefetch", "preconnect", "dns-prefetch"}
+URL = r"((?:https?:)?//[^)\"'\s]+)"
+CSS_LOAD = re.compile(rf"url\(\s*[\"']?{URL}|@import\s+[\"']{URL}", re.I)
+JS_LOAD = re.compile(rf"(?:\bimport\b[^;'\"]*|\bfetch\(|\bimportScripts\(|\.src\s*=\s*)[\"']{URL}")
 NO_PROSE = {"code", "pre", "script", "style", "math", "title"}
 
 
@@ -240,7 +245,8 @@ def content(where: str, reader: Reader) -> list[str]:
     found = [f"{where}: loads {u} from outside" for u in dict.fromkeys(reader.loads) if outside(u)]
     if reader.no_alt:
         found.append(f"{where}: {reader.no_alt} picture(s) without alternative text (`#| fig-alt:`)")
-    return found + [f"{where}: a dollar sign outside of code, perhaps a formula that was not read: {s}" for s in reader.dollars[:3]]
+    said = f"{where}: a dollar sign outside of code, perhaps a formula that was not read"
+    return found + [f"{said}: {words}" for words in reader.dollars[:3]]
 
 
 def broken_links(site: Path, where: str, readers: dict[str, Reader], gone: set[str]) -> Iterator[str]:
@@ -267,7 +273,7 @@ def broken_links(site: Path, where: str, readers: dict[str, Reader], gone: set[s
 
 
 def check(site: Path, missing: set[str] = frozenset()) -> list[str]:
-    "Everything wrong with a built site: broken links, requests to the outside, pictures without a text, ids used twice."
+    "Everything wrong with a built site: broken links, outside requests, pictures without a text, double ids."
     readers: dict[str, Reader] = {}
     for path in sorted(site.rglob("*.html")):
         reader = Reader()
@@ -276,7 +282,8 @@ def check(site: Path, missing: set[str] = frozenset()) -> list[str]:
     gone = {m.removesuffix(".ipynb") + end for m in missing for end in (".html", ".ipynb")}
     problems: list[str] = []
     for where, reader in readers.items():
-        problems += [*structure(where, reader), *content(where, reader), *broken_links(site, where, readers, gone)]
+        problems += structure(where, reader) + content(where, reader)
+        problems += broken_links(site, where, readers, gone)
     for path in sorted(site.rglob("*.css")):
         urls = ["".join(m) for m in CSS_LOAD.findall(path.read_text(encoding="utf-8"))]
         problems += [f"{path.relative_to(site).as_posix()}: loads {url} from outside" for url in urls]

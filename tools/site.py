@@ -4,9 +4,10 @@
     python tools/site.py check [--out _site]        links, outside requests and alt texts of a built site
 
 Pages come with their stored outputs. A benchmark page has none: its executed copy is taken from
-`results/<bench>/<fingerprint>/notebook.ipynb` (preset gpu before cpu before smoke, then the newest). Nothing is executed here.
-smalldocs renders, or Quarto where it is asked for: from the same files, in which what both need is done already. smalldocs has no
-cross-references and no MathML; this file and tools/rendered.py add them.
+`results/<bench>/<fingerprint>/notebook.ipynb` (preset gpu before cpu before smoke, then the newest). Nothing
+is executed here. smalldocs renders, or Quarto where it is asked for: from the same files, in which what both
+need is done already. smalldocs has no cross-references and no MathML: this file and tools/rendered.py
+add them.
 """
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
-from tools.book import EXPORTS, LIB, description, listed, load, read_cell, text  # noqa: E402
+from tools.book import EXPORTS, LIB, description, listed, load, notebooks, read_cell, text  # noqa: E402
 from tools.rendered import check, finish, front_door  # noqa: E402
 
 RENDERERS = ("smalldocs", "quarto")  # the first is the default: having Quarto changes nothing
@@ -45,7 +46,7 @@ class SiteError(Exception):
         super().__init__("\n".join([f"site: {title}", *(f"  {p}" for p in problems)]))
 
 
-# --------------------------------------------------------------------------------------------------------------- the pages
+# ------------------------------------------------------------------------------------------------- the pages
 
 @dataclass
 class Page:
@@ -69,13 +70,20 @@ def without(item, gone: set[str]):
         if item.get("href") in gone or item.get("file") in gone:
             return None
         new = {k: without(v, gone) for k, v in item.items()}
-        return None if item.get("contents") and not new["contents"] else {k: v for k, v in new.items() if v is not None}
+        if item.get("contents") and not new["contents"]:
+            return None
+        return {k: v for k, v in new.items() if v is not None}
     return None if isinstance(item, str) and item in gone else item
+
+
+def load_if_there(path: Path) -> dict:
+    "A JSON file, or nothing."
+    return load(path) if path.exists() else {}
 
 
 def ran_on(record: Path) -> str:
     "Where and when a record was computed, as its system.json has it."
-    system = json.loads((record/"system.json").read_text(encoding="utf-8")) if (record/"system.json").exists() else {}
+    system = load_if_there(record/"system.json")
     said = [system.get("gpu") or system.get("processor"), str(system.get("date") or "")[:10]]
     return "".join(f"{s}, " for s in said if s)
 
@@ -88,35 +96,39 @@ def data_links(record: Path, root: Path) -> str:
 
 
 def executed_copy(root: Path, bench: str) -> tuple[Path, str] | None:
-    """The published executed notebook of a benchmark and a sentence about it; a folder without a notebook is a training run.
+    """The published executed notebook of a benchmark and a sentence about it.
 
+    A folder without a notebook is a training run.
     A copy of the page as it stands now comes before copies of earlier versions of the page."""
     from spectral_diffusion.study.sweep import source_mark
     source = root/"nbs"/"bench"/f"{bench}.ipynb"
     mark, found = source_mark(source) if source.exists() else "", []
     for nb in sorted((root/"results"/bench).glob("*/notebook.ipynb")):
         config = nb.with_name("config.yaml")
-        preset = (yaml.safe_load(config.read_text(encoding="utf-8")) or {}).get("preset", "") if config.exists() else ""
+        settings = yaml.safe_load(config.read_text(encoding="utf-8")) if config.exists() else None
+        preset = (settings or {}).get("preset", "")
         rank = PRESETS.index(preset) if preset in PRESETS else len(PRESETS)
-        system = nb.with_name("system.json")
-        page = json.loads(system.read_text(encoding="utf-8")).get("page") if system.exists() else None
+        page = load_if_there(nb.with_name("system.json")).get("page")
         found.append((page != mark, rank, -nb.stat().st_mtime, nb, preset))
     if not found:
         return None
     *_, nb, preset = min(found)
-    verdict = nb.with_name("verdict.json")
-    judged = json.loads(verdict.read_text(encoding="utf-8")) if verdict.exists() else {}
-    status = ", ".join(f"{name} **{v['outcome'].lower()}**" for name, v in judged.items() if not name.startswith("control"))
-    copy = f"Executed copy, preset `{preset or 'unknown'}`, {ran_on(nb.parent)}from `{nb.parent.relative_to(root).as_posix()}`. {data_links(nb.parent, root)}"
+    judged = load_if_there(nb.with_name("verdict.json"))
+    judged = {name: v for name, v in judged.items() if not name.startswith("control")}
+    status = ", ".join(f"{name} **{v['outcome'].lower()}**" for name, v in judged.items())
+    record = nb.parent.relative_to(root).as_posix()
+    copy = (f"Executed copy, preset `{preset or 'unknown'}`, {ran_on(nb.parent)}from `{record}`. "
+            f"{data_links(nb.parent, root)}")
     return nb, f"Verdicts: {status}. {copy}" if status else copy
 
 
 def gather(root: Path, config: dict, *, allow_missing: bool) -> tuple[list[Page], set[str]]:
     "The pages to show, and the listed ones that do not exist yet."
     names = list(dict.fromkeys(listed(config)))
-    there = {p.relative_to(root).as_posix() for p in (root/"nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts}
+    there = {p.relative_to(root).as_posix() for p in notebooks(root)}
     missing, extra = set(names) - there, there - set(names)
-    problems = [f"{n} is listed in _quarto.yml and does not exist" for n in names if n in missing and not allow_missing]
+    absent = [] if allow_missing else [n for n in names if n in missing]
+    problems = [f"{n} is listed in _quarto.yml and does not exist" for n in absent]
     problems += [f"{n} exists and is not listed in _quarto.yml" for n in sorted(extra)]
     if problems:
         raise SiteError("the pages and _quarto.yml differ", problems)
@@ -126,13 +138,13 @@ def gather(root: Path, config: dict, *, allow_missing: bool) -> tuple[list[Page]
             continue
         page = Page(name, root/name)
         if name.startswith("nbs/bench/"):
-            copy = executed_copy(root, Path(name).stem)
-            page.source, page.note = copy or (page.source, "Not run yet: this is the source, without results.")
+            none = page.source, "Not run yet: this is the source, without results."
+            page.source, page.note = executed_copy(root, Path(name).stem) or none
         pages.append(page)
     return pages, missing
 
 
-# ----------------------------------------------------------------------------------------------------- reading the notebooks
+# ------------------------------------------------------------------------------------- reading the notebooks
 
 def read(page: Page) -> None:
     "Load a page and note what it exports and what it takes from other pages."
@@ -147,7 +159,7 @@ def read(page: Page) -> None:
                     page.needs.setdefault(source, []).extend(a.name for a in node.names)
 
 
-# -------------------------------------------------------------------------------------------------------- processing a page
+# ----------------------------------------------------------------------------------------- processing a page
 
 def rel(target: str, page: str) -> str:
     return posixpath.relpath(target, posixpath.dirname(page) or ".")
@@ -190,13 +202,14 @@ def link_names(page: Page, book: dict[str, Page]) -> None:
 
     for cell in page.nb["cells"]:
         if cell["cell_type"] == "markdown":
-            lines = outside_code(text(cell["source"]), change) if "](" not in text(cell["source"]) else text(cell["source"])
-            cell["source"] = "".join(old if old.startswith(("#", ">")) else new for old, new in
-                                     zip(text(cell["source"]).splitlines(True), lines.splitlines(True), strict=True))
+            source = text(cell["source"])
+            linked = source if "](" in source else outside_code(source, change)
+            both = zip(source.splitlines(True), linked.splitlines(True), strict=True)
+            cell["source"] = "".join(old if old.startswith(("#", ">")) else new for old, new in both)
 
 
 def strip(page: Page, book: dict[str, Page], doc_prefix: str) -> None:
-    "Under the title: which copy this is, what the page needs and what it gives; absolute links of nbdev become relative."
+    "Under the title: which copy this is, what the page needs and gives; links of nbdev become relative."
     lines = [page.note] if page.note else []
     needs = [f"[{Path(n).stem}]({rel(n, page.path)})" for n in page.needs if n in book]
     if needs:
@@ -217,7 +230,7 @@ def markdown_cell(source: str) -> dict:
 
 
 def split_title(page: Page) -> None:
-    "nbdev keeps of the title cell the heading and one line of promise: join the promise, and move what follows to a cell of its own."
+    "nbdev keeps heading and first line of promise of a title cell: join the promise, the rest gets its cell."
     cells = page.nb["cells"]
     i = next((i for i, c in enumerate(cells) if c["cell_type"] == "markdown"), None)
     if i is None or not text(cells[i]["source"]).startswith("# "):
@@ -239,7 +252,7 @@ def split_title(page: Page) -> None:
 
 
 def processors():
-    "nbdev's processors less those that execute or hide the library: here the exported cell itself is the documentation."
+    "nbdev's processors less those that execute or hide the library: the exported cell is the documentation."
     from nbdev.process import Processor
     from nbdev.processors import FilterDefaults
 
@@ -261,13 +274,15 @@ def processors():
             elif names:
                 lines = cell.source.count("\n") + 1
                 if lines > LONG:
-                    cell.source = f'#| code-fold: show\n#| code-summary: "{", ".join(names)} ({lines} lines)"\n{cell.source}'
+                    summary = f'"{", ".join(names)} ({lines} lines)"'
+                    cell.source = f"#| code-fold: show\n#| code-summary: {summary}\n{cell.source}"
                 cell.metadata["exported_names"] = names
 
     class Pages(FilterDefaults):
         def procs(self):
             mine = {"drop_hidden": drop_hidden, "show_exported": show_exported}
-            out = {"add_show_docs", "exec_show_docs", "clean_show_doc", "rm_export", "mv_exports", "add_fold", "add_links", "insert_warning"}
+            out = {"add_show_docs", "exec_show_docs", "clean_show_doc", "rm_export", "mv_exports", "add_fold",
+                   "add_links", "insert_warning"}
             return [p for p in self.base_procs() if p.__name__ not in out] + list(mine.values())
 
     return Pages()
@@ -280,7 +295,7 @@ def is_progress(out: dict) -> bool:
 
 
 def process(page: Page, filter_) -> dict:
-    "The notebook as the renderer gets it: nbdev's directives carried out, exported cells framed, widgets as text."
+    "The notebook as the renderer gets it: directives carried out, exported cells framed, widgets as text."
     from execnb.nbio import dict2nb
     nb = dict2nb(page.nb)
     nb.path_ = page.path
@@ -327,7 +342,7 @@ def framed(cell: dict, names: list[str]) -> list[dict]:
 
 
 def distinct_headings(markdown: str, taken: list[str]) -> str:
-    "A heading that would get the id of an exported name gets one of its own: links to the name mean the code."
+    "A heading that would get the id of an exported name gets another one: links to the name mean the code."
     def one(m: re.Match) -> str:
         identifier = re.sub(r"\s+", "-", re.sub(r"[^\w\s.-]", "", m[2]).strip().lower())
         return f"{m[1]}{m[2]} {{#about-{identifier}}}" if identifier in taken else m[0]
@@ -343,16 +358,24 @@ def name_record(page: Page, root: Path) -> None:
 
 
 def write_notebook(nb: dict, path: Path) -> None:
-    "Write a notebook with its sources as lists of lines: Quarto joins a source that is one string without line breaks."
+    "Write a notebook, its sources as lists of lines: Quarto loses the line breaks of one string."
     cells = [{**cell, "source": text(cell["source"]).splitlines(True)} for cell in nb["cells"]]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({**nb, "cells": cells}, ensure_ascii=False), encoding="utf-8")
 
 
-# ---------------------------------------------------------------------------- cross-references, where the renderer has none
+# ------------------------------------------------------------- cross-references, where the renderer has none
 
 KINDS = {"fig": "Figure", "tbl": "Table", "eq": "Equation"}
 REF = re.compile(r"(?<![\w@\\])\[?@((?:fig|tbl|eq)-[\w-]*\w)\]?")
+
+
+def numbered_caption(source: str, kind: str, number: str) -> str:
+    "The source of a cell whose caption begins with its number; the same where it has no caption."
+    def one(m: re.Match) -> str:
+        caption = yaml.safe_load(m[2]) if m[2][0] in "\"'" else m[2]
+        return m[1] + json.dumps(number + caption, ensure_ascii=False)  # in quotes: it holds a colon now
+    return re.sub(rf"^(#\|\s*{kind}-cap:\s*)(\S.*)$", one, source, count=1, flags=re.M)
 
 
 def cross_references(nb: dict, where: str) -> list[str]:
@@ -381,12 +404,9 @@ def cross_references(nb: dict, where: str) -> list[str]:
             label = re.search(r"^#\|\s*label:\s*[\"']?((?:fig|tbl)-[\w-]+)", source, re.M)
             if label:
                 kind, n = label[1].split("-")[0], number(label[1])
-                if not re.search(rf"^#\|\s*{kind}-cap:", source, re.M):
+                cell["source"] = numbered_caption(source, kind, f"{KINDS[kind]} {n}: ")
+                if cell["source"] == source:
                     problems.append(f"{where}: {label[1]} has no {kind}-cap")
-                cell["source"] = re.sub(rf"^(#\|\s*{kind}-cap:\s*)([\"']?)", rf"\g<1>\g<2>{KINDS[kind]} {n}: ", source, count=1, flags=re.M)
-                if re.search(rf"^#\|\s*{kind}-cap:\s*[^\"'\s]", cell["source"], re.M):  # an unquoted caption cannot hold a colon
-                    cell["source"] = re.sub(rf"^(#\|\s*{kind}-cap:\s*)(.+)$", lambda m: m[1] + json.dumps(m[2], ensure_ascii=False),
-                                            cell["source"], count=1, flags=re.M)
         elif cell["cell_type"] == "markdown":
             def both(part: str) -> str:
                 part = re.sub(r"\$\$(.+?)\$\$\s*\{#(eq-[\w-]+)\}", equation, part, flags=re.S)
@@ -395,19 +415,25 @@ def cross_references(nb: dict, where: str) -> list[str]:
 
     def reference(m: re.Match) -> str:
         if m[1] not in numbers:
-            problems.append(f"{where}: @{m[1]} has no such figure, table or equation on the page (link to other pages by an ordinary link)")
+            problems.append(f"{where}: @{m[1]} has no such figure, table or equation on the page "
+                            "(link to other pages by an ordinary link)")
             return m[0]
         return f"[{numbers[m[1]]}](#{m[1]})"
 
+    def refer(part: str) -> str:
+        return outside_spans(part, lambda words: REF.sub(reference, words))
+
     for cell in nb["cells"]:
         if cell["cell_type"] == "markdown":
-            cell["source"] = outside_code(text(cell["source"]), lambda part: outside_spans(part, lambda s: REF.sub(reference, s)))
+            cell["source"] = outside_code(text(cell["source"]), refer)
         elif cell["cell_type"] == "code":
-            cell["source"] = re.sub(r"^#\|\s*(?:fig|tbl)-cap:.*$", lambda m: REF.sub(reference, m[0]), text(cell["source"]), flags=re.M)
+            caption = r"^#\|\s*(?:fig|tbl)-cap:.*$"
+            source = text(cell["source"])
+            cell["source"] = re.sub(caption, lambda m: REF.sub(reference, m[0]), source, flags=re.M)
     return problems
 
 
-# --------------------------------------------------------------------------------------------------------------- the build
+# ------------------------------------------------------------------------------------------------- the build
 
 def linked_files(nb: dict, page: str, root: Path) -> set[str]:
     "Files of the repository, other than pages, that the text of a page links to."
@@ -417,8 +443,10 @@ def linked_files(nb: dict, page: str, root: Path) -> set[str]:
             continue
         for target in re.findall(r"\]\(\s*<?([^)\s>]+)|\b(?:src|href)=[\"']([^\"']+)", text(cell["source"])):
             path = unquote("".join(target).split("#")[0])
-            name = posixpath.normpath(posixpath.join(posixpath.dirname(page), path)) if path and ":" not in path else ""
-            if name and not name.startswith(("..", ".", "/", "_")) and not name.endswith(".ipynb") and (root/name).is_file():
+            if not path or ":" in path or path.endswith(".ipynb"):
+                continue
+            name = posixpath.normpath(posixpath.join(posixpath.dirname(page), path))
+            if not name.startswith((".", "/", "_")) and (root/name).is_file():
                 found.add(name)
     return found
 
@@ -435,7 +463,7 @@ def render(proc: Path, renderer: str) -> list[str]:
 def render_by_quarto(proc: Path) -> list[str]:
     "The same by Quarto, whose complaints stand in lines that begin with WARN or ERROR."
     if shutil.which("quarto") is None:
-        hint = "it is not on the PATH; get it from quarto.org, or leave --renderer out: smalldocs needs nothing"
+        hint = "it is not on the PATH; get it from quarto.org, or leave --renderer out"
         raise SiteError("the renderer quarto was asked for", [hint])
     done = subprocess.run(["quarto", "render", str(proc)], capture_output=True, text=True)
     lines = re.sub(r"\x1b\[[0-9;]*m", "", done.stderr).splitlines()
@@ -448,14 +476,15 @@ def replace_folder(new: Path, old: Path) -> None:
     "Put a finished site in place of the old one; a folder that is no site is never removed."
     if old.exists():
         if any(old.iterdir()) and not (old/"site_libs").is_dir():
-            raise SiteError("the output folder holds something else", [f"{old} has no site_libs; choose another --out or empty it"])
+            hint = f"{old} has no site_libs; choose another --out or empty it"
+            raise SiteError("the output folder holds something else", [hint])
         shutil.rmtree(old)
     old.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(str(new), str(old))
 
 
-def build(root: Path = ROOT, out: Path | None = None, *, allow_missing: bool = False, renderer: str = RENDERERS[0],
-          say=print) -> Path:
+def build(root: Path = ROOT, out: Path | None = None, *, allow_missing: bool = False,
+          renderer: str = RENDERERS[0], say=print) -> Path:
     "Build the site of a repository; raises `SiteError` with one line for each problem."
     start, root = time.perf_counter(), root.resolve()
     def tell(what: str) -> None: say(f"site: {what}  ({time.perf_counter() - start:.1f} s)")
@@ -505,7 +534,7 @@ def bare(pages: list[Page]) -> list[str]:
 
 
 def write_sources(pages: list[Page], root: Path, proc: Path, renderer: str) -> tuple[list[str], set[str]]:
-    "What the renderer reads, in a fresh folder; returns problems, and files of the repository that the pages link to."
+    "What the renderer reads, in a fresh folder; returns problems, and files that the pages link to."
     if proc.exists():
         shutil.rmtree(proc)
     book, problems, files = {p.path: p for p in pages}, [], set()
@@ -530,7 +559,8 @@ def write_sources(pages: list[Page], root: Path, proc: Path, renderer: str) -> t
 def write_project(config: dict, root: Path, proc: Path) -> None:
     "`_quarto.yml` and the style sheets it names, for the renderer."
     config["project"]["output-dir"] = "_site"
-    (proc/"_quarto.yml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    said = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    (proc/"_quarto.yml").write_text(said, encoding="utf-8")
     css = config.get("format", {}).get("html", {}).get("css", [])
     for name in [css] if isinstance(css, str) else css:
         (proc/name).parent.mkdir(parents=True, exist_ok=True)
@@ -547,11 +577,12 @@ def nbdev_prefix(root: Path) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     parser.add_argument("verb", choices=["build", "check"])
-    parser.add_argument("--out", type=Path, help="the folder of the finished site (default: output-dir of _quarto.yml)")
+    parser.add_argument("--out", type=Path, help="folder of the site (default: output-dir of _quarto.yml)")
     parser.add_argument("--root", type=Path, default=ROOT, help="the repository (default: this one)")
-    parser.add_argument("--allow-missing", action="store_true", help="leave out pages that are listed and not written yet")
+    parser.add_argument("--allow-missing", action="store_true", help="leave out listed pages that do not exist")
     parser.add_argument("--renderer", choices=RENDERERS, default=RENDERERS[0], help="default: %(default)s")
     args = parser.parse_args(argv)
     try:
@@ -560,7 +591,8 @@ def main(argv: list[str] | None = None) -> int:
         else:
             site = args.out or args.root/"_site"
             if not (site/"index.html").exists():
-                raise SiteError("there is no site here", [f"{site}/index.html does not exist; run `python tools/site.py build` first"])
+                hint = f"{site}/index.html does not exist; run `python tools/site.py build` first"
+                raise SiteError("there is no site here", [hint])
             problems = check(site)
             if problems:
                 raise SiteError(f"{len(problems)} problem(s)", problems)
