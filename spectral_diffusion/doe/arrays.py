@@ -25,7 +25,7 @@ from ..core.runtime import atomic_file
 
 # %% auto #0
 __all__ = ['MODULI', 'QUADRATICS', 'TWELVE', 'ARRAYS', 'USUAL', 'check_array', 'levels', 'balance', 'combination_counts',
-           'strength', 'offending_pairs', 'verify', 'Field', 'field', 'field_forms', 'rao_hamming', 'bush',
+           'strength', 'offending_pairs', 'verify', 'Field', 'as_int', 'field', 'field_forms', 'rao_hamming', 'bush',
            'paley_core', 'hadamard', 'from_hadamard', 'difference_scheme', 'develop', 'merge_columns', 'dummy_level',
            'merged_array', 'canonical', 'name_of', 'orthogonal_array', 'register_array', 'register_all', 'times',
            'word_lengths', 'triple_words', 'alias_report', 'interaction_table', 'Graph', 'linear_graph',
@@ -123,10 +123,17 @@ class Field(NamedTuple):
     add: Int[np.ndarray, "q q"]
     mul: Int[np.ndarray, "q q"]
 
+def as_int(
+    n: object, # a number
+) -> object: # Python's own integer for one of numpy, which would wrap around at 64 bits; else the same
+    "A whole number of numpy as Python's; what is none stays and is refused by name later."
+    return int(n) if isinstance(n, np.integer) else n
+
 def field(
     q: int, # number of elements
 ) -> Field:
     "The field with q elements."
+    q = as_int(q)
     prime = next((p for p in range(2, q + 1) if q % p == 0), 0) if isinstance(q, int) and q > 1 else 0
     if prime == 0 or (prime != q and q not in MODULI):
         raise InputError(f"a field needs a prime number of elements, or one of {sorted(MODULI)}; got {q!r}")
@@ -159,6 +166,7 @@ def rao_hamming(
     m: int, # the array has q^m runs
 ) -> Int[np.ndarray, "n k"]: # (q^m - 1)/(q - 1) columns in Taguchi's order
     "The saturated linear array of strength 2."
+    q, m = as_int(q), as_int(m)
     if not isinstance(m, int) or m < 2 or q**m > 4096: raise InputError(f"rao_hamming needs m of at least 2 and at most 4096 runs, got q={q!r}, m={m!r}")
     points = np.array(list(itertools.product(range(q), repeat=m)))
     directions = [c for c in points[:, ::-1] if any(c) and c[np.flatnonzero(c)[-1]] == 1]  # last coefficient that is not zero is one
@@ -170,7 +178,7 @@ def bush(
     strength: int, # t, from 2 to q + 1
 ) -> Int[np.ndarray, "n k"]: # q^t runs, q + 1 columns (q + 2 for even q and strength 3)
     "An array of the asked strength in which any t columns hold every combination once."
-    q, t = levels, strength
+    q, t = as_int(levels), as_int(strength)
     _, mul = field(q)
     if not isinstance(t, int) or not 2 <= t <= q + 1 or q**t > 65_536:
         raise InputError(f"bush({q}, t) needs a strength from 2 to {q + 1} and at most 65536 runs, got {t!r}")
@@ -200,6 +208,7 @@ def hadamard(
 ) -> Int[np.ndarray, "n n"]: # first row and column are ones
     "A Hadamard matrix by Paley's two constructions and Sylvester's doubling."
     def usable(q): return q in (9, 25) or (q > 2 and all(q % p for p in range(2, math.isqrt(q) + 1)))
+    n = as_int(n)
     if not isinstance(n, int) or n < 1 or (n > 2 and n % 4) or n > 1024:
         raise InputError(f"a Hadamard matrix has 1, 2 or a multiple of 4 rows, up to 1024; got {n!r}")
     if n <= 2: return np.array([[1, 1], [1, -1]])[:n, :n]
@@ -218,6 +227,7 @@ def from_hadamard(
     n: int, # runs, a multiple of 4
 ) -> Int[np.ndarray, "n k"]: # n - 1 columns of two levels, first run all zero
     "The two-level array of a Hadamard matrix."
+    n = as_int(n)
     if not isinstance(n, int) or n < 4: raise InputError(f"a two-level array from a Hadamard matrix needs at least 4 runs, got {n!r}")
     return verify((1 - hadamard(n)[:, 1:])//2)
 
