@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from .entropy import Reader, Tables, Writer, add_uniform, code_length, round_through
 from ..core.config import from_dict, to_dict
 from ..core.registry import InputError
-from ..core.runtime import stream
+from ..core.runtime import shared_table, stream
 from ..learn.checkpoint import copy_tensors, load, save
 from ..signals.cosine import dct_matrix
 
@@ -50,18 +50,26 @@ def block_matrix(
         return math.hypot(i, j)*(2 if colors and c else 1), c
     return M[sorted(range(len(M)), key=key)]
 
+@shared_table(maxsize=16)
+def _block_table(channels: int, size: int, colors: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
+    "The shared `block_matrix`, rounded once."
+    return block_matrix(channels, size, colors=colors).to(device, dtype)
+
 class BlockTransform(nn.Module):
     "Blocks to coefficients and back, exactly orthonormal, not trained."
     def __init__(self, channels: int, size: int, *, colors: bool):
         super().__init__()
-        self.size = size
-        self.register_buffer("matrix", block_matrix(channels, size, colors=colors).to(torch.get_default_dtype()), persistent=False)
+        self.channels, self.size, self.colors = channels, size, colors
+
+    def matrix(self, x: Tensor) -> Tensor:
+        "The transform in the dtype and on the device of its input."
+        return _block_table(self.channels, self.size, self.colors, x.dtype, x.device)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n h2 w2"]: # coefficients, means first
-        return F.conv2d(F.pixel_unshuffle(x, self.size), self.matrix[:, :, None, None])
+        return F.conv2d(F.pixel_unshuffle(x, self.size), self.matrix(x)[:, :, None, None])
 
     def inverse(self, z: Float[Tensor, "b n h2 w2"]) -> Float[Tensor, "b c h w"]: # what was transformed
-        return F.pixel_shuffle(F.conv2d(z, self.matrix.T[:, :, None, None]), self.size)
+        return F.pixel_shuffle(F.conv2d(z, self.matrix(z).T[:, :, None, None]), self.size)
 
 # %% ../../nbs/codec/hierarchical.ipynb #83527b90
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import operator
 from collections.abc import Callable, Iterator, Mapping
 
 # %% auto #0
-__all__ = ['InputError', 'unknown_name', 'Registry', 'whole']
+__all__ = ['InputError', 'unknown_name', 'Registry', 'whole', 'two_sides']
 
 # %% ../../nbs/core/registry.ipynb #52f23d65
 class InputError(ValueError):
@@ -71,3 +71,16 @@ def whole(
     if number is None or number < least or "bool" in str(getattr(value, "dtype", type(value))):
         raise InputError(f"{what} must be an integer of at least {least}, got {value!r}")
     return number
+
+# %% ../../nbs/core/registry.ipynb #08fe2234
+def two_sides(
+    size: object, # one whole number for both sides, or (h, w)
+) -> tuple[int, int]: # (h, w)
+    "Height and width as Python's own integers; raises when a side is none."
+    try:
+        given = tuple(size)
+    except TypeError:
+        given = (size, size)
+    if len(given) != 2:
+        raise InputError(f"a size is one side, or (h, w), got {size!r}")
+    return whole("a side", given[0]), whole("a side", given[1])

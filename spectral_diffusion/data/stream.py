@@ -5,14 +5,12 @@
 # %% ../../nbs/data/stream.ipynb #7bc8bf3d
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from jaxtyping import Bool, Int64, Shaped
 from torch import Tensor
 
 from ..core.registry import InputError
-from ..core.runtime import stream
+from ..core.runtime import shared_table, stream
 from .real import to_float
 
 # %% auto #0
@@ -29,7 +27,7 @@ def permutation(
     if epoch < 0: raise InputError(f"epochs are counted from 0, got {epoch}")
     return torch.randperm(n, generator=stream(seed, f"data/epoch/{epoch}"))
 
-_order = lru_cache(maxsize=4)(permutation)  # two epochs for each of two runs; shared, so never written to
+_order = shared_table(maxsize=4)(permutation)  # two epochs for each of two runs; shared, so never written to
 
 # %% ../../nbs/data/stream.ipynb #8a141cb1
 def indices(
@@ -56,7 +54,7 @@ def coins(
     "Which positions of an epoch are flipped, from the stream `data/flip/<epoch>`."
     return torch.rand(n, generator=stream(seed, f"data/flip/{epoch}")) < 0.5
 
-_coins = lru_cache(maxsize=4)(coins)
+_coins = shared_table(maxsize=4)(coins)
 
 def flips(
     n: int, # images in the data set

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.registry import InputError, Registry, unknown_name
+from ..core.registry import InputError, Registry, two_sides, unknown_name
 from ..signals.fourier import bin_weights, irfft2, radius, rfft2
 
 # %% auto #0
@@ -52,7 +52,7 @@ def make(
     **options: object, # of the family
 ) -> Float[Tensor, "n c h w"]: # images; in [-1, 1] but for noise and power_law
     "Random images of one family."
-    h, w = (size, size) if isinstance(size, int) else size
+    h, w = two_sides(size)
     if min(n, h, w, channels) < 1: raise InputError(f"n, size and channels must be at least 1, got n={n}, size={(h, w)}, channels={channels}")
     draw = FAMILIES[family]
     known = list(inspect.signature(draw).parameters)[4:]

@@ -14,7 +14,7 @@ from jaxtyping import Int
 
 from ..core.registry import InputError
 from .balance import check_array, combination_counts, verify
-from .fields import field, rao_hamming
+from .fields import as_int, field, rao_hamming
 
 # %% auto #0
 __all__ = ['QUADRATICS', 'TWELVE', 'SCHEMES', 'paley_core', 'has_characters', 'paley', 'hadamard', 'from_hadamard',
@@ -58,6 +58,7 @@ def hadamard(
     n: int, # 1, 2 or a multiple of 4
 ) -> Int[np.ndarray, "n n"]: # first row and column are ones
     "A Hadamard matrix by Paley's two constructions and Sylvester's doubling."
+    n = as_int(n)
     if not isinstance(n, int) or n < 1 or (n > 2 and n % 4) or n > 1024:
         raise InputError(f"a Hadamard matrix has 1, 2 or a multiple of 4 rows, up to 1024; got {n!r}")
     if n <= 2:
@@ -77,6 +78,7 @@ def from_hadamard(
     n: int, # runs, a multiple of 4
 ) -> Int[np.ndarray, "n k"]: # n - 1 columns of two levels, first run all zero
     "The two-level array of a Hadamard matrix."
+    n = as_int(n)
     if not isinstance(n, int) or n < 4:
         raise InputError(f"a two-level array from a Hadamard matrix needs at least 4 runs, got {n!r}")
     return verify((1 - hadamard(n)[:, 1:])//2)

@@ -15,7 +15,7 @@ from ..core.registry import InputError
 from .balance import verify
 
 # %% auto #0
-__all__ = ['MODULI', 'Field', 'product_digits', 'smallest_divisor', 'field', 'field_forms', 'rao_hamming', 'bush']
+__all__ = ['MODULI', 'Field', 'product_digits', 'smallest_divisor', 'as_int', 'field', 'field_forms', 'rao_hamming', 'bush']
 
 # %% ../../nbs/doe/fields.ipynb #52421a29
 # irreducible polynomials, constant term first
@@ -49,10 +49,17 @@ def smallest_divisor(
         return 0
     return next(p for p in range(2, q + 1) if q % p == 0)
 
+def as_int(
+    n: object, # a number
+) -> object: # Python's own integer for one of numpy, which would wrap around at 64 bits; else the same
+    "A whole number of numpy as Python's; what is none stays and is refused by name later."
+    return int(n) if isinstance(n, np.integer) else n
+
 def field(
     q: int, # number of elements
 ) -> Field:
     "The field with q elements."
+    q = as_int(q)
     prime = smallest_divisor(q)
     if prime == 0 or (prime != q and q not in MODULI):
         raise InputError(f"a field needs a prime number of elements, or one of {sorted(MODULI)}; got {q!r}")
@@ -82,6 +89,7 @@ def rao_hamming(
     m: int, # the array has q^m runs
 ) -> Int[np.ndarray, "n k"]: # (q^m - 1)/(q - 1) columns in Taguchi's order
     "The saturated linear array of strength 2."
+    q, m = as_int(q), as_int(m)
     if not isinstance(m, int) or m < 2 or q**m > 4096:
         raise InputError(f"rao_hamming needs m of at least 2 and at most 4096 runs, got q={q!r}, m={m!r}")
     points = np.array(list(itertools.product(range(q), repeat=m)))
@@ -96,7 +104,7 @@ def bush(
     strength: int, # t, from 2 to q + 1
 ) -> Int[np.ndarray, "n k"]: # q^t runs, q + 1 columns (q + 2 for even q and strength 3)
     "An array of the asked strength in which any t columns hold every combination once."
-    q, t = levels, strength
+    q, t = as_int(levels), as_int(strength)
     _, mul = field(q)
     if not isinstance(t, int) or not 2 <= t <= q + 1 or q**t > 65_536:
         raise InputError(f"bush({q}, t) needs a strength from 2 to {q + 1} and at most 65536 runs, got {t!r}")

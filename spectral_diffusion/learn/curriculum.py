@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -17,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.registry import InputError, Registry, unknown_name
+from ..core.runtime import shared_table, without_values
 from ..signals.cosine import LARGE, dct2, dct_matrix, idct2
-from ..signals.fourier import full_precision
+from ..signals.fourier import full_precision, no_autocast
 from ..signals.wavelets import dwt2
 
 # %% auto #0
@@ -51,19 +51,19 @@ def frequency_mask(
 # %% ../../nbs/learn/curriculum.ipynb #23910878
 MANY = 100 # multiplications per pixel from which the fast transform wins on one processor thread
 
-@lru_cache(maxsize=8)
+@shared_table(maxsize=8)
 def _rows(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     "The cosine matrix, rounded once; shared, never handed out."
-    with torch.inference_mode(False), torch.no_grad(): return dct_matrix(n).to(device, dtype)
+    return dct_matrix(n).to(device, dtype)
 
-@lru_cache(maxsize=8)
+@shared_table(maxsize=8)
 def _gains(h: int, w: int, tau: float, mask: str, dtype: torch.dtype, device: torch.device) -> Tensor:
     "The mask, rounded once; shared, never handed out."
-    with torch.inference_mode(False), torch.no_grad(): return frequency_mask(h, w, tau, mask).to(device, dtype)
+    return frequency_mask(h, w, tau, mask).to(device, dtype)
 
 def _fast(x: Tensor, kh: int, kw: int) -> bool:
     "Whether the fast transform beats thin products."
-    large = x.device.type == "cpu" and max(x.shape[-2:]) >= LARGE and not torch.compiler.is_compiling()
+    large = x.device.type == "cpu" and max(x.shape[-2:]) >= LARGE and not without_values()
     return large and kw*(1 + kh/x.shape[-1]) > MANY
 
 # %% ../../nbs/learn/curriculum.ipynb #a146c26d
@@ -79,7 +79,7 @@ def truncate(
     z, (h, w) = full_precision(x), x.shape[-2:]
     M = _gains(h, w, float(tau), mask, z.dtype, z.device)
     kh, kw = (min(n, math.ceil(MASKS[mask].reach(tau)*n)) for n in (h, w))
-    with torch.autocast(z.device.type, enabled=False):
+    with no_autocast(z):
         if _fast(z, kh, kw): return idct2(M*dct2(z)).to(x.dtype)
         rows, columns = (_rows(n, z.dtype, z.device)[:k] for n, k in ((h, kh), (w, kw)))
         return (rows.T @ (M[:kh, :kw]*(rows @ (z @ columns.T))) @ columns).to(x.dtype)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..core.registry import InputError
 from .blocks import zero_init
-from ..signals.fourier import bin_weights, irfft2, radius, rfft2
+from ..signals.fourier import bin_weights, irfft2, no_autocast, radius, rfft2
 
 # %% auto #0
 __all__ = ['CORNER', 'LEAST', 'spectrum', 'filtered', 'RadialAdapter', 'band', 'BandpassAdapter', 'Band', 'to_band', 'from_band',
@@ -168,7 +168,7 @@ class LearnedBand(nn.Module):
         if e is None or e.ndim != 2 or e.shape[1] != d:
             got = None if e is None else tuple(e.shape)
             raise InputError(f"this adapter needs a time embedding of shape (b, {d}), got {got}")
-        with torch.autocast(e.device.type, enabled=False):
+        with no_autocast(e):
             return to_band(self.raw + self.time(e.to(self.raw.dtype)).unflatten(1, self.raw.shape))
 
 # %% ../../nbs/models/adapters.ipynb #04c5d915
@@ -233,7 +233,7 @@ def in_full(
     features: Float[Tensor, "b d h k"], # in at least single precision
 ) -> Float[Tensor, "b o h k"]: # in the dtype of the features
     "The network at every bin, in the dtype of its weights, never lowered by autocast."
-    with torch.autocast(features.device.type, enabled=False):
+    with no_autocast(features):
         return net(features.to(next(net.parameters()).dtype)).to(features.dtype)
 
 class AmplitudeResidual(nn.Module):
@@ -270,7 +270,8 @@ def sines(
     like: Tensor, # dtype and device of the result
 ) -> Sines: # zero at the bins that mirror onto themselves
     "Sines of the frequencies of the half-spectrum bins: odd, and periodic like the spectrum."
-    fy, fx = torch.fft.fftfreq(h, dtype=torch.double), torch.fft.rfftfreq(w, dtype=torch.double)
+    fy = torch.fft.fftfreq(h, dtype=torch.double, device="cpu")
+    fx = torch.fft.rfftfreq(w, dtype=torch.double, device="cpu")
     sy, sx = ((2*math.pi*f).sin().where(f.abs() < 0.5, 0.) for f in (fy, fx))  # exact zeros at Nyquist
     return Sines(*(s.to(like) for s in (sy[:, None].expand(h, len(sx)), sx[None, :].expand(h, len(sx)))))
 
@@ -306,7 +307,7 @@ class PhaseCorrection(nn.Module):
     ) -> Float[Tensor, "b c h w//2+1"]: # radians
         "The angle by which each coefficient is turned."
         s = sines(*size, X.real)
-        with torch.autocast(X.device.type, enabled=False):  # the sums over all bins too
+        with no_autocast(X):  # the sums over all bins too
             pool, read, value = in_full(self.mix, even_features(X, size)).split(self.parts, dim=1)
             often = bin_weights(*size, pool.dtype, device=pool.device).log()
             share = (pool + often).flatten(2).softmax(-1)

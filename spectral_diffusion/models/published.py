@@ -118,7 +118,7 @@ class TimeGain(nn.Module):
 def with_coordinates(z: Tensor) -> Tensor: # one complex channel more
     "Add the two frequencies of each bin as real and imaginary part of a channel; the highest is one."
     (b, _, h, w), (re, im) = z.shape, z.chunk(2, 1)
-    y, x = (2*torch.fft.fftfreq(n, dtype=torch.float64).to(z) for n in (h, w))
+    y, x = (2*torch.fft.fftfreq(n, dtype=torch.float64, device="cpu").to(z) for n in (h, w))
     return torch.cat([re, y[:, None].expand(b, 1, h, w), im, x.expand(b, 1, h, w)], 1)
 
 # %% ../../nbs/models/published.ipynb #67485228

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..core.registry import InputError, Registry, unknown_name
+from ..core.registry import InputError, Registry, two_sides, unknown_name
 from ..core.runtime import stream
 from .adapters import AmplitudeResidual, BandpassAdapter, LearnableAdapter, PhaseCorrection, RadialAdapter
 from .blocks import TimeEmbedding, check_images, zero_init
@@ -199,7 +199,7 @@ def cost(
     channels: int | None = None, # channels of the input; those of the model when not given
 ) -> Cost: # per image
     "Parameters and multiply-adds, counted while the network runs on one image."
-    h, w = (size, size) if isinstance(size, int) else size
+    h, w = two_sides(size)
     p = next(model.parameters())
     x, t = p.new_zeros(1, channels or inputs(model), h, w), p.new_full((1,), 0.5)
     trained = [q for q in model.parameters() if q.requires_grad]

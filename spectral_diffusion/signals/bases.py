@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..core.registry import InputError, Registry
 from .cosine import dct2, frequency, idct2
-from .fourier import bin_weights, full_precision, irfft2, radius, rfft2
+from .fourier import bin_weights, full_precision, irfft2, no_autocast, radius, rfft2
 from .wavelets import dwt2, idwt2, max_levels, pack, unpack
 
 # %% auto #0
@@ -147,7 +147,7 @@ def rotate(
     if x.ndim < 3 or x.shape[-3] != len(matrix):
         raise InputError(f"this basis rotates {len(matrix)} channels: images are (..., {len(matrix)}, h, w), got {tuple(x.shape)}")
     x = full_precision(x)
-    with torch.autocast(x.device.type, enabled=False):
+    with no_autocast(x):
         return torch.einsum("dc,...chw->...dhw", matrix.to(x), x)
 
 def color_forward(basis: Basis, matrix: Tensor, x: Tensor) -> Tensor:

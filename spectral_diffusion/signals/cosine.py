@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..core.registry import InputError
 from ..core.runtime import shared_table, without_values
-from .fourier import full_precision
+from .fourier import full_precision, no_autocast
 
 # %% auto #0
 __all__ = ['LARGE', 'dct_matrix', 'dct2', 'idct2', 'frequency']
@@ -69,7 +69,7 @@ def _dct(x: Tensor, inverse: bool) -> Tensor:
     large = max(x.shape[-2:]) >= LARGE and x.device.type == "cpu" and x.numel()
     if large and not without_values(): return _Fast.apply(x, inverse)
     rows, columns = (_matrix(n, x.dtype, x.device) for n in x.shape[-2:])
-    with torch.autocast(x.device.type, enabled=False): return rows.T @ x @ columns if inverse else rows @ x @ columns.T
+    with no_autocast(x): return rows.T @ x @ columns if inverse else rows @ x @ columns.T
 
 def dct2(
     x: Float[Tensor, "*b h w"], # real images

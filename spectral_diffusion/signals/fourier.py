@@ -5,6 +5,8 @@
 # %% ../../nbs/signals/fourier.ipynb #2f9fc3cd
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from jaxtyping import Complex, Float, Inexact
 from torch import Tensor
@@ -12,7 +14,7 @@ from torch import Tensor
 from ..core.registry import InputError
 
 # %% auto #0
-__all__ = ['full_precision', 'rounded', 'rfft2', 'bin_weights', 'radius', 'hermitian', 'irfft2']
+__all__ = ['full_precision', 'no_autocast', 'rounded', 'rfft2', 'bin_weights', 'radius', 'hermitian', 'irfft2']
 
 # %% ../../nbs/signals/fourier.ipynb #3ed5c833
 def full_precision(
@@ -25,6 +27,14 @@ def full_precision(
         raise InputError(f"a transform takes shape (..., h, w) with h and w at least 1, got {tuple(x.shape)}")
     if x.dtype.to_real().itemsize >= 4: return x
     return torch.complex(x.real.float(), x.imag.float()) if x.is_complex() else x.float()
+
+# %% ../../nbs/signals/fourier.ipynb #e61da8db
+def no_autocast(
+    x: Tensor, # on the device that is meant
+) -> AbstractContextManager: # to enter
+    "A block in which autocast rounds nothing."
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 # %% ../../nbs/signals/fourier.ipynb #88819d52
 def rounded(

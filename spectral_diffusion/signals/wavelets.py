@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..core.registry import InputError, Registry
 from ..core.runtime import shared_table
-from .fourier import full_precision
+from .fourier import full_precision, no_autocast
 
 # %% auto #0
 __all__ = ['WAVELETS', 'scaling_filter', 'Details', 'Coefficients', 'max_levels', 'dwt2', 'idwt2', 'pack', 'unpack']
@@ -106,7 +106,7 @@ def dwt2(
     if not 0 <= levels <= most:
         raise InputError(f"an image of {x.shape[-2]} x {x.shape[-1]} allows 0 to {most} levels, got {levels}; hint: levels={most}")
     bank, details = _bank(wavelet, x.dtype, x.device), []
-    with torch.autocast(x.device.type, enabled=False):
+    with no_autocast(x):
         for _ in range(levels):
             (ll, hl), (lh, hh) = ([band.mT for band in _analyse(half.mT, bank)] for half in _analyse(x, bank))
             details.append(Details(lh, hl, hh))
@@ -128,7 +128,7 @@ def idwt2(
     coarse, details = coeffs
     x = _real(coarse) if coarse.numel() else coarse
     bank = _bank(wavelet, x.dtype, x.device)
-    with torch.autocast(x.device.type, enabled=False):
+    with no_autocast(x):
         for level, (lh, hl, hh) in reversed(list(enumerate(details, 1))):
             (h, w), fine = x.shape[-2:], hh.shape[-2:]
             if lh.shape[-2:] != (h, fine[1]) or hl.shape[-2:] != (fine[0], w) or not (0 <= h - fine[0] <= 1 and 0 <= w - fine[1] <= 1):
