@@ -23,10 +23,10 @@ from .engine import check_times, time_grid
 from .linear import SOLVERS, Variance
 
 # %% auto #0
-__all__ = ['DISTANCES', 'PIXELS_PER_DEGREE', 'FIRST', 'LISTS', 'DEFAULT_SOLVER', 'RHO', 'BETA', 'AYS', 'POINTS', 'ROUNDS',
-           'Distance', 'divergence', 'wasserstein', 'visibility', 'Spectrum', 'coefficients', 'bare', 'binned',
-           'ratio_at', 'time_at', 'Ends', 'ends', 'Scale', 'scale_of', 'Ask', 'step_list', 'ask', 'from_levels',
-           'shaped', 'even', 'log_sigma', 'karras', 'beta', 'tangent_list', 'cosine', 'published',
+__all__ = ['DISTANCES', 'PIXELS_PER_DEGREE', 'CIFAR10_BINS', 'FIRST', 'LISTS', 'DEFAULT_SOLVER', 'RHO', 'BETA', 'AYS', 'POINTS',
+           'ROUNDS', 'Distance', 'divergence', 'wasserstein', 'visibility', 'Spectrum', 'coefficients', 'bare',
+           'binned', 'cifar10_spectrum', 'ratio_at', 'time_at', 'Ends', 'ends', 'Scale', 'scale_of', 'Ask', 'step_list',
+           'ask', 'from_levels', 'shaped', 'even', 'log_sigma', 'karras', 'beta', 'tangent_list', 'cosine', 'published',
            'tangent_coefficient', 'FirstOrder', 'warn_order', 'needed', 'tangent', 'arc_levels', 'arc_list', 'arc',
            'arc_reweighted']
 
@@ -120,6 +120,21 @@ def binned(
     mean = total(weight*logs)[full]/mass[full]
     spread = (total(weight*logs.square())[full]/mass[full] - mean.square()).clamp(min=0).sqrt()
     return Spectrum(torch.cat([mean - spread, mean + spread]).exp(), torch.cat([mass[full], mass[full]])/2)
+
+# %% ../../nbs/sampling/lists.ipynb #eb353c68
+CIFAR10_BINS = (  # eigenvalues in a bin, mean and standard deviation of their logarithm
+    (96, -11.44725, 0.23525), (186, -10.63353, 0.24903), (252, -9.77706, 0.24731),
+    (293, -8.92508, 0.24972), (296, -8.05953, 0.25368), (293, -7.19320, 0.24877),
+    (290, -6.32234, 0.25246), (294, -5.45127, 0.24937), (293, -4.59041, 0.25006),
+    (252, -3.73502, 0.25130), (191, -2.87015, 0.24881), (139, -2.01200, 0.25310),
+    (88, -1.15064, 0.24555), (54, -0.27424, 0.26069), (25, 0.55780, 0.23561), (15, 1.42558, 0.22582),
+    (7, 2.22893, 0.25860), (5, 3.10822, 0.19674), (2, 4.19124, 0.25969), (1, 5.40021, 0.00000),
+)
+
+def cifar10_spectrum() -> Spectrum: # 3072 eigenvalues as pairs of nodes
+    "Eigenvalues of the pixel covariance of CIFAR-10 in [-1, 1]."
+    count, mean, spread = torch.tensor(CIFAR10_BINS, dtype=torch.float64).T
+    return Spectrum(torch.cat([mean - spread, mean + spread]).exp(), torch.cat([count, count])/2)
 
 # %% ../../nbs/sampling/lists.ipynb #4a889004
 FIRST = 1e-3  # of the time axis: the first of a thousand training steps

@@ -21,13 +21,13 @@ from ..noise.theory import GaussianField, total_power
 from .engine import check_times
 from .linear import SOLVERS, at, levels, variances
 from spectral_diffusion.sampling.lists import (
-    DEFAULT_SOLVER, DISTANCES, LISTS, Ask, Ends, FirstOrder, Scale, Spectrum, ask, binned, coefficients, from_levels, ratio_at, scale_of, step_list, visibility,
+    DEFAULT_SOLVER, DISTANCES, LISTS, Ask, Ends, FirstOrder, Scale, Spectrum, ask, binned, coefficients, from_levels, ratio_at, scale_of, step_list,
 )
 
 # %% auto #0
-__all__ = ['INITIAL', 'MOST_RATIO', 'STARTS', 'SHARPNESS', 'ENOUGH', 'BANDS', 'MOST_POWERS', 'FEW_STARTS', 'MOST_STEPS', 'judged',
-           'check_choice', 'list_error', 'Problem', 'unit_gauge', 'descend', 'optima', 'StepList', 'Bands',
-           'band_errors', 'bandwidths', 'distinct', 'optimise', 'optimal', 'usual', 'steps']
+__all__ = ['INITIAL', 'MOST_RATIO', 'STARTS', 'SHARPNESS', 'ENOUGH', 'BANDS', 'MOST_POWERS', 'FEW_STARTS', 'ROBUST', 'MOST_STEPS',
+           'judged', 'check_choice', 'list_error', 'Problem', 'unit_gauge', 'descend', 'optima', 'StepList', 'Bands',
+           'band_errors', 'bandwidths', 'distinct', 'optimise', 'optimal', 'robust_list', 'usual', 'steps']
 
 # %% ../../nbs/sampling/steps.ipynb #bdd0aa37
 INITIAL = ("prior", "marginal")
@@ -251,6 +251,15 @@ def optimal(wish: Ask) -> Tensor:
     if wish.field is None:
         raise InputError("list 'optimal' is made from a spectrum; hint: field=GaussianField.fit(images)")
     return optimise(wish, [], "prior", 0.)[0]
+
+ROBUST = 0.1 # delta of the list that is made for networks: one per cent of excess loss
+
+@step_list("robust")
+def robust_list(wish: Ask) -> Tensor:
+    "The least expected error when the denoiser's loss is one per cent above its floor."
+    if wish.field is None:
+        raise InputError("list 'robust' is made from a spectrum; hint: field=GaussianField.fit(images)")
+    return optimise(wish, [], "prior", ROBUST)[0]
 
 def usual(wish: Ask) -> dict[str, Tensor]:
     "Times of every other list for the same ends."
