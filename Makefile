@@ -22,7 +22,7 @@ D ?=
 QUARTO ?=
 RENDERER := $(if $(QUARTO),--renderer quarto)
 
-.PHONY: help setup export text untext page test laws smoke bench drills rhythm readme report site lab clean
+.PHONY: help setup export text untext page test laws types smoke bench drills rhythm readme report site lab clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ test: setup ## everything that must be green: cleanliness, lint, levels, pages, 
 
 laws: setup ## the laws of the house on this tree, one line each (seconds)
 	@$(PY) tools/laws.py
+
+types: setup ## check types, and take what is mended out of the baseline of known errors
+	@$(VENV)/bin/basedpyright --level error
 
 smoke: setup ## every benchmark with its smoke preset, results thrown away
 	@$(PY) tools/check.py --only smoke

@@ -16,7 +16,7 @@ setup(
     long_description=readme.read_text(encoding="utf-8") if readme.exists() else "",
     long_description_content_type="text/markdown",
     packages=find_packages(include=[f"{cfg['lib_path']}*"]), include_package_data=True,
-    package_data={"spectral_diffusion.measure": ["*.safetensors", "*.json"]},
+    package_data={"spectral_diffusion": ["py.typed"], "spectral_diffusion.measure": ["*.safetensors", "*.json"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require={"dev": cfg["dev_requirements"].split(), **{k.removeprefix("extra_"): v.split() for k, v in cfg.items() if k.startswith("extra_")}},
