@@ -95,7 +95,7 @@ def to_depth_8(
     if bits == 32 and not floating:
         whites = [255, 65535, *whites]
     white = next((w for w in whites if high <= w), None)
-    if white is None or not low >= 0:  # NaN is neither
+    if white is None or low < 0:  # NaN is below no white
         raise InputError(f"has grey values from {low:g} to {high:g}, allowed are 0 to {whites[-1]}; hint: scale them before saving")
     return np.round(values.astype(np.float64)/white*255).astype(np.uint8)
 
@@ -117,7 +117,8 @@ def alpha_of(
     else:
         if image.mode == "RGB" and "16" in raw:
             raise InputError("has one transparent colour of 16 bits, allowed are 8; hint: flatten it first")
-        there = np.asarray(image) == np.asarray(key)*STRETCH.get(raw, 1)
+        key = bool(key) if image.mode == "1" else np.asarray(key)*STRETCH.get(raw, 1)
+        there = np.asarray(image) == key
         alpha = np.where(there.all(-1) if there.ndim == 3 else there, 0, 255).astype(np.uint8)
     return alpha
 
@@ -242,7 +243,7 @@ def flattened(
 ) -> Picture: # in the same mode where the background is grey
     "A picture on a background."
     from PIL import Image
-    if np.ndim(background) == 1:
+    if np.size(background) == 3:
         image = image.convert("RGB")
     pixels = np.asarray(image).astype(np.float64)
     share = alpha/255 if pixels.ndim == 2 else alpha[..., None]/255

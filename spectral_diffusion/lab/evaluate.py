@@ -90,42 +90,40 @@ class PairMeasures:
 
     def add(self, x: Float[Tensor, "n 3 h w"], y: Float[Tensor, "n 3 h w"]) -> None:
         "Count some pairs."
-        self.mse.append(mse(x, y, reduction="none").double())
-        self.mae.append(mae(x, y, reduction="none").double())
+        self.mse += mse(x, y, reduction="none").tolist()
+        self.mae += mae(x, y, reduction="none").tolist()
         if min(x.shape[-2:]) >= 11:  # the window of SSIM
-            self.ssim.append(ssim(x, y, black=-1., reduction="none").double())
+            self.ssim += ssim(x, y, black=-1., reduction="none").tolist()
 
     def table(self) -> dict[str, float | int | None]: # mse, mae in units of [-1, 1]; psnr in dB
         "Means over pairs."
-        errors = torch.cat(self.mse)
+        errors, far, alike = (torch.tensor(v, dtype=torch.float64) for v in (self.mse, self.mae, self.ssim))
         differ = errors > 0
         some = bool(differ.any())
-        return {"mse": errors.mean().item(), "mae": torch.cat(self.mae).mean().item(),
+        return {"mse": errors.mean().item(), "mae": far.mean().item(),
                 "psnr": decibels(errors[differ]).mean().item() if some else None,
                 "psnr of the mean error": decibels(errors.mean()).item() if some else None,
                 "equal pairs": len(errors) - int(differ.sum()),
-                "ssim": torch.cat(self.ssim).mean().item() if self.ssim else None}
+                "ssim": alike.mean().item() if self.ssim else None}
 
 # %% ../../nbs/lab/evaluate.ipynb #b60c31b7
 class SetMeasures:
     "What is kept of the pictures of one folder, gathered batch by batch."
     def __init__(self,
+        names: list[str], # of all pictures that will come
         extractor: str, # of features: a name in EXTRACTORS
     ):
-        self.extract, self.names, self.features, self.power = EXTRACTORS[extractor], [], [], None
+        self.extract, self.features, self.power = EXTRACTORS[extractor], None, 0.
+        self.row = {name: i for i, name in enumerate(sorted(names))}
 
     def add(self, names: list[str], x: Float[Tensor, "n 3 h w"]) -> None:
         "Count some pictures."
-        self.names += names
-        self.features.append(self.extract(x).double())
+        found = self.extract(x).double()
+        if self.features is None:  # room for all, so that nothing that stays is made between what goes
+            self.features = found.new_empty(len(self.row), found.shape[1])
+        self.features[[self.row[name] for name in names]] = found
         if x.shape[-2]*x.shape[-1] > 1:  # one pixel has no frequency but zero
-            power = ring_powers(x).sum(0)
-            self.power = power if self.power is None else self.power + power
-
-    def table(self) -> Float[Tensor, "n d"]:
-        "The features in the order of names."
-        order = sorted(range(len(self.names)), key=self.names.__getitem__)
-        return torch.cat(self.features)[order]
+            self.power = self.power + ring_powers(x).sum(0)
 
 def set_distances(
     a: SetMeasures, # of one folder
@@ -133,10 +131,11 @@ def set_distances(
     extractor: str, # the name of the features
 ) -> dict[str, float | None]: # psd_distance in dB, None where it is infinite or there is one pixel; Frechet distances from eight pictures
     "Distances of two sets."
-    far = math.inf if a.power is None else rms_decibels(a.power/len(a.names), b.power/len(b.names)).item()
+    n, m = len(a.row), len(b.row)
+    far = rms_decibels(a.power/n, b.power/m).item() if torch.is_tensor(a.power) else math.inf
     out = {"psd_distance": far if math.isfinite(far) else None}
-    if min(len(a.names), len(b.names)) >= 8:  # fewer have no covariance worth the name
-        value, unbiased = unbiased_distance(a.table(), b.table())
+    if min(n, m) >= 8:  # fewer have no covariance worth the name
+        value, unbiased = unbiased_distance(a.features, b.features)
         out |= {f"frechet ({extractor})": value, f"frechet ({extractor}), unbiased": unbiased}
     return out
 
@@ -160,7 +159,7 @@ def perceptual(
         raise InputError(f"{measure} has no network or weights here: {error}; hint: it downloads them once; the Frechet distance of `random_conv` needs none") from error
 
 PERCEPTUAL = {"fid": "fid (Inception, torchmetrics)", "lpips": "lpips (AlexNet, torchmetrics)"} # name in the table
-CHUNK = 1 << 19 # pixels that are measured at a time; a larger picture is measured alone
+CHUNK = 1 << 18 # pixels that are measured at a time; a larger picture is measured alone
 
 def batches(
     a: dict[str, Path], # pictures by name
@@ -212,7 +211,8 @@ def evaluate_folders(
     if pairs and not both:
         raise InputError("no name is in both folders; hint: --no-pairs compares them as sets only")
     metrics = {name: perceptual(name) for name, wanted in (("fid", fid), ("lpips", lpips)) if wanted}
-    of_a, of_b, of_pairs, shape = SetMeasures(extractor), SetMeasures(extractor), PairMeasures(), None
+    of_a, of_b = (SetMeasures(list(found), extractor) for found in (a, b))
+    of_pairs, shape = PairMeasures(), None
     with progress(total=len(a) + len(b), desc="pictures", unit="picture") as bar:
         for names, x, y in batches(a, b, both, size, background):
             if x is not None and y is not None:
