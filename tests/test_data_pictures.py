@@ -228,10 +228,10 @@ def test_transparency_that_hides(tmp_path):
 def test_channels_go_out_and_come_back(tmp_path, channels):
     from spectral_diffusion.lab.experiment import load_samples, save_samples
     x = torch.rand(3, channels, 8, 5, generator=torch.Generator().manual_seed(channels))*2 - 1
-    for x in (x, torch.ones_like(x)):
-        save_samples(x, tmp_path)
+    for images in (x, torch.ones_like(x)):
+        save_samples(images, tmp_path)
         back = load_samples(tmp_path, size=8)
-        assert back.shape == x.shape and (back - x).abs().max() <= 1/255 + 1e-6
+        assert back.shape == images.shape and (back - images).abs().max() <= 1/255 + 1e-6
 
 
 @pytest.mark.parametrize("ending", ["gif", "png", "webp", "tif", "avif"])

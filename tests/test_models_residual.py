@@ -8,7 +8,7 @@ from scipy.fft import dctn
 from torch import nn
 
 from spectral_diffusion.core.registry import InputError
-from spectral_diffusion.models.domains import DOMAINS, InDomain, from_blocks, to_blocks
+from spectral_diffusion.models.domains import DOMAINS, InDomain, to_blocks
 from spectral_diffusion.models.residual import ResidualBlock, SelfAttention, residual_unet
 from spectral_diffusion.models.zoo import build_model, cost
 

@@ -139,7 +139,7 @@ def range_coder():
     try: from constriction import stream
     except ImportError as error:
         raise InputError("coding to bytes needs the package constriction, which is not installed; "
-                         "hint: pip install 'spectral-diffusion[codec]'") from error
+                         "hint: pip install -e '.[codec]' in a checkout") from error
     return stream
 
 def make_models(

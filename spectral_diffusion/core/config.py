@@ -22,9 +22,10 @@ import yaml
 from .registry import InputError, unknown_name
 
 # %% auto #0
-__all__ = ['LARGEST_YAML', 'MOST_VALUES', 'LARGEST_FILE', 'DEEPEST', 'read_value', 'from_dict', 'later', 'open_mapping',
-           'as_plain', 'to_dict', 'canonical', 'count_values', 'StrictLoader', 'parse_yaml', 'read_text', 'parse_json',
-           'load_yaml', 'dump_yaml', 'override', 'Key', 'known_keys', 'fingerprint']
+__all__ = ['LARGEST_YAML', 'MOST_VALUES', 'KINDS', 'LONGEST_NUMBER', 'LARGEST_FILE', 'DEEPEST', 'read_value', 'from_dict',
+           'later', 'open_mapping', 'as_plain', 'to_dict', 'canonical', 'count_values', 'read_number', 'place_of',
+           'StrictLoader', 'StrictDumper', 'parse_yaml', 'read_text', 'parse_json', 'load_yaml', 'dump_yaml',
+           'override', 'Key', 'known_keys', 'fingerprint']
 
 # %% ../../nbs/core/config.ipynb #61844237
 def read_value(
@@ -45,7 +46,8 @@ def read_value(
     if kind is float and type(value) is int: return float(value)
     if isinstance(kind, type) and type(value) is kind: return value
     if origin is dict and isinstance(value, dict): return dict(value)
-    raise InputError(f"{where} must be {getattr(kind, '__name__', kind)}, got {value!r} of type {type(value).__name__}")
+    hint = "; hint: a truth is true or false" if kind is bool else ""
+    raise InputError(f"{where} must be {getattr(kind, '__name__', kind)}, got {value!r} of type {type(value).__name__}{hint}")
 
 # %% ../../nbs/core/config.ipynb #a1300fbd
 def from_dict(
@@ -112,39 +114,97 @@ def count_values(
         seen[id(node)] = 1 + sum(count_values(n, seen) for part in parts for n in (part if isinstance(part, tuple) else (part,)))
     return seen[id(node)]
 
+# %% ../../nbs/core/config.ipynb #c16f81ec
+KINDS = {  # the core schema of YAML 1.2: kind, how it is written, characters that it begins with
+    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    "int": (r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    "float": (r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", list("-+.0123456789")),
+    "merge": (r"<<", ["<"]),  # recognised to be refused
+}
+LONGEST_NUMBER = 64  # characters
+
+def read_number(text: str) -> int | float:
+    "The number that a text is in the core schema; another text raises."
+    if len(text) > LONGEST_NUMBER:
+        raise InputError(f"a number has at most {LONGEST_NUMBER} characters, got {len(text)}")
+    if re.fullmatch(KINDS["int"][0], text):
+        return int(text, 0) if text[1:2] in ("o", "x") else int(text)
+    if re.fullmatch(KINDS["float"][0], text):
+        return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+    raise InputError(f"{text!r} is no number")
+
+def place_of(mark: yaml.Mark) -> str:
+    "Where something stands in a text, for a message of one line."
+    return f"line {mark.line + 1}, column {mark.column + 1}"
+
+# %% ../../nbs/core/config.ipynb #8e23f35c
 class StrictLoader(yaml.SafeLoader):
-    "YAML's safe loader for plain data: `1e-3` is a number, a date is text; doubled keys, endless aliases and endless numbers are refused."
-    yaml_implicit_resolvers = {first: [(tag, rule) for tag, rule in rules if not tag.endswith(":timestamp")] for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-    yaml_constructors = {tag: make for tag, make in yaml.SafeLoader.yaml_constructors.items() if tag is None or tag.rsplit(":", 1)[-1] in ("null", "bool", "int", "float", "str", "seq", "map")}
+    "A safe loader of the core schema; doubled keys, endless aliases and endless numbers are refused."
+    yaml_implicit_resolvers: typing.ClassVar[dict] = {}
+    yaml_constructors: typing.ClassVar[dict] = {
+        tag: make for tag, make in yaml.SafeLoader.yaml_constructors.items()
+        if tag is None or tag.rsplit(":", 1)[-1] in ("null", "str", "seq", "map")}
 
     def get_single_node(self):
         node = super().get_single_node()
-        if node is not None and count_values(node, {}) > MOST_VALUES: raise InputError(f"its aliases stand for more than {MOST_VALUES} values")
+        if node is not None and count_values(node, {}) > MOST_VALUES:
+            raise InputError(f"its aliases stand for more than {MOST_VALUES} values")
         return node
 
-    def construct_scalar(self, node):
-        if node.tag.endswith((":int", ":float")) and len(node.value) > 64: raise InputError(f"a number has at most 64 characters, got {len(node.value)}")
-        return super().construct_scalar(node)
+    def construct_number(self, node):
+        number = read_number(self.construct_scalar(node))
+        return float(number) if node.tag.endswith(":float") else number
+
+    def construct_truth(self, node):
+        text = self.construct_scalar(node)
+        if not re.fullmatch(KINDS["bool"][0], text):
+            raise InputError(f"a truth is true or false, got {text!r} in {place_of(node.start_mark)}")
+        return text.lower() == "true"
 
     def construct_mapping(self, node, deep=False):
+        for key, _ in node.value:
+            if key.tag.endswith(":merge"):
+                raise InputError(f"merge keys (<<) are not read, {place_of(key.start_mark)}; hint: write the keys out")
         keys = [self.construct_object(k, deep=True) for k, _ in node.value]
-        if other := [k for k in keys if not isinstance(k, str)]: raise InputError(f"a key is a name, got {other[0]!r}{node.start_mark}; hint: quote it")
-        twice = {k for k, n in Counter(keys).items() if n > 1}
-        if twice: raise InputError(f"key {', '.join(sorted(twice))} stands twice{node.start_mark}")
+        where = place_of(node.start_mark)
+        if other := [k for k in keys if not isinstance(k, str)]:
+            raise InputError(f"a key is a name, got {other[0]!r} in {where}; hint: quote it")
+        if twice := sorted(k for k, n in Counter(keys).items() if n > 1):
+            raise InputError(f"key {', '.join(twice)} stands twice in the mapping of {where}")
         return super().construct_mapping(node, deep)
 
-StrictLoader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
+# %% ../../nbs/core/config.ipynb #1790eb76
+class StrictDumper(yaml.SafeDumper):
+    "Quotes every text that a reader of YAML 1.1 or 1.2 would take for something else."
 
-# %% ../../nbs/core/config.ipynb #c16f81ec
+    def represent_text(self, text):
+        style = '"' if re.search("[\x85\u2028\u2029]", text) else None  # line ends, which PyYAML folds into blanks
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+StrictDumper.add_representer(str, StrictDumper.represent_text)
+for _kind, (_rule, _first) in KINDS.items():
+    for _class in (StrictLoader, StrictDumper):
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_rule})$"), _first)
+for _kind, _make in (("int", StrictLoader.construct_number), ("float", StrictLoader.construct_number), ("bool", StrictLoader.construct_truth)):
+    StrictLoader.add_constructor(f"tag:yaml.org,2002:{_kind}", _make)
+
+# %% ../../nbs/core/config.ipynb #ca93f8d0
 def parse_yaml(
     text: str, # YAML, as a person or a file gives it
     where: str = "YAML", # named in the error
 ) -> object: # plain data
     "Plain data from YAML text; nothing is executed and nothing but literals comes out."
     if len(text) > LARGEST_YAML: raise InputError(f"{where} has {len(text)} characters, allowed are {LARGEST_YAML}")
-    try: return yaml.load(text, Loader=StrictLoader)  # noqa: S506  (a subclass of SafeLoader)
-    except (yaml.YAMLError, TypeError, ValueError, AttributeError, LookupError) as error: raise InputError(f"{where} is not valid YAML: {error}") from error
-    except RecursionError: raise InputError(f"{where} is not valid YAML: it is nested too deeply") from None
+    try:
+        return yaml.load(text, Loader=StrictLoader)  # noqa: S506  (a subclass of SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        said = [error.context, error.problem, place_of(error.problem_mark) if error.problem_mark else None]
+        raise InputError(f"{where} is not valid YAML: {', '.join(filter(None, said))}") from error
+    except (yaml.YAMLError, TypeError, ValueError, AttributeError, LookupError) as error:
+        raise InputError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
+    except RecursionError:
+        raise InputError(f"{where} is not valid YAML: it is nested too deeply") from None
 
 # %% ../../nbs/core/config.ipynb #d7be9cb8
 LARGEST_FILE = 1 << 26 # bytes of a text file that is read whole
@@ -158,8 +218,8 @@ def read_text(
     path, where = Path(path), where or Path(path).name
     try:
         if path.stat().st_size > LARGEST_FILE: raise InputError(f"{where} has {path.stat().st_size} bytes, allowed are {LARGEST_FILE}")
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error: raise InputError(f"{where} is damaged: it is not text in UTF-8 ({error})") from error
+        return path.read_text(encoding="utf-8-sig")  # Windows editors begin a file with a mark of its order of bytes
+    except UnicodeDecodeError as error: raise InputError(f"{where} is damaged: it is not text in UTF-8 ({error}); hint: save it as UTF-8") from error
     except (OSError, ValueError) as error: raise error if isinstance(error, InputError) else InputError(f"{where} cannot be read: {error}") from error
 
 def parse_json(
@@ -190,7 +250,7 @@ def dump_yaml(
     config: object, # a dataclass instance
 ) -> str: # YAML in the order of the fields
     "The configuration as YAML text that `load_yaml` reads back."
-    return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
+    return yaml.dump(to_dict(config), Dumper=StrictDumper, sort_keys=False, allow_unicode=True)
 
 # %% ../../nbs/core/config.ipynb #3e8ce5e2
 def override(

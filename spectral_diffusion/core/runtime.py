@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import os
 import platform
 import re
@@ -29,9 +30,10 @@ from torch import Tensor
 from .registry import InputError
 
 # %% auto #0
-__all__ = ['NO_ROOM', 'M_TRIM_THRESHOLD', 'M_MMAP_THRESHOLD', 'stream', 'split', 'randn', 'room_for', 'atomic_file', 'atomic_dir',
-           'sha256', 'hold_interrupt', 'progress', 'device', 'processor', 'environment', 'commit', 'without_paths',
-           'keep_memory', 'without_values', 'transformed', 'shared_table']
+__all__ = ['NO_ROOM', 'M_TRIM_THRESHOLD', 'M_MMAP_THRESHOLD', 'stream', 'split', 'randn', 'room_for', 'say', 'atomic_file',
+           'set_mode', 'atomic_dir', 'sha256', 'hold_interrupt', 'progress', 'device', 'processor', 'environment',
+           'commit', 'folder_of', 'expand_home', 'without_paths', 'keep_memory', 'without_values', 'transformed',
+           'shared_table']
 
 # %% ../../nbs/core/runtime.ipynb #d45ddca8
 def stream(
@@ -77,6 +79,13 @@ def room_for(
         raise OSError(error.errno, f"no room to write {path.name} ({os.strerror(error.errno)}); what was complete before is intact; hint: free some space and start again") from error
 
 # %% ../../nbs/core/runtime.ipynb #631c7d92
+def say(
+    text: str, # what went wrong without a loss
+) -> None:
+    "One line on stderr, from any process, through the log `spectral_diffusion`."
+    logging.getLogger("spectral_diffusion").warning("warning: %s", " ".join(text.split()))
+
+# %% ../../nbs/core/runtime.ipynb #4b80c255
 @contextmanager
 def atomic_file(
     path: Path | str, # where the file will be
@@ -90,10 +99,20 @@ def atomic_file(
             os.close(handle)
             partial = Path(name)
             yield partial
-            os.chmod(partial, 0o666 & ~_umask())
+            set_mode(partial, 0o666 & ~_umask())
             os.replace(partial, path)
     finally:
         if partial: partial.unlink(missing_ok=True)
+
+def set_mode(
+    path: Path, # a finished file or folder
+    mode: int, # its permissions
+) -> None:
+    "Let others read what is finished; where a file system has no permissions, that is said and nothing is lost."
+    try:
+        os.chmod(path, mode)
+    except OSError as error:
+        say(f"{path.name} keeps its permissions ({error.strerror})")
 
 def _umask() -> int:
     "The permission mask of this process (reading it means setting it twice)."
@@ -101,7 +120,7 @@ def _umask() -> int:
     os.umask(mask)
     return mask
 
-# %% ../../nbs/core/runtime.ipynb #4b80c255
+# %% ../../nbs/core/runtime.ipynb #cd8f3b8e
 @contextmanager
 def atomic_dir(
     path: Path | str, # where the folder will be; must not exist yet
@@ -115,7 +134,7 @@ def atomic_dir(
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".partial-{path.name}-"))
             yield partial
-            os.chmod(partial, 0o777 & ~_umask())
+            set_mode(partial, 0o777 & ~_umask())
             os.replace(partial, path)
     finally:
         if partial: shutil.rmtree(partial, ignore_errors=True)
@@ -200,13 +219,33 @@ def commit() -> str | None: # short hash, with "+" when files differ from it; No
     except (OSError, subprocess.CalledProcessError): return None
 
 # %% ../../nbs/core/runtime.ipynb #d78f5fb6
+def folder_of(
+    ask: Callable[[], Path | str], # such as `Path.home`
+) -> Path | None: # None where there is none
+    "A folder of the system, where it has one."
+    try:
+        return Path(ask())
+    except (RuntimeError, OSError):  # no home; no working folder, no room for temporary files
+        return None
+
+def expand_home(
+    path: Path | str, # may begin with ~
+    where: str = "folder", # named in the error
+) -> Path:
+    "The path with the home written out; without a home it raises."
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{where} {str(path)!r} begins with a home that does not exist here; hint: write the whole path") from error
+
+# %% ../../nbs/core/runtime.ipynb #19c44a08
 def without_paths(
     text: str, # such as a traceback
 ) -> str: # the folders of this machine as short names
     "Text without the paths of this machine: the library, Python, the working folder, temporary files and the home have short names."
-    places = [(Path(__file__).resolve().parents[1], "<library>"), (sys.prefix, "<python>"), (sys.base_prefix, "<python>"), (Path.cwd(), "<here>"),
-              (tempfile.gettempdir(), "<temporary>"), (Path.home(), "<home>")]
-    known = {str(p): short for p, short in reversed(places) if len(Path(p).parts) > 1}  # of two names the first counts
+    places = [(Path(__file__).resolve().parents[1], "<library>"), (sys.prefix, "<python>"), (sys.base_prefix, "<python>"), (folder_of(Path.cwd), "<here>"),
+              (folder_of(tempfile.gettempdir), "<temporary>"), (folder_of(Path.home), "<home>")]
+    known = {str(p): short for p, short in reversed(places) if p is not None and len(Path(p).parts) > 1}  # of two names the first counts
     for place in sorted(known, key=len, reverse=True):  # a path begins a line, or stands after a blank, a quote, a colour of the terminal
         text = re.sub(rf"(^|[^\w.-]|\[[\d;]*m){re.escape(place)}(?![\w.-])", lambda m, short=known[place]: m[1] + short, text, flags=re.MULTILINE)
     return text

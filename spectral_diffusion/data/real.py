@@ -33,7 +33,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from ..core.registry import InputError, Registry, unknown_name
-from ..core.runtime import atomic_dir, atomic_file, progress
+from ..core.runtime import atomic_dir, atomic_file, expand_home, folder_of, progress
 from .pictures import picture_files, picture_name, read_picture, resized
 
 # %% auto #0
@@ -122,16 +122,20 @@ def data_folders(
     root: Path | str | None = None, # a folder that comes before the others
 ) -> list[Path]: # best first; none of them need exist
     "The folders in which data sets are looked for."
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home()/".cache")/"spectral-diffusion"
+    home = folder_of(Path.home)
+    caches = [Path(p) for p in (os.environ.get("XDG_CACHE_HOME"), home and home/".cache") if p]
     named = [root, os.environ.get("SPECTRAL_DIFFUSION_DATA")]
-    return [Path(p).expanduser() for p in named if p] + [cache]
+    found = [expand_home(p, "data folder") for p in named if p] + [p/"spectral-diffusion" for p in caches[:1]]
+    if not found:
+        raise InputError("there is no folder for data: this user has no home; hint: name one in SPECTRAL_DIFFUSION_DATA, or as root")
+    return found
 
 def find_cifar10(
     root: Path | str | None = None, # a folder that is searched before the others
 ) -> Path | None: # the folder of the layout, None where no copy is
     "The first copy of CIFAR-10 in the three places; its files are not opened."
     places = [home/layout for home in data_folders(root) for layout in (BINARY, PYTHON)]
-    return next((place for place in places if place.is_dir()), None)
+    return next((place for place in places if os.path.isdir(place)), None)
 
 # %% ../../nbs/data/real.ipynb #83ec1222
 def cifar10(
@@ -438,7 +442,7 @@ def draw_mnist1d(
 ) -> Signals: # in the order of the program
     "Signals drawn by the package `mnist1d`."
     try: from mnist1d.data import get_dataset_args, make_dataset
-    except ImportError as error: raise InputError("MNIST-1D is drawn by the package mnist1d; hint: pip install 'spectral-diffusion[mnist1d]'") from error
+    except ImportError as error: raise InputError("MNIST-1D is drawn by the package mnist1d; hint: pip install -e '.[mnist1d]' in a checkout") from error
     args = get_dataset_args()
     args.num_samples, args.seed = samples, seed
     with global_random_state(): made = make_dataset(args)

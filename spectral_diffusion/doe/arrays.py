@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import csv
 import itertools
+import json
+import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +18,7 @@ import pandas as pd
 from jaxtyping import Int
 
 from ..core.moved import names_elsewhere
+from ..core.config import read_text
 from ..core.registry import InputError, Registry, unknown_name
 from ..core.runtime import atomic_file
 from .balance import check_array, levels, verify
@@ -24,9 +27,10 @@ from .constructions import merge_columns, merged_array
 from .fields import rao_hamming
 
 # %% auto #0
-__all__ = ['ARRAYS', 'USUAL', 'LINEAR', 'HADAMARD', 'FOURS', 'shape_name', 'canonical', 'name_of', 'orthogonal_array',
-           'register_array', 'register_levels', 'register_merged', 'developed', 'all_combinations', 'register_mixed',
-           'write_array', 'read_array']
+__all__ = ['ARRAYS', 'USUAL', 'LINEAR', 'HADAMARD', 'FOURS', 'MOST_FULL', 'FULL', 'shape_name', 'canonical', 'name_of',
+           'orthogonal_array', 'register_array', 'register_levels', 'register_merged', 'developed', 'all_combinations',
+           'register_mixed', 'level_text', 'level_names', 'declared', 'full_factorial', 'write_array', 'read_cells',
+           'read_array']
 
 # %% ../../nbs/doe/arrays.ipynb #e1bf7414
 ARRAYS = Registry("orthogonal array") # name -> function that makes it
@@ -134,6 +138,47 @@ register_levels()
 register_merged()
 register_mixed()
 
+# %% ../../nbs/doe/arrays.ipynb #de4000a1
+def level_text(
+    level: object, # plain data
+) -> str:
+    "A level as JSON."
+    return json.dumps(level, sort_keys=True, ensure_ascii=False, default=str)
+
+def level_names(
+    levels: Sequence, # of one factor
+) -> list: # one a level, all different
+    "The levels, where a table can tell them apart, else the JSON text of each."
+    try:
+        plain = None not in levels and len(set(levels)) == len(levels)
+    except TypeError:  # a list or a mapping has no hash
+        plain = False
+    return list(levels) if plain else [level_text(x) for x in levels]
+
+def declared(
+    column: Sequence, # the level of each run
+    levels: Sequence, # of the factor, in their order
+) -> pd.Categorical: # ordered
+    "The column of a design, with its levels named and in the order in which they were declared."
+    place = {level_text(x): i for i, x in enumerate(levels)}
+    lost = [x for x in column if level_text(x) not in place]
+    if lost:
+        raise unknown_name("level", lost[0], list(place))
+    return pd.Categorical.from_codes([place[level_text(x)] for x in column], pd.Index(level_names(levels), dtype=object), ordered=True)
+
+# %% ../../nbs/doe/arrays.ipynb #2ab573f2
+MOST_FULL = 128  # runs of all combinations that are taken without being asked for
+FULL = "full"    # their name
+
+def full_factorial(
+    levels: Sequence[int], # of each factor, at least two
+) -> Int[np.ndarray, "n k"]: # the last factor changes fastest
+    "All combinations of the levels."
+    runs = math.prod(int(q) for q in levels)
+    if runs > 4096:
+        raise InputError(f"all combinations of {list(levels)} levels are {runs} runs, allowed are 4096; hint: an orthogonal array")
+    return verify(np.array(list(itertools.product(*(range(q) for q in levels)))))
+
 # %% ../../nbs/doe/arrays.ipynb #11314d3a
 def write_array(
     a: Int[np.ndarray, "n k"], # an array
@@ -150,25 +195,47 @@ def write_array(
         csv.writer(f).writerows([head, *a.tolist()])
     return Path(path)
 
+def read_cells(
+    path: str | Path, # CSV file with a header
+) -> tuple[list[str], list[list[str]]]: # header, rows without blank lines
+    "The cells of a table, without blanks around them; a row of another length than the header is refused."
+    if not Path(path).is_file():
+        raise InputError(f"no array file at {str(path)!r}")
+    name, rows = Path(path).name, []
+    try:
+        for number, row in enumerate(csv.reader(read_text(path).splitlines()), 1):
+            cells = [cell.strip() for cell in row]
+            if not any(cells):
+                continue
+            if rows and len(cells) != len(rows[0]):
+                raise InputError(f"line {number} of {name} has {len(cells)} cells, its header has {len(rows[0])}")
+            rows.append(cells)
+    except csv.Error as error:
+        raise InputError(f"{name} is no table in CSV: {error}") from error
+    if len(rows) < 2:
+        raise InputError(f"{name} must hold a header and at least one row below it, got {len(rows)} lines")
+    return rows[0], rows[1:]
+
 def read_array(
     path: str | Path, # CSV file with a header
     *,
     columns: Sequence[str] | None = None, # factor columns; all when not given
 ) -> pd.DataFrame: # one column a factor, levels from 0
     "A verified array from a CSV file; one that is not orthogonal is refused with the pairs at fault."
-    if not Path(path).is_file():
-        raise InputError(f"no array file at {str(path)!r}")
-    table = pd.read_csv(path)
-    for column in columns or ():
-        if column not in table:
-            raise unknown_name("column", column, [str(x) for x in table])
-    table = table[list(columns)] if columns is not None else table
-    bad = [c for c in table if not pd.api.types.is_integer_dtype(table[c])]
-    if table.shape[1] < 1 or bad:
-        raise InputError(f"columns of an array file hold integer levels under a header; got others in {bad}; "
-                         "hint: columns=[...] picks the factors")
+    head, rows = read_cells(path)
+    chosen = list(columns) if columns is not None else head
+    for c in chosen:
+        if c not in head:
+            raise unknown_name("column", c, head)
+        if not c or head.count(c) > 1 or chosen.count(c) > 1:
+            raise InputError(f"columns of an array file have different names, got {head}; hint: columns=[...] picks the factors")
+    cells = {c: [row[head.index(c)] for row in rows] for c in chosen}
+    bad = [c for c, column in cells.items() if not all(re.fullmatch(r"[-+]?[0-9]{1,9}", cell) for cell in column)]
+    if not chosen or bad:
+        raise InputError(f"columns of an array file hold integer levels under a header; got others in {bad}; hint: columns=[...] picks the factors")
+    table = pd.DataFrame({c: [int(cell) for cell in column] for c, column in cells.items()})
     table = table - table.min()
-    verify(table.to_numpy(), names=[str(c) for c in table])
+    verify(table.to_numpy(), names=chosen)
     return table
 
 # %% ../../nbs/doe/arrays.ipynb #833cb004

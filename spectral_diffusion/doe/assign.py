@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,12 +18,12 @@ from jaxtyping import Bool, Float, Int
 
 from ..core.registry import InputError, unknown_name
 from .aliasing import triple_words
-from .arrays import ARRAYS, name_of, orthogonal_array
+from .arrays import ARRAYS, FULL, MOST_FULL, full_factorial, name_of, orthogonal_array
 from .balance import levels, verify
 
 # %% auto #0
 __all__ = ['Assignment', 'contrast_kernel', 'interactions_meet', 'fits', 'place_factors', 'columns_by_level', 'candidates',
-           'check_factors', 'no_place', 'assign']
+           'check_factors', 'no_place', 'named_array', 'assign']
 
 # %% ../../nbs/doe/assign.ipynb #a527b9ca
 class Assignment(NamedTuple):
@@ -111,12 +112,17 @@ def candidates(
     factors: dict[str, int], # name -> levels
     avoid: Sequence[tuple[str, str]], # interactions to be kept clear
 ) -> Iterator[tuple[str, Int[np.ndarray, "n k"]]]: # names and arrays, runs rising
-    "Arrays with enough columns of each level and enough degrees of freedom."
+    "Arrays with enough columns and degrees of freedom, and all combinations where they are few."
     effects = sum(q - 1 for q in factors.values())
     interactions = sum((factors[x] - 1)*(factors[y] - 1) for x, y in avoid)
     runs = {name: int(name[1:name.index("(")]) for name in ARRAYS}
-    for name in sorted(ARRAYS, key=runs.get):  # stable: those of one size stay in their order
-        if runs[name] > effects + interactions and Counter(factors.values()) <= columns_by_level(name):
+    whole = math.prod(int(q) for q in factors.values())
+    if whole <= MOST_FULL:
+        runs[FULL] = whole
+    for name in sorted(runs, key=runs.get):  # stable: of equal size the array comes first
+        if name == FULL:
+            yield name, full_factorial(list(factors.values()))
+        elif runs[name] > effects + interactions and Counter(factors.values()) <= columns_by_level(name):
             yield name, orthogonal_array(name)
 
 # %% ../../nbs/doe/assign.ipynb #6558e1f1
@@ -145,9 +151,20 @@ def no_place(
     return InputError(f"no place found in {where} for {dict(factors)} with {clear} clear; hint: {hint}")
 
 # %% ../../nbs/doe/assign.ipynb #0aa248a5
+def named_array(
+    array: str | Int[np.ndarray, "n k"], # a name, "full", or the array itself
+    factors: dict[str, int], # name -> number of levels
+) -> tuple[str, Int[np.ndarray, "n k"]]: # its name and the array
+    "The array that was asked for."
+    if not isinstance(array, str):
+        return name_of(array), verify(array)
+    if array.lower() == FULL:
+        return FULL, full_factorial(list(factors.values()))
+    return array, orthogonal_array(array)
+
 def assign(
     factors: dict[str, int], # name -> number of levels
-    array: str | Int[np.ndarray, "n k"] | None = None, # the smallest that works when not given
+    array: str | Int[np.ndarray, "n k"] | None = None, # its name, or "full"; the smallest that works when not given
     avoid: Sequence[tuple[str, str]] = (), # interactions to be kept clear of main effects and of each other
 ) -> Assignment:
     "A column for each factor, with the named interactions not aliased."
@@ -158,7 +175,7 @@ def assign(
             if found := place_factors(a, factors, avoid):
                 return Assignment(name, a, found)
         raise no_place("any array here", factors, avoid, fewer)
-    name, a = (array, orthogonal_array(array)) if isinstance(array, str) else (name_of(array), verify(array))
+    name, a = named_array(array, factors)
     if found := place_factors(a, factors, avoid):
         return Assignment(name, a, found)
     works = (f"{n} works" for n, other in candidates(factors, avoid) if place_factors(other, factors, avoid))

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import warnings
 from collections.abc import Hashable, Sequence
@@ -24,15 +25,16 @@ from scipy.stats import t as student
 from ..core.plot import COLORS, CYCLE, figure
 from ..core.registry import InputError, Registry, unknown_name
 from ..core.runtime import stream
-from .arrays import offending_pairs
+from .arrays import level_text, offending_pairs
 
 # %% auto #0
-__all__ = ['GOALS', 'RESPONSES', 'LACK', 'refuse', 'sn_larger', 'sn_smaller', 'spread', 'sn_nominal', 'sn_variance', 'sn_target',
-           'read_response', 'signal_to_noise', 'contrasts', 'read_design', 'term_name', 'model_blocks', 'residual',
-           'sum_of_squares', 'check_estimable', 'Fit', 'pure_error', 'choose_pool', 'find_error', 'fit_terms', 'Study',
-           'prediction_row', 'anova_table', 'effect_table', 'observations', 'remarks', 'analyze', 'plot_main_effects',
-           'plot_contribution', 'plot_interaction', 'plot_distributions', 'Lenth', 'lenth', 'half_normal',
-           'plot_half_normal', 'Prediction', 'predict', 'optimum', 'Confirmation', 'confirm', 'ranking']
+__all__ = ['GOALS', 'LACK', 'ROWS', 'RESPONSES', 'refuse', 'sn_larger', 'sn_smaller', 'spread', 'sn_nominal', 'sn_variance',
+           'sn_target', 'read_response', 'signal_to_noise', 'contrasts', 'read_design', 'as_levels', 'term_name',
+           'term_factors', 'model_blocks', 'residual', 'sum_of_squares', 'check_estimable', 'Fit', 'pure_error',
+           'choose_pool', 'find_error', 'fit_terms', 'Study', 'prediction_row', 'anova_table', 'effect_table',
+           'observations', 'remarks', 'analyze', 'plot_main_effects', 'plot_contribution', 'plot_interaction',
+           'plot_distributions', 'Lenth', 'lenth', 'half_normal', 'plot_half_normal', 'Prediction', 'predict',
+           'optimum', 'Confirmation', 'confirm', 'ranking']
 
 # %% ../../nbs/doe/taguchi.ipynb #f6a5c8e0
 GOALS = Registry("goal") # name -> function of one row and the target, in dB
@@ -122,38 +124,79 @@ def contrasts(
 def read_design(
     design: pd.DataFrame | np.ndarray, # one row a run, one column a factor
 ) -> pd.DataFrame: # categories in the order of their levels
-    "The design as categories; columns of an array are called A, B, C, ..."
+    "The design as categories; columns of an array are called A, B, C, ... An ordered or unordered categorical keeps its order, other levels are sorted."
     if not isinstance(design, pd.DataFrame):
         a = np.asarray(design)
         if a.ndim != 2: raise InputError(f"a design has runs x factors, got shape {a.shape}")
         design = pd.DataFrame(a, columns=[chr(65 + j) if a.shape[1] <= 26 else f"F{j}" for j in range(a.shape[1])])
     out = {}
     for name, column in design.items():
-        if column.isna().any(): raise InputError(f"factor {name!r} has no level in rows {np.flatnonzero(column.isna()).tolist()}")
-        seen = list(dict.fromkeys(column))
-        if len(seen) < 2: raise InputError(f"factor {name!r} must have at least two levels, got {seen}; hint: leave it out")
-        try: seen = sorted(seen)
-        except TypeError: pass  # levels of different kinds stay in their order of appearance
-        out[str(name)] = pd.Categorical(column, categories=seen, ordered=True)
-    if not out or len(out) < design.shape[1]: raise InputError(f"a design needs factors with different names, got {list(design.columns)}")
+        if column.isna().any():
+            raise InputError(f"factor {name!r} has no level in rows {np.flatnonzero(column.isna()).tolist()}")
+        if not str(name).strip():
+            raise InputError(f"a factor needs a name that is not blank, got {list(design.columns)}")
+        out[str(name)] = as_levels(column)
+        seen = list(out[str(name)].categories)
+        if len(seen) < 2:
+            raise InputError(f"factor {name!r} must have at least two levels, got {seen}; hint: leave it out")
+    if not out or len(out) < design.shape[1]:
+        raise InputError(f"a design needs factors with different names, got {list(design.columns)}")
     return pd.DataFrame(out)
 
-def term_name(pair: Sequence[str]) -> str:
-    "Name of an interaction: A x B."
-    return " x ".join(pair)
+def as_levels(
+    column: pd.Series, # of a design
+) -> pd.Categorical: # ordered
+    "The levels of one factor; those that no run has are dropped, lists and mappings are named by their JSON text."
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return pd.Categorical(column.cat.remove_unused_categories(), ordered=True)
+    try:
+        seen = list(dict.fromkeys(column))
+    except TypeError:  # a list or a mapping has no hash
+        column = column.map(level_text)
+        seen = list(dict.fromkeys(column))
+    try:
+        seen = sorted(seen)
+    except TypeError:
+        pass  # levels of different kinds stay in their order of appearance
+    return pd.Categorical(column, categories=seen, ordered=True)
 
 # %% ../../nbs/doe/taguchi.ipynb #eb9ea5ed
+LACK = "lack of fit"
+ROWS = (LACK, "error", "total")  # of the table besides its terms
+
+def term_name(factors: Sequence[str]) -> str:
+    "Name of a term: A, or A x B for an interaction."
+    def quoted(name):
+        unclear = name in ROWS or name.startswith('"') or (" x " in f" {name} " and name != "x")
+        return json.dumps(name, ensure_ascii=False) if unclear else name
+    return " x ".join(quoted(name) for name in factors)
+
+def term_factors(term: str) -> tuple[str, ...]:
+    "The factors of a term, from its name."
+    found, rest = [], term
+    while rest:
+        if rest.startswith('"'):
+            name, end = json.JSONDecoder().raw_decode(rest)
+        else:
+            end = rest.find(" x ") if " x " in rest else len(rest)
+            name = rest[:end]
+        found.append(name)
+        rest = rest[end + len(" x "):]
+    return tuple(found)
+
+# %% ../../nbs/doe/taguchi.ipynb #28f94694
 def model_blocks(
     design: pd.DataFrame, # from `read_design`
     interactions: Sequence[tuple[str, str]], # pairs of factors
 ) -> dict[str, Float[np.ndarray, "n d"]]: # term -> its columns
     "Contrast columns of each main effect and interaction."
-    blocks = {f: contrasts(len(c.cat.categories))[c.cat.codes] for f, c in design.items()}
+    mains = {f: contrasts(len(c.cat.categories))[c.cat.codes] for f, c in design.items()}
+    blocks = {term_name((f,)): columns for f, columns in mains.items()}
     for pair in interactions:
         for f in pair:
             if f not in design: raise unknown_name("factor in interactions", f, list(design))
         if len(pair) != 2 or pair[0] == pair[1]: raise InputError(f"an interaction is a pair of two different factors, got {pair!r}")
-        left, right = blocks[pair[0]], blocks[pair[1]]
+        left, right = mains[pair[0]], mains[pair[1]]
         blocks[term_name(pair)] = (left[:, :, None]*right[:, None, :]).reshape(len(left), -1)
     return blocks
 
@@ -174,8 +217,8 @@ def sum_of_squares(
     "Type II sum of squares of each term."
     out = {}
     for term in blocks:
-        inside = set(term.split(" x "))
-        others = [b for t, b in blocks.items() if t != term and not inside < set(t.split(" x "))]
+        inside = set(term_factors(term))
+        others = [b for t, b in blocks.items() if t != term and not inside < set(term_factors(t))]
         out[term] = max(residual(others, y) - residual([*others, blocks[term]], y), 0.)
     return out
 
@@ -191,7 +234,6 @@ def check_estimable(
 
 # %% ../../nbs/doe/taguchi.ipynb #cbb7b975
 RESPONSES = ("sn", "mean", "raw")
-LACK = "lack of fit"
 
 class Fit(NamedTuple):
     "Least squares of the active terms, and the error."
@@ -220,7 +262,7 @@ def choose_pool(
     "Taguchi's rule: smallest mean squares first, until the error has half of all degrees of freedom."
     pooled: list[str] = []
     for term in sorted(blocks, key=lambda t: squares[t]/blocks[t].shape[1]):
-        held = any(t not in pooled and set(term.split(" x ")) < set(t.split(" x ")) for t in blocks)
+        held = any(t not in pooled and set(term_factors(term)) < set(term_factors(t)) for t in blocks)
         if dof >= total//2 or len(pooled) == len(blocks) - 1: break
         if not held:
             pooled.append(term)
@@ -235,9 +277,11 @@ def find_error(
     pool: str | Sequence[str] | None, # "auto", names of terms, or nothing
 ) -> tuple[tuple[float, int], list[str], tuple[float, int] | None]: # error, pooled terms, lack of fit where it is a term of its own
     "Sum of squares and degrees of freedom of the error: pure where settings repeat, else residual, and what is pooled."
-    named = [] if pool is None or pool == "auto" else [pool] if isinstance(pool, str) else list(pool)
-    for t in named:
-        if t not in (*blocks, LACK): raise unknown_name("term to pool", t, [*blocks, LACK])
+    asked = [pool] if isinstance(pool, str) else list(pool or ())
+    known = [*blocks, LACK]
+    named = [] if pool == "auto" else [t if t in known else term_name((t,)) for t in asked]
+    for t, said in zip(named, asked, strict=False):
+        if t not in known: raise unknown_name("term to pool", said, known)
     rest, rest_dof = residual(list(blocks.values()), y), len(y) - 1 - sum(b.shape[1] for b in blocks.values())
     pure = pure_error(design, y)
     split = rest_dof > pure[1] > 0 and LACK not in named
@@ -281,7 +325,8 @@ class Study:
     @property
     def unit(self) -> str: return "S/N (dB)" if self.response == "sn" else "response"
     @property
-    def interactions(self) -> list[tuple[str, ...]]: return [tuple(t.split(" x ")) for t in self.full.columns if " x " in t]
+    def interactions(self) -> list[tuple[str, ...]]:
+        return [f for f in map(term_factors, self.full.columns) if len(f) > 1]
 
     def sentence(self) -> str:
         "The result in words."
@@ -300,10 +345,15 @@ def prediction_row(
     row: list[np.ndarray] = [np.ones(1)]
     for term in terms:
         parts = []
-        for f in term.split(" x "):
+        for f in term_factors(term):
             names = list(design[f].cat.categories)
-            if f in setting and setting[f] not in names: raise unknown_name(f"level of factor {f}", setting[f], [str(n) for n in names])
-            parts.append(contrasts(len(names))[names.index(setting[f])] if f in setting else np.zeros(len(names) - 1))
+            if f not in setting:
+                parts.append(np.zeros(len(names) - 1))
+                continue
+            level = setting[f] if setting[f] in names else level_text(setting[f])  # a list is known by its text
+            if level not in names:
+                raise unknown_name(f"level of factor {f}", setting[f], [str(n) for n in names])
+            parts.append(contrasts(len(names))[names.index(level)])
         row.append(np.multiply.outer(*parts).ravel() if len(parts) == 2 else parts[0])
     return np.concatenate(row)
 
@@ -424,7 +474,7 @@ def plot_main_effects(
         gap = np.nan_to_num((rows["high"] - rows["mean"]).to_numpy())
         ax.axhline(study.full.beta[0], color=COLORS["control"], linewidth=0.8)
         ax.errorbar(range(len(rows)), rows["mean"], gap, fmt="o-", markersize=4, capsize=3,
-                    color=COLORS["control" if f in study.pooled else "baseline"])
+                    color=COLORS["control" if term_name((f,)) in study.pooled else "baseline"])
         crowded = max(len(str(x)) for x in rows["level"])*len(rows)*len(names) > 60
         ax.set_xticks(range(len(rows)), [str(x) for x in rows["level"]], rotation=45 if crowded else 0, ha="right" if crowded else "center")
         ax.set(title=f, xlim=(-0.4, len(rows) - 0.6))
@@ -504,7 +554,7 @@ def half_normal(
     study: Study,
 ) -> pd.DataFrame: # contrast, effect, size, quantile; sizes rising
     "Every contrast of the model in units of its standard error, with its half-normal quantile."
-    width = {t: math.prod(len(study.design[f].cat.categories) - 1 for f in t.split(" x ")) for t in study.full.columns}
+    width = {t: math.prod(len(study.design[f].cat.categories) - 1 for f in term_factors(t)) for t in study.full.columns}
     names = [t if d == 1 else f"{t}.{i + 1}" for t, d in width.items() for i in range(d)]
     effect = study.full.beta[1:]/np.sqrt(np.diag(study.full.inverse)[1:]*len(study.y))
     out = pd.DataFrame({"contrast": names, "effect": effect, "size": np.abs(effect)}).sort_values("size", ignore_index=True)

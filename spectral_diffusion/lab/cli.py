@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import re
 import sys
+import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,10 +20,11 @@ from ..core.config import override, parse_yaml
 from ..core.registry import InputError, unknown_name
 
 # %% auto #0
-__all__ = ['TRAIN_HELP', 'VARIANTS', 'SAMPLE_HELP', 'SWEEP_HELP', 'TAGUCHI_HELP', 'TOP_HELP', 'read_changes', 'run_data',
-           'run_bench_verb', 'run_report', 'train_config', 'tensorboard_log', 'show_plan', 'run_train', 'find_run',
-           'run_sample', 'run_sweep_verb', 'run_taguchi', 'run_evaluate', 'run_encode', 'run_decode', 'run_doctor',
-           'run_completion', 'parser', 'main']
+__all__ = ['TRAIN_HELP', 'VARIANTS', 'SAMPLE_HELP', 'SWEEP_HELP', 'TAGUCHI_HELP', 'TOP_HELP', 'PATHS', 'NEGATIVE', 'DEBUG',
+           'read_changes', 'run_data', 'run_bench_verb', 'run_report', 'train_config', 'tensorboard_log', 'show_plan',
+           'run_train', 'find_run', 'run_sample', 'run_sweep_verb', 'run_taguchi', 'run_evaluate', 'run_encode',
+           'run_decode', 'run_doctor', 'run_completion', 'Parser', 'plain_path', 'parser', 'one_line', 'keep_traceback',
+           'main']
 
 # %% ../../nbs/lab/cli.ipynb #50b86400
 def read_changes(
@@ -139,7 +143,7 @@ def run_train(args: argparse.Namespace) -> int:
     from spectral_diffusion.lab.experiment import help_run, json_log, train_run
     from spectral_diffusion.run.record import run_path
     from spectral_diffusion.learn.distributed import join
-    if args.tensorboard and importlib.util.find_spec("tensorboard") is None: raise InputError("--tensorboard needs a package that is not installed; hint: pip install 'spectral-diffusion[tensorboard]'")
+    if args.tensorboard and importlib.util.find_spec("tensorboard") is None: raise InputError("--tensorboard needs a package that is not installed; hint: pip install -e '.[tensorboard]' in a checkout")
     config = train_config(args)
     path = run_path(config, args.results)
     with join(args.device, args.launcher) as workers:
@@ -204,8 +208,12 @@ def run_sweep_verb(args: argparse.Namespace) -> int:
     "Run a notebook for every row of an orthogonal array, in parallel."
     from spectral_diffusion.study.factors import read_factors
     from spectral_diffusion.study.rows import SweepFailed
-    from spectral_diffusion.study.sweep import known_parameters, run_study
-    if "probe" not in known_parameters(args.notebook): print(f"{Path(args.notebook).name} has no parameter `probe`: factors are not checked", file=sys.stderr)
+    from spectral_diffusion.study.sweep import known_parameters, run_study, sweep_root
+    name = Path(args.notebook).name
+    if "probe" not in known_parameters(args.notebook): print(f"{name} has no parameter `probe`: factors are not checked", file=sys.stderr)
+    folder = sweep_root(args.notebook, args.root).name
+    if not args.root and folder != f"sweep-{Path(name).stem}":
+        print(f"the results go to the folder {folder}; --root DIR names another", file=sys.stderr)
     try:
         sweep = run_study(args.notebook, read_factors(args.factors), args.array, args.engine, root=args.root, base=read_changes(args.base), jobs=args.jobs,
                           address=args.address, retry_failed=args.retry_failed, limit=args.limit)
@@ -229,11 +237,12 @@ def run_taguchi(args: argparse.Namespace) -> int:
     import matplotlib.pyplot as plt
 
     from spectral_diffusion.core.runtime import atomic_file
-    from spectral_diffusion.doe.taguchi import analyze, optimum, plot_contribution, plot_main_effects
+    from spectral_diffusion.doe.taguchi import analyze, optimum, plot_contribution, plot_main_effects, term_name
     from spectral_diffusion.run.record import write_csv
     from spectral_diffusion.study.sweep import read_study
     design, y, factors = read_study(args.results, args.metric)
-    try: study = analyze(design, y, args.goal, target=args.target, response=args.response, pool=list(factors.dummy) or None, confidence=args.confidence)
+    idle = [term_name((name,)) for name in factors.dummy] or None
+    try: study = analyze(design, y, args.goal, target=args.target, response=args.response, pool=idle, confidence=args.confidence)
     except InputError as error: raise InputError(f"metric {args.metric!r}: {error}") from error
     said = [f"{args.metric}, goal {args.goal}, response {args.response}: {len(design)} runs with {y.shape[1]} values each.", f"Effects: {study.sentence()}.", *(f"Note: {n}." for n in study.notes)]
     if args.response == "sn" or args.goal in ("larger", "smaller"):
@@ -293,24 +302,51 @@ From nothing to judged samples:
   spectral-diffusion sample --help                 pictures from it, and how to compare them
   spectral-diffusion bench b04_cifar10             one benchmark, in seconds; --preset cpu is the published one
 Exit codes: 0 done, 1 failed, 2 bad input (one line says what, nothing was written), 130 interrupted (the same command goes on).
+With SPECTRAL_DIFFUSION_DEBUG=1 in the environment an error that nobody foresaw is shown with its traceback.
 """
 
 def run_completion(args: argparse.Namespace) -> int:
     "Print the script that completes verbs and options in a shell."
     try: import shtab
-    except ImportError as error: raise InputError("completion needs the package shtab; hint: pip install 'spectral-diffusion[completion]'") from error
+    except ImportError as error: raise InputError("completion needs the package shtab; hint: pip install -e '.[completion]' in a checkout") from error
     if args.shell not in shtab.SUPPORTED_SHELLS: raise unknown_name("shell", args.shell, shtab.SUPPORTED_SHELLS)
     print(shtab.complete(parser(), args.shell))
     return 0
 
 # %% ../../nbs/lab/cli.ipynb #fc892302
+PATHS = {"--results", "--root", "--out", "--config", "--factors", "--generated-dir", "--reference-dir", "--model", "--data",
+         "notebook", "run", "results", "image", "out", "file"}  # options that name a file or a folder
+NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|-inf|-nan", re.IGNORECASE)
+
+class Parser(argparse.ArgumentParser):
+    "Options, of which what is wrong is one line. Words such as -1e-3 are values, as they are by themselves since Python 3.12."
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self._negative_number_matcher = re.compile(f"^({NEGATIVE.pattern})$", re.IGNORECASE)
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {' '.join(message.split())}; hint: {self.prog} --help\n")
+
+def plain_path(text: str) -> str:
+    "A path as given; ~ stands for the home also where no shell has replaced it."
+    if not text.startswith("~"):
+        return text
+    from spectral_diffusion.core.runtime import expand_home
+    try:
+        return str(expand_home(text))
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+# %% ../../nbs/lab/cli.ipynb #349d1ff0
 def parser() -> argparse.ArgumentParser:
     "The options of every verb."
-    top = argparse.ArgumentParser(prog="spectral-diffusion", description="What the frequency view changes in generative models, in numbers.", epilog=TOP_HELP, formatter_class=argparse.RawDescriptionHelpFormatter)
+    top = Parser(prog="spectral-diffusion", description="What the frequency view changes in generative models, in numbers.", epilog=TOP_HELP, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     def verb(name: str, run: Callable, *options: tuple, more: str | None = None) -> None:
         p = verbs.add_parser(name, help=run.__doc__, description=run.__doc__, epilog=more, formatter_class=argparse.RawDescriptionHelpFormatter)
-        for flags, settings in options: p.add_argument(*flags, **settings)
+        for flags, settings in options:
+            kind = {"type": plain_path} if flags[-1] in PATHS else {}
+            p.add_argument(*flags, **kind, **settings)
         p.set_defaults(call=run)
     results = (("--results",), {"help": "folder of the results (default: results of this checkout; smoke runs go to results/.smoke)"})
     change = (("--set",), {"action": "append", "default": [], "metavar": "KEY=VALUE", "help": "change one key of the configuration; may be repeated"})
@@ -332,7 +368,7 @@ def parser() -> argparse.ArgumentParser:
          (("--seed",), {"type": int, "default": 0, "help": "of the start noise"}), (("--tag",), {"default": "cli", "help": "name of the samples folder"}),
          (("--out",), {"help": "another folder for the images"}), more=SAMPLE_HELP)
     verb("sweep", run_sweep_verb, (("notebook",), {"metavar": "NOTEBOOK", "help": "an .ipynb file with parameters"}), (("--factors",), {"required": True, "help": "YAML file: what is varied"}),
-         (("--array",), {"help": "orthogonal array, such as L8, L16, L18 (default: the smallest that works)"}), (("--engine",), {"default": "loky", "help": "sequential, loky (this machine), dask or ray (a running cluster)"}),
+         (("--array",), {"help": "orthogonal array, such as L8, L16, L18, or full for all combinations (default: the smallest that works)"}), (("--engine",), {"default": "loky", "help": "sequential, loky (this machine), dask or ray (a running cluster)"}),
          (("--address",), {"help": "of the cluster, such as tcp://10.0.0.5:8786"}), (("--jobs",), {"type": int, "default": -1, "help": "rows at the same time (default: all cores)"}),
          (("--limit",), {"type": float, "metavar": "SECONDS", "help": "stop a row after this time"}), (("--retry-failed",), {"action": "store_true", "help": "run rows again that failed before"}),
          (("--base",), {"action": "append", "default": [], "metavar": "KEY=VALUE", "help": "where the other factors stand while one is checked (default: first levels); may be repeated"}),
@@ -355,20 +391,48 @@ def parser() -> argparse.ArgumentParser:
     verb("doctor", run_doctor, (("--results",), {"metavar": "DIR", "help": "folder of the results"}), (("--data",), {"metavar": "DIR", "help": "folder of the data"}))
     return top
 
+# %% ../../nbs/lab/cli.ipynb #fe0ed7e7
+DEBUG = "SPECTRAL_DIFFUSION_DEBUG"  # variable of the environment: errors that nobody foresaw are raised
+
+def one_line(text: object) -> str:
+    "A message without line breaks."
+    return " ".join(str(text).split())
+
+def keep_traceback(
+    error: Exception, # that nobody foresaw
+) -> str: # where it is, in words
+    "Write the traceback of an error to a file of its own."
+    told = "".join(traceback.format_exception(error))
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="spectral-diffusion-traceback-", suffix=".txt", delete=False, encoding="utf-8") as file:
+            file.write(told)
+        return f"its traceback is in {file.name}"
+    except (OSError, ValueError):
+        return f"its traceback could not be written; hint: {DEBUG}=1 shows it"
+
 def main(
     argv: list[str] | None = None, # options; those of the process when not given
 ) -> int: # 0 done, 1 failed, 2 bad input
-    "Run a verb. Bad input is one line on stderr."
+    "Run a verb. Whatever is wrong is one line on stderr."
     args = parser().parse_args(argv)
-    try: return args.call(args)
-    except InputError as error:
-        print(f"spectral-diffusion {args.verb}: {error}", file=sys.stderr)
-        return getattr(error, "exit_code", 2)
-    except OSError as error:  # a full disk, a folder without permission
-        print(f"spectral-diffusion {args.verb}: {error.strerror or error}" + (f": {error.filename!r}" if error.filename else ""), file=sys.stderr)
-        return 1
+    def said(text: str, code: int) -> int:
+        print(f"spectral-diffusion {args.verb}: {one_line(text)}", file=sys.stderr)
+        return code
+    try:
+        return args.call(args)
     except KeyboardInterrupt as stop:
-        print(f"interrupted{': ' + str(stop) if str(stop) else ''}; finished runs are kept, start the same command again to resume", file=sys.stderr)
+        more = f": {one_line(stop)}" if str(stop) else ""
+        print(f"interrupted{more}; finished runs are kept, start the same command again to resume", file=sys.stderr)
         return 130
+    except InputError as error:
+        return said(error, getattr(error, "exit_code", 2))
+    except OSError as error:  # a full disk, a folder without permission
+        return said(f"{error.strerror or error}" + (f": {error.filename!r}" if error.filename else ""), 1)
+    except Exception as error:
+        if os.environ.get(DEBUG):
+            raise
+        if code := getattr(error, "exit_code", None):  # one of ours, which says all there is
+            return said(error, code)
+        return said(f"{type(error).__name__}: {str(error)[:500]}; {keep_traceback(error)}", 1)
 
 if __name__ == "__main__" and "get_ipython" not in globals(): sys.exit(main())

@@ -63,13 +63,13 @@ def look_software() -> Iterator[Finding]:
     yield Finding("python", "ok" if fits else "broken", python, "" if fits else f"this package needs Python {wanted}")
     groups = requirements()
     bad = unmet(groups.pop(""))
-    yield Finding("packages", "broken" if bad else "ok", "; ".join(bad) or f"all of the core, torch {installed('torch')}", f"pip install --upgrade {PACKAGE}" if bad else "")
+    yield Finding("packages", "broken" if bad else "ok", "; ".join(bad) or f"all of the core, torch {installed('torch')}", "pip install -e . in a checkout" if bad else "")
     from jupyter_client.kernelspec import KernelSpecManager
     there = "python3" in KernelSpecManager().find_kernel_specs()
     yield Finding("notebook kernel", "ok" if there else "broken", "python3" if there else "papermill starts `python3`, and there is none", "" if there else "python -m ipykernel install --sys-prefix")
     for extra, needs in sorted(groups.items()):
         bad = unmet(needs)
-        yield Finding(f"extra {extra}", "absent" if bad else "ok", "; ".join(bad) or ", ".join(f"{n.name} {installed(n.name)}" for n in needs), f"pip install '{PACKAGE}[{extra}]'" if bad else "")
+        yield Finding(f"extra {extra}", "absent" if bad else "ok", "; ".join(bad) or ", ".join(f"{n.name} {installed(n.name)}" for n in needs), f"pip install -e '.[{extra}]' in a checkout" if bad else "")
 
 def look_hardware() -> Iterator[Finding]:
     "Processor, memory and GPU."

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -102,7 +103,7 @@ def allowed(name: str) -> bool:
 def hub(token: str | None = None):
     "The client of the hub."
     try: from huggingface_hub import HfApi
-    except ImportError as error: raise InputError("a hub needs the library huggingface_hub, which comes with diffusers; hint: pip install 'spectral-diffusion[diffusers]'") from error
+    except ImportError as error: raise InputError("a hub needs the library huggingface_hub, which comes with diffusers; hint: pip install -e '.[diffusers]' in a checkout") from error
     return HfApi(token=token)
 
 def check_repo(repo_id: str) -> None:
@@ -151,11 +152,11 @@ def pull(
     return Path(api.snapshot_download(repo_id, revision=revision, local_dir=folder, allow_patterns=list(ALLOWED)))
 
 # %% ../../nbs/lab/interop.ipynb #10a7f30b
-def tensorboard_writer(folder: Path | str):
-    "A writer of event files; says which extra is missing where there is none."
+def tensorboard_writer() -> type: # SummaryWriter
+    "The class that writes event files; says which extra is missing where there is none."
     try: from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error: raise InputError("curves in TensorBoard need the package tensorboard; hint: pip install 'spectral-diffusion[tensorboard]'") from error
-    return SummaryWriter(str(folder))
+    except ImportError as error: raise InputError("curves in TensorBoard need the package tensorboard; hint: pip install -e '.[tensorboard]' in a checkout") from error
+    return SummaryWriter
 
 def log_tensorboard(
     states: Iterable[TrainState], # from `learn.loop.train`
@@ -165,11 +166,16 @@ def log_tensorboard(
 ) -> Iterator[TrainState]: # the same states
     "Write loss, gradient, learning rate and speed of training states, and pass them on."
     if every < 1: raise InputError(f"every must be at least 1 step, got {every}")
-    return _logged(states, tensorboard_writer(folder), every)  # whatever is wrong raises here, not at the first step
+    return _logged(states, folder, every, tensorboard_writer())  # whatever is wrong raises here, not at the first step
 
-def _logged(states: Iterable[TrainState], writer: object, every: int) -> Iterator[TrainState]:
+def _logged(states: Iterable[TrainState], folder: Path | str, every: int, writer_class: type) -> Iterator[TrainState]:
+    states = iter(states)
+    first = next(states, None)
+    if first is None:
+        return
+    writer = writer_class(str(folder), purge_step=first.step)  # a killed run has logged steps that are now done again
     try:
-        for state in states:
+        for state in chain([first], states):
             if state.step % every == 0 or state.step == 1:
                 for name in ("loss", "grad_norm", "lr", "images_per_second"): writer.add_scalar(f"train/{name}", getattr(state, name), state.step)
             yield state
@@ -181,7 +187,10 @@ def log_history(
 ) -> None:
     "Write every column of a history that is kept."
     if "step" not in history: raise InputError(f"a history has a column 'step', got {', '.join(map(str, history.columns))}")
-    writer = tensorboard_writer(folder)
+    writer_class = tensorboard_writer()
+    for old in Path(folder).glob("events.*.history"):
+        old.unlink()  # written again, not twice
+    writer = writer_class(str(folder), filename_suffix=".history")
     try:
         for name in (c for c in history.columns if c != "step" and pd.api.types.is_numeric_dtype(history[c])):
             for step, value in zip(history.step, history[name], strict=True):

@@ -33,7 +33,7 @@ try:
     from diffusers.models.unets.unet_2d import UNet2DOutput
     from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
     from diffusers.schedulers.scheduling_utils import SchedulerOutput
-except ImportError as error: raise InputError(f"this needs the library diffusers ({error}); hint: pip install 'spectral-diffusion[diffusers]'") from error
+except ImportError as error: raise InputError(f"this needs the library diffusers ({error}); hint: pip install -e '.[diffusers]' in a checkout") from error
 
 # %% ../../nbs/lab/interop_diffusers.ipynb #4ee7d3b6
 TABLES: dict[str, list[float]] = {} # name of a schedule -> its list

@@ -72,7 +72,7 @@ def join(
     where = device(on)
     if launcher == "accelerate":
         try: from accelerate import PartialState
-        except ImportError as error: raise InputError("launcher 'accelerate' needs a package that is not installed; hint: pip install 'spectral-diffusion[distributed]'") from error
+        except ImportError as error: raise InputError("launcher 'accelerate' needs a package that is not installed; hint: pip install -e '.[distributed]' in a checkout") from error
         state = PartialState(cpu=where.type == "cpu")
         workers = Workers(state.process_index, state.num_processes, state.device)
     elif int(os.environ.get("WORLD_SIZE", "1")) == 1: workers = Workers(device=where)

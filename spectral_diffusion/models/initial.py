@@ -105,7 +105,7 @@ def from_transformer(
 ) -> Source: # in the precision of the file
     "All parameters of a pretrained model that is on this machine."
     try: from transformers import AutoModel
-    except ImportError as error: raise InputError("a source from a transformer needs the package transformers; hint: pip install 'spectral-diffusion[transformers]'") from error
+    except ImportError as error: raise InputError("a source from a transformer needs the package transformers; hint: pip install -e '.[transformers]' in a checkout") from error
     try: model = AutoModel.from_pretrained(name, local_files_only=True, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise InputError(f"the weights of {Path(name).name!r} are not on this machine as safetensors, and nothing is downloaded here; hint: fetch them once with the tools of the hub") from error

@@ -19,7 +19,7 @@ import pandas as pd
 
 from ..core.config import dump_yaml, fingerprint, parse_json, parse_yaml, read_text
 from ..core.registry import InputError
-from ..core.runtime import atomic_file, environment
+from ..core.runtime import atomic_file, environment, expand_home
 
 # %% auto #0
 __all__ = ['FACTS', 'results_root', 'check_name', 'run_path', 'run_lock', 'run_folder', 'clear_partials', 'finish_run',
@@ -31,7 +31,10 @@ def results_root(
 ) -> Path: # absolute
     "The folder of all results: `root`, or `results` of the project around the current folder."
     if root:
-        return Path(root).resolve()
+        path = expand_home(root, "folder of the results").resolve()
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{path.name!r} must be a folder, and is a file")
+        return path
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder/"settings.ini").is_file() and (folder/"spectral_diffusion").is_dir():

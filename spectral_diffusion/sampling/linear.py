@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.registry import InputError, Registry, unknown_name
+from ..core.registry import InputError, Registry
 from ..noise.schedules import Level
 from ..noise.theory import posterior_variance, total_power, wiener_gain
 from .dpm import LEAST_RATIO

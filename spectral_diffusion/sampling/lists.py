@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.registry import InputError, Registry, unknown_name
+from ..core.registry import InputError, Registry
 from ..noise.process import Process
 from ..noise.schedules import SCHEDULES
 from ..noise.theory import GaussianField, gains_for

@@ -18,6 +18,7 @@ import pandas as pd
 from ..core.config import fingerprint, from_dict, parse_yaml, read_text
 from ..core.registry import InputError, unknown_name
 from ..core.runtime import progress
+from ..doe.arrays import declared, level_text
 from ..doe.assign import assign
 from .rows import check_plain, each, read_rows
 
@@ -40,7 +41,8 @@ class Factors:
         if self.replicates < 1: raise InputError(f"Factors.replicates must be at least 1, got {self.replicates}")
         for least, group in ((2, self.factors), (1, self.noise)):
             for name, levels in group.items():
-                if type(name) is not str or type(levels) is not list: raise InputError(f"factor {name!r} must be a name with a list of levels, got {levels!r}")
+                if type(name) is not str or not name.strip() or type(levels) is not list:
+                    raise InputError(f"factor {name!r} must be a name with a list of levels, got {levels!r}")
                 check_plain(levels, f"levels of {name}")
                 if len({fingerprint(x) for x in levels}) != len(levels) or len(levels) < least: raise InputError(f"factor {name!r} needs at least {least} different levels, got {levels}")
         for name in self.dummy:
@@ -62,22 +64,25 @@ def read_factors(
 class Plan(NamedTuple):
     "The rows of an experiment."
     rows: list[dict]       # one setting each: all outer settings of run 0, then of run 1, ...
-    design: pd.DataFrame   # one row a run, one column a factor, its levels as they are
+    design: pd.DataFrame   # one row a run, one column a factor, its levels in their order
     outer: int             # rows of each run
     array: str             # its name
     columns: dict[str, int] # factor -> column
 
 def rows_of(
-    array: str | None, # name of an orthogonal array; the smallest that works when None
+    array: str | None, # name of an orthogonal array, or "full" for all combinations; the smallest that works when None
     factors: Factors | dict[str, list], # what is varied, or just name -> levels
 ) -> Plan:
     "Factors on the columns of an orthogonal array, crossed with noise and repetitions."
     f = factors if isinstance(factors, Factors) else Factors(factors=factors)
     placed = assign({name: len(levels) for name, levels in f.factors.items()}, array, f.avoid)
-    design = pd.DataFrame({name: pd.Series([f.factors[name][i] for i in placed.design[name]], dtype=object) for name in f.factors})
     runs = [{name: f.factors[name][i] for name, i in run.items()} for run in placed.design.to_dict("records")]
-    for i, j in itertools.combinations(range(len(runs)), 2):
-        if runs[i] == runs[j]: raise InputError(f"runs {i} and {j} of {placed.name} are the same setting {runs[i]}; hint: with so few factors take all combinations, or a smaller array")
+    first: dict[str, int] = {}
+    for i, run in enumerate(runs):
+        same = first.setdefault(fingerprint(run), i)
+        if same != i:
+            raise InputError(f"runs {same} and {i} of {placed.name} are the same setting {run}; hint: array 'full' takes all combinations once")
+    design = pd.DataFrame({name: declared([run[name] for run in runs], levels) for name, levels in f.factors.items()})
     outer = [dict(zip(f.noise, levels, strict=True)) for levels in itertools.product(*f.noise.values())]
     if f.replicates > 1: outer = [{**o, "replicate": r} for r in range(f.replicates) for o in outer]
     return Plan(read_rows([{**run, **o} for run in runs for o in outer]), design, len(outer), placed.name, placed.columns)
@@ -111,8 +116,13 @@ def ask(
     try: answer = probe(dict(setting))
     except InputError as error: raise InputError(f"{where}: {error}") from error
     if not isinstance(answer, dict) or not {"fingerprint", "loss"} <= set(answer): raise InputError(f"a probe answers {{'fingerprint': text, 'loss': number}}, got {answer!r} for {where}")
-    if not math.isfinite(answer["loss"]): raise InputError(f"{where}: the probe's loss must be finite, got {answer['loss']}")
-    return i, str(answer["fingerprint"]), (float(answer["loss"]), answer.get("model"))
+    try:
+        loss = math.nan if isinstance(answer["loss"], str) else float(answer["loss"])
+    except (TypeError, ValueError):
+        loss = math.nan
+    if not math.isfinite(loss):
+        raise InputError(f"{where}: the probe's loss is a number and must be finite, got {answer['loss']!r}")
+    return i, str(answer["fingerprint"]), (loss, level_text(answer.get("model")))
 
 # %% ../../nbs/study/factors.ipynb #4e4e32ff
 def judge_factor(

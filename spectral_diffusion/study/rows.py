@@ -24,14 +24,14 @@ import pandas as pd
 
 from ..core.config import dump_yaml, fingerprint, parse_json, read_text
 from ..core.registry import InputError, unknown_name
-from ..core.runtime import atomic_file, environment, progress, without_paths
+from ..core.runtime import atomic_file, environment, progress, say, set_mode, without_paths
 from ..run.record import write_csv, write_json
 from .ledger import flatten
 
 # %% auto #0
-__all__ = ['ENGINES', 'check_plain', 'read_rows', 'read_mapping', 'Job', 'claim', 'clean', 'read_metrics', 'keep', 'run_row',
-           'sweep_table', 'write_sweep', 'check_engine', 'on_dask', 'ray_pool', 'each', 'WorkerDied', 'broken_pool',
-           'outlive', 'run_alone', 'Failure', 'Sweep', 'SweepFailed', 'run_rows']
+__all__ = ['ENGINES', 'check_plain', 'read_rows', 'read_mapping', 'Job', 'claim', 'clean', 'read_metrics', 'keep', 'put_away',
+           'run_row', 'sweep_table', 'write_sweep', 'check_engine', 'on_dask', 'ray_pool', 'each', 'WorkerDied',
+           'broken_pool', 'outlive', 'run_alone', 'Failure', 'Sweep', 'SweepFailed', 'run_rows']
 
 # %% ../../nbs/study/rows.ipynb #22f62ed8
 def check_plain(
@@ -153,12 +153,27 @@ def keep(
     elif not (work/"config.yaml").exists():
         with atomic_file(work/"config.yaml") as new: new.write_text(dump_yaml(row), encoding="utf-8")
     write_json(work/"row.json", row)
-    work.chmod(0o755)
+    set_mode(work, 0o755)
     job.failed.parent.mkdir(exist_ok=True)
-    if job.failed.exists(): os.replace(job.failed, work.with_name(f".partial-{job.name}-old"))
+    if error and job.failed.exists():
+        put_away(job, work)
     os.replace(work, job.failed if error else job.path)
+    if job.path.exists() and job.failed.exists():
+        put_away(job, work)
     shutil.rmtree(work.with_name(f".partial-{job.name}-old"), ignore_errors=True)
     return "failed" if error else "done"
+
+def put_away(
+    job: Job, # that has failed before
+    work: Path, # its present folder
+) -> None:
+    "Put an older failure away; one that cannot be moved stays, and is covered by the row when that is done."
+    try:
+        os.replace(job.failed, work.with_name(f".partial-{job.name}-old"))
+    except OSError as error:
+        if not job.path.exists():
+            raise
+        say(f"the older failure of row {job.name} stays in {job.failed.parent.name} ({error.strerror}); the row is kept")
 
 # %% ../../nbs/study/rows.ipynb #346ce6a7
 def run_row(
@@ -233,7 +248,7 @@ def on_dask(
 ) -> Iterator: # answers as they come; that a worker was lost is said after all of them
     "Call a function with every item on a Dask cluster."
     try: from distributed import Client, as_completed
-    except ImportError as error: raise InputError("engine 'dask' needs a package that is not installed; hint: pip install 'spectral-diffusion[dask]'") from error
+    except ImportError as error: raise InputError("engine 'dask' needs a package that is not installed; hint: pip install -e '.[dask]' in a checkout") from error
     try: client = Client(address, timeout=10, set_as_default=False)
     except (OSError, ValueError) as error: raise InputError(f"no Dask scheduler answers at {address!r}: {error}") from error
     with client:
@@ -257,7 +272,7 @@ def ray_pool(
     try:
         import ray
         from ray.util.multiprocessing import Pool
-    except ImportError as error: raise InputError("engine 'ray' needs a package that is not installed; hint: pip install 'spectral-diffusion[ray]'") from error
+    except ImportError as error: raise InputError("engine 'ray' needs a package that is not installed; hint: pip install -e '.[ray]' in a checkout") from error
     try:
         if not ray.is_initialized(): ray.init(address=address, log_to_driver=False)
     except (OSError, ValueError) as error: raise InputError(f"no Ray cluster answers at {address!r}: {error}") from error
@@ -282,12 +297,14 @@ def each(
     if engine == "ray":
         with ray_pool(jobs, address) as pool: yield from pool.imap_unordered(function, items, chunksize=1)
         return
+    jobs = 1 if engine == "sequential" else min(jobs, max(2, len(items)))  # loky starts as many processes as it is asked for
     with parallel_config(backend=engine):
-        yield from Parallel(n_jobs=1 if engine == "sequential" else jobs, batch_size=1, return_as="generator_unordered")(delayed(function)(x) for x in items)
+        yield from Parallel(n_jobs=jobs, batch_size=1, return_as="generator_unordered")(delayed(function)(x) for x in items)
 
 # %% ../../nbs/study/rows.ipynb #f3789aa6
 class WorkerDied(RuntimeError):
     "The process that computed a row was killed, by the system, a crash or somebody."
+    exit_code = 1  # of the command line, which needs no traceback for it
 
 def broken_pool(engine: str) -> tuple[type[Exception], ...]:
     "What an engine raises when a worker is gone."
@@ -353,7 +370,7 @@ class Sweep(NamedTuple):
 class SweepFailed(RuntimeError):
     "Some rows ended with an error; the others are done."
     def __init__(self, sweep: Sweep):
-        lines = [f"  {f.path.parent.name}/{f.name} {json.dumps(f.parameters)}: {f.reason}" for f in sweep.failed]
+        lines = [f"  {f.path.parent.name}/{f.name} {json.dumps(f.parameters)}: {' '.join(f.reason.split())}" for f in sweep.failed]
         hint = "what they left is kept there; retry_failed runs them again"
         super().__init__("\n".join([f"{len(sweep.failed)} of {len(sweep.names)} rows failed; {hint}", *lines]))
         self.sweep, self.failed = sweep, sweep.failed

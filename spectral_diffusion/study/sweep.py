@@ -5,15 +5,19 @@
 # %% ../../nbs/study/sweep.ipynb #e5327d1b
 from __future__ import annotations
 
+import ast
 import hashlib
+import itertools
 import json
+import logging
 import os
 import re
 import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import unicodedata
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -24,29 +28,120 @@ import pandas as pd
 from .. import __version__
 from ..core.config import fingerprint, from_dict, parse_json, parse_yaml, read_text, to_dict
 from ..core.registry import InputError, unknown_name
-from ..core.runtime import atomic_file, without_paths
-from .factors import Factors, Plan, check_factors, rows_of
+from ..core.runtime import atomic_file, say, set_mode, without_paths
+from ..doe.arrays import declared
 from ..run.record import check_name, results_root, write_json
+from .factors import Factors, Plan, check_factors, rows_of
 from .rows import Job, Sweep, check_engine, read_mapping, read_metrics, read_rows, run_rows
 
 # %% auto #0
-__all__ = ['known_parameters', 'check_parameters', 'BenchFailed', 'time_limit', 'run_notebook', 'tidy', 'project_root',
-           'bench_names', 'reading_order', 'source_mark', 'find_bench', 'run_bench', 'place_parameters', 'run_page',
-           'sweep_root', 'sweep_base', 'sweep_rows', 'run_sweep', 'answer_probe', 'probe_page', 'save_study',
-           'run_study', 'read_study']
+__all__ = ['KERNEL', 'check_cell', 'page_language', 'read_notebook', 'complete', 'assigned', 'known_parameters',
+           'check_parameters', 'BenchFailed', 'afterwards', 'time_limit', 'run_notebook', 'tidy_or_say', 'tidy',
+           'project_root', 'bench_names', 'reading_order', 'source_mark', 'find_bench', 'run_bench', 'place_parameters',
+           'run_page', 'sweep_root', 'sweep_base', 'sweep_rows', 'run_sweep', 'answer_probe', 'probe_page',
+           'save_study', 'run_study', 'read_study']
 
 # %% ../../nbs/study/sweep.ipynb #ef07bffe
+KERNEL = {"display_name": "python3", "language": "python", "name": "python3"}  # the kernel of this environment
+
+def check_cell(
+    cell: object, # of a notebook
+    where: str, # named in the error
+) -> None:
+    "Raise unless a cell has a kind, a source and plain tags."
+    if not isinstance(cell, dict) or cell.get("cell_type") not in ("code", "markdown", "raw"):
+        raise InputError(f"{where} must be a cell of code, markdown or raw text")
+    source, metadata = cell.get("source"), cell.get("metadata", {})
+    lines = source if isinstance(source, list) else [source]
+    if not all(isinstance(line, str) for line in lines):
+        raise InputError(f"{where} must have a source of text, got {type(source).__name__}")
+    tags = metadata.get("tags", []) if isinstance(metadata, dict) else None
+    if not isinstance(tags, list) or not all(isinstance(t, str) for t in tags):
+        raise InputError(f"{where} must have a mapping of metadata, with a list of names as tags")
+
+def page_language(metadata: dict) -> str: # "" where the page does not say
+    "The language in which a notebook is written."
+    parts = [metadata.get("kernelspec", {}), metadata.get("language_info", {})]
+    if not all(isinstance(part, dict) for part in parts):
+        raise InputError("its kernelspec and language_info must be mappings")
+    return str(parts[0].get("language") or parts[1].get("name") or "")
+
+def read_notebook(
+    path: Path | str, # an .ipynb file
+) -> dict[str, object]: # as it stands in the file
+    "A notebook of format 4 in Python; anything else raises."
+    path = Path(path)
+    name = f"notebook {path.name!r}"
+    if not path.is_file():
+        raise InputError(f"{name} not found")
+    text = read_text(path, name)
+    if not text.strip():
+        raise InputError(f"{name} is empty")
+    if re.search(r"^(<<<<<<<|>>>>>>>)", text, re.MULTILINE):
+        raise InputError(f"{name} holds the marks of a merge conflict; hint: settle it first")
+    page = parse_json(text, name)
+    if not isinstance(page, dict) or not isinstance(page.get("nbformat"), int):
+        raise InputError(f"{name} is no notebook: it must be a mapping with a number nbformat")
+    if page["nbformat"] != 4:
+        raise InputError(f"{name} has format {page['nbformat']}, allowed is 4; hint: jupyter nbconvert --to notebook --inplace {path.name}")
+    if not isinstance(page.get("cells"), list) or not isinstance(page.get("metadata", {}), dict):
+        raise InputError(f"{name} is no notebook: it must have a list of cells and a mapping of metadata")
+    for number, cell in enumerate(page["cells"], 1):
+        check_cell(cell, f"cell {number} of {name}")
+    try:
+        language = page_language(page.get("metadata", {}))
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+    if not re.match(r"(i?python|$)", language.lower()):
+        raise InputError(f"{name} is written in {language!r}, allowed is python")
+    return page
+
+def complete(
+    page: dict[str, object], # from `read_notebook`
+    name: str, # of the file
+) -> object: # a NotebookNode, ready to be run
+    "The notebook with what other programs leave out, for the kernel of this environment."
+    from nbformat import from_dict as node_of
+    from nbformat.validator import ValidationError, normalize, validate
+    cells = []
+    for number, cell in enumerate(page["cells"]):
+        code = {"outputs": [], "execution_count": None} if cell["cell_type"] == "code" else {}
+        cells.append({"id": f"cell-{number}", "metadata": {}, **code, **cell, "source": "".join(cell["source"])})
+    metadata = {**page.get("metadata", {}), "kernelspec": KERNEL, "language_info": {"name": "python"}}
+    try:
+        node = normalize(node_of({**page, "nbformat_minor": 5, "cells": cells, "metadata": metadata}))[1]
+        validate(node)
+    except ValidationError as error:
+        raise InputError(f"notebook {name!r} is no valid notebook: {str(error).splitlines()[0][:200]}") from error
+    return node
+
+# %% ../../nbs/study/sweep.ipynb #5ae81623
+def assigned(
+    source: str, # Python
+) -> list[str]: # in order
+    "The names that a cell assigns to, outside of functions and blocks."
+    lines = ["" if line.startswith(("%", "!")) else line for line in source.splitlines()]  # orders to IPython
+    targets: list[ast.expr] = []
+    for statement in ast.parse("\n".join(lines)).body:
+        if isinstance(statement, ast.Assign):
+            targets += statement.targets
+        if isinstance(statement, ast.AnnAssign):
+            targets.append(statement.target)
+    parts = itertools.chain(*(ast.walk(target) for target in targets))
+    return list(dict.fromkeys(part.id for part in parts if isinstance(part, ast.Name)))
+
 def known_parameters(
     notebook: Path | str, # an .ipynb file
 ) -> list[str]: # names, in order
     "The parameters that a notebook declares; a notebook without the tagged cell raises."
-    from papermill import inspect_notebook
-    path = Path(notebook)
-    if not path.is_file(): raise InputError(f"notebook {path.name!r} not found")
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    tagged = sum("parameters" in c.get("metadata", {}).get("tags", []) for c in cells)
-    if tagged != 1: raise InputError(f"notebook {path.name!r} needs exactly one cell tagged 'parameters', got {tagged}")
-    return list(inspect_notebook(str(path)))
+    name = Path(notebook).name
+    cells = [c for c in read_notebook(notebook)["cells"] if "parameters" in c.get("metadata", {}).get("tags", [])]
+    if len(cells) != 1:
+        raise InputError(f"notebook {name!r} needs exactly one cell tagged 'parameters', got {len(cells)}; hint: with lines such as lr = 0.1")
+    try:
+        return assigned("".join(cells[0]["source"]))
+    except (SyntaxError, ValueError, RecursionError) as error:
+        raise InputError(f"the cell 'parameters' of notebook {name!r} is not Python: {error}") from error
 
 def check_parameters(
     notebook: Path | str, # an .ipynb file
@@ -60,6 +155,17 @@ def check_parameters(
 # %% ../../nbs/study/sweep.ipynb #1be2a43a
 class BenchFailed(RuntimeError):
     "A notebook ended with an error that is not bad input; its executed copy tells where."
+    exit_code = 1  # of the command line, which needs no traceback for it
+
+async def afterwards(
+    work: Awaitable, # when the cells are done
+    what: str, # in words
+) -> None:
+    "A clean-up: its failure is said, and costs nothing of what was computed."
+    try:
+        await work
+    except Exception as error:
+        say(f"{what}: {type(error).__name__}: {error}")
 
 @contextmanager
 def time_limit(
@@ -72,8 +178,12 @@ def time_limit(
         def __init__(self, **kw):
             super().__init__(**kw)
             started.append(self)
+        async def shutdown_kernel(self, *args, **kw):
+            await afterwards(super().shutdown_kernel(*args, **kw), "the kernel was not stopped")
+        async def cleanup_resources(self, *args, **kw):
+            await afterwards(super().cleanup_resources(*args, **kw), "the kernel was not cleaned up")
     def watch() -> None:
-        if ended.wait(limit): return
+        if ended.wait(None if limit is None else min(limit, threading.TIMEOUT_MAX)): return
         late.set()
         while not ended.wait(0.1):  # again, for a kernel that was just being started
             for pid in [getattr(k.provisioner, "pid", None) for k in started]:
@@ -96,15 +206,22 @@ def run_notebook(
     bar: bool = False, # show how many cells are done
 ) -> Path: # the executed copy
     "Execute a notebook with parameters; unknown ones raise before any work."
+    from jupyter_client.kernelspec import NoSuchKernel
     from nbclient.exceptions import DeadKernelError
+    from nbformat import write
     from papermill import execute_notebook
     from papermill.exceptions import PapermillExecutionError
     check_parameters(notebook, parameters)
     name, place = Path(notebook).name, {"metadata": {"path": str(cwd or Path.cwd())}}  # not papermill's cwd, which moves this whole process
-    with time_limit(limit) as (kernels, late):
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # it knows fewer parameters than we do
+    with time_limit(limit) as (kernels, late), tempfile.TemporaryDirectory(prefix="page-", ignore_cleanup_errors=True) as room:
+        write(complete(read_notebook(notebook), name), Path(room)/"page.ipynb")
+        whole = str(out).replace("{", "{{").replace("}", "}}")  # papermill fills in what stands in braces
         try:
-            execute_notebook(str(notebook), str(out), parameters=parameters, kernel_name="python3", resources=place, kernel_manager_class=kernels,
-                             extra_arguments=["--log-level=50"], progress_bar=bar, request_save_on_cell_execute=True)
+            execute_notebook(str(Path(room)/"page.ipynb"), whole, parameters=parameters, kernel_name=KERNEL["name"], language="python", resources=place,
+                             kernel_manager_class=kernels, extra_arguments=["--log-level=50"], progress_bar=bar, request_save_on_cell_execute=True)
+        except NoSuchKernel as error:
+            raise InputError(f"no kernel {error.name!r} is installed here; hint: python -m ipykernel install --sys-prefix") from None
         except PapermillExecutionError as error:
             if error.ename == "InputError": raise InputError(error.evalue) from None
             raise BenchFailed(f"{name} failed: {error.ename}: {error.evalue}") from None
@@ -112,14 +229,21 @@ def run_notebook(
             if late.is_set(): raise BenchFailed(f"{name} was stopped at its limit of {limit:g} s") from None
             raise BenchFailed(f"{name} failed: its kernel died: {error}") from None
         finally:
-            if Path(out).is_file(): tidy(out)
+            if Path(out).is_file(): tidy_or_say(Path(out))
     return Path(out)
+
+def tidy_or_say(path: Path) -> None:
+    "Tidy an executed copy; one that cannot be tidied stays as it is, which is said."
+    try:
+        tidy(path)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        say(f"the executed copy {path.name} is not tidied: {type(error).__name__}: {error}")
 
 def tidy(
     path: Path | str, # an executed notebook, rewritten
 ) -> None:
     "Take out what papermill notes of the machine, progress bars, and the paths that errors name."
-    nb = json.loads(Path(path).read_text(encoding="utf-8"))
+    nb = parse_json(read_text(path))
     nb["metadata"] = {"kernelspec": nb["metadata"]["kernelspec"], "language_info": {"name": "python"}}
     for cell in nb["cells"]:
         cell["metadata"] = {k: v for k, v in cell["metadata"].items() if k == "tags"}
@@ -147,7 +271,7 @@ def source_mark(
     notebook: Path | str, # an .ipynb file
 ) -> str: # 16 hexadecimal digits
     "Hash of the sources of a notebook's cells: changes when the page does."
-    cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
+    cells = read_notebook(notebook)["cells"]
     text = "\0".join("".join(c["source"]) for c in cells)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -161,6 +285,8 @@ def find_bench(
     for notebook in (results_root(root)/name).glob("*/notebook.ipynb"):
         config = parse_yaml(read_text(notebook.parent/"config.yaml"), "config.yaml")
         system = parse_json(read_text(notebook.parent/"system.json"), "system.json")
+        for name, part in (("config.yaml", config), ("system.json", system)):
+            if not isinstance(part, dict): raise InputError(f"{notebook.parent.name}/{name} is damaged: it must be a mapping")
         if config.get("preset") == preset and system.get("page") == mark: found.append(notebook.parent)
     return sorted(found)
 
@@ -182,16 +308,16 @@ def run_bench(
         parameters = {"preset": preset, "overrides": changes or {}, "results": os.path.relpath(root, project), "out": os.path.relpath(work, project)}
         try: run_notebook(notebook, parameters, work/"notebook.ipynb", cwd=project, bar=os.isatty(2))
         except BenchFailed:
-            os.replace(work/"notebook.ipynb", folder/"failed.ipynb")
+            if (work/"notebook.ipynb").is_file(): os.replace(work/"notebook.ipynb", folder/"failed.ipynb")
             raise
         if parameters["results"].startswith(os.pardir):  # a folder elsewhere is this machine's affair; the copy reads as if it had been made here
             text = (work/"notebook.ipynb").read_text(encoding="utf-8")
             (work/"notebook.ipynb").write_text(re.sub(rf'(?<="){re.escape(parameters["results"])}(?=[/"\\])', "results", text), encoding="utf-8")
-        config = parse_yaml((work/"config.yaml").read_text(encoding="utf-8"))
-        system = json.loads((work/"system.json").read_text(encoding="utf-8"))
+        config = parse_yaml(read_text(work/"config.yaml", f"config.yaml of {name}"), f"config.yaml of {name}")
+        system = read_mapping(work/"system.json")
         write_json(work/"system.json", {**system, "page": source_mark(notebook)})
         final, old = folder/fingerprint(config), work.with_name(work.name + "-old")
-        work.chmod(0o755)
+        set_mode(work, 0o755)
         if final.exists(): os.replace(final, old)
         os.replace(work, final)
         shutil.rmtree(old, ignore_errors=True)
@@ -229,8 +355,14 @@ def sweep_root(
     notebook: Path | str, # the page
     root: Path | str | None, # as given
 ) -> Path:
-    "Folder of a sweep: as given, or `sweep-<notebook>` in the results."
-    return Path(root).resolve() if root else results_root()/check_name(f"sweep-{Path(notebook).stem}".lower())
+    "Folder of a sweep: as given, or `sweep-<notebook>` in the results, with `-` for what a name cannot hold."
+    if root:
+        return results_root(root)
+    plain = unicodedata.normalize("NFKD", Path(notebook).stem.lower()).encode("ascii", "ignore").decode()
+    name = re.sub(r"[^a-z0-9_]+", "-", plain).strip("-")[:50]
+    if not name:
+        raise InputError(f"the name of notebook {Path(notebook).name!r} gives no name of a folder; hint: --root DIR, or root=, names one")
+    return results_root()/check_name(f"sweep-{name}")
 
 def sweep_base(
     notebook: Path | str, # the page
@@ -247,8 +379,10 @@ def sweep_rows(
     "The rows, checked against the page."
     known = known_parameters(notebook)
     if "out" not in known: raise InputError(f"notebook {Path(notebook).name!r} needs the parameter 'out', the folder that it writes metrics.json to; got {known}")
+    if run is None:
+        complete(read_notebook(notebook), Path(notebook).name)  # raises before any work
     if limit is not None and (run is not None or not limit > 0): raise InputError(f"limit is a number of seconds above 0, for a notebook; got {limit!r}")
-    return read_rows([place_parameters(row, known) for row in read_rows(rows)])
+    return read_rows([place_parameters(row, known) for row in read_rows(rows, reserved=("out", "probe"))])
 
 def run_sweep(
     notebook: Path | str, # a page with the parameter `out`
@@ -293,7 +427,7 @@ def probe_page(
     run: Callable[[dict, Path], object], # executes it: parameters and a folder to fill
 ) -> dict[str, object]: # fingerprint and loss
     "What a page answers when it is probed."
-    with tempfile.TemporaryDirectory(prefix="probe-") as work:
+    with tempfile.TemporaryDirectory(prefix="probe-", ignore_cleanup_errors=True) as work:
         try: run({**place_parameters(setting, known), "probe": True}, Path(work))
         except SystemExit as stop:
             if stop.code: raise
@@ -308,7 +442,7 @@ def save_study(
     checked: str | None, # fingerprint of what was probed
 ) -> None:
     "Keep what was planned beside the rows."
-    design = plan.design.to_dict("list")
+    design = {name: [levels[i] for i in plan.design[name].cat.codes] for name, levels in factors.factors.items()}
     write_json(root/"study.json", {"array": plan.array, "columns": {k: int(v) for k, v in plan.columns.items()}, "factors": to_dict(factors), "design": design,
                                    "outer": plan.outer, "rows": list(names), "checked": checked})
 
@@ -361,5 +495,9 @@ def read_study(
         if metric not in metrics: raise unknown_name("metric", metric, list(metrics))
         if type(metrics[metric]) not in (int, float): raise InputError(f"metric {metric!r} of row {name} must be a number, got {metrics[metric]!r}")
         values.append(float(metrics[metric]))
-    try: return pd.DataFrame(study["design"], dtype=object), np.array(values).reshape(-1, study["outer"]), from_dict(Factors, study["factors"])
-    except (ValueError, TypeError) as error: raise InputError(f"study.json of {path.parent.name!r} is damaged: {error}") from error
+    try:
+        factors = from_dict(Factors, study["factors"])
+        design = pd.DataFrame({name: declared(study["design"][name], levels) for name, levels in factors.factors.items()})
+        return design, np.array(values).reshape(len(design), study["outer"]), factors
+    except (ValueError, TypeError, LookupError) as error:
+        raise InputError(f"study.json of {path.parent.name!r} is damaged: {error}") from error

@@ -51,8 +51,8 @@ def sweep(out: Path) -> None:
     "The folder of a sweep from factors."
     import nbformat
 
-    from spectral_diffusion.lab.records import load_ledger
-    from spectral_diffusion.lab.sweep import read_study, run_study
+    from spectral_diffusion.study.ledger import load_ledger
+    from spectral_diffusion.study.sweep import read_study, run_study
     page = out/"page.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("lr = 0.1\nsteps = 3\nout = ''", metadata={"tags": ["parameters"]})],
                                             metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}), page)
