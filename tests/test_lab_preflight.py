@@ -164,10 +164,13 @@ class Net(torch.nn.Module):
     def forward(self, x, t): return 0.1*x
 
 
-def test_a_target_that_divides_by_zero_is_refused_by_wrap():
+def test_a_target_that_divides_by_zero_is_refused_where_it_would():
     from spectral_diffusion.noise.denoiser import wrap
     from spectral_diffusion.noise.process import Process
-    with pytest.raises(InputError, match="targets that work are x0, v, flow, edm"): wrap(Net(), Process("flow"), "eps")
+    plain = wrap(Net(), Process("flow"), "eps")
+    assert plain(torch.ones(2, 1, SIZE, SIZE), torch.full((2,), 0.98)).isfinite().all()  # below t = 1 all is well
+    with pytest.raises(InputError, match="targets that work are x0, v, flow, edm"):
+        sample(plain, plain.process, (1, 1, SIZE, SIZE), steps=4, generator=stream(0, "a"))
     for target, preconditioning in [("v", "none"), ("eps", "edm")]:
         denoiser = wrap(Net(), Process("flow"), target, preconditioning)
         assert sample(denoiser, denoiser.process, (1, 1, SIZE, SIZE), steps=4, generator=stream(0, "a")).isfinite().all()

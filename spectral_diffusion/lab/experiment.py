@@ -36,7 +36,7 @@ from ..learn.loop import TrainState, check_decay, latest, train
 from ..learn.losses import FREQUENCY_WEIGHTS, TIME_WEIGHTS
 from ..measure.spectral import log_psd_distance
 from ..models.zoo import MODELS, build_model, check_options
-from ..noise.denoiser import PRECONDITIONINGS, NetworkDenoiser, ScalarField, wrap
+from ..noise.denoiser import PRECONDITIONINGS, NetworkDenoiser, ScalarField, check_target, wrap
 from ..noise.process import SHAPES, TARGETS, Process, required_options
 from ..noise.schedules import SCHEDULES
 from ..noise.theory import GaussianField, linear_loss
@@ -266,6 +266,8 @@ def build_denoiser(
 ) -> NetworkDenoiser: # on the CPU
     "The untrained denoiser of a run."
     channels = load_images(config.data.name).train.shape[1]
+    if config.preconditioning == "none":
+        check_target(process_of(config), config.target)
     network = build_model({"channels": channels, **views(config), **config.model}, seed=config.seed)
     return wrap(network, process_of(config), config.target, config.preconditioning, None if config.preconditioning == "none" else field_of(config))
 

@@ -19,7 +19,7 @@ from ..signals.bases import BASES
 from ..signals.fourier import full_precision, rounded
 
 # %% auto #0
-__all__ = ['PRECONDITIONINGS', 'Denoiser', 'plain_gains', 'wiener_gains', 'NetworkDenoiser', 'usable_targets', 'check_target',
+__all__ = ['PRECONDITIONINGS', 'Denoiser', 'plain_gains', 'wiener_gains', 'usable_targets', 'check_target', 'NetworkDenoiser',
            'ScalarField', 'wrap', 'target_of']
 
 # %% ../../nbs/noise/denoiser.ipynb #74c71e37
@@ -50,6 +50,25 @@ def wiener_gains(
     total = total_power(power, level)
     return torch.where(total > 0, total.rsqrt(), 0.), wiener_gain(power, level), posterior_variance(power, level).sqrt()
 
+# %% ../../nbs/noise/denoiser.ipynb #c1a0de01
+def usable_targets(
+    process: Process, # the forward process
+) -> list[str]: # names in `TARGETS`
+    "Targets of a plain network from which the clean image can be had at t = 1, where sampling starts."
+    level = process.gains(1.)
+    return [name for name in TARGETS if all(bool(g.isfinite().all()) for g in plain_gains(level, name))]
+
+def check_target(
+    process: Process, # the forward process
+    target: str, # what a plain network's output means, a name in `TARGETS`
+) -> None:
+    "Raise when a plain network that answers in this target divides by zero at t = 1."
+    TARGETS[target]  # an unknown name raises
+    usable = usable_targets(process)
+    if target not in usable:
+        raise InputError(f"schedule {process.schedule!r} has no signal at t = 1, so x0 cannot be had from the target {target!r} of a plain network (a division by zero); "
+                         f"hint: targets that work are {', '.join(usable)}; with preconditioning 'spectral' every target does")
+
 # %% ../../nbs/noise/denoiser.ipynb #2b47d50f
 class NetworkDenoiser(nn.Module):
     "A network with its gains: callable (x_t, t) -> x0_hat, and `predict` for other targets."
@@ -63,6 +82,7 @@ class NetworkDenoiser(nn.Module):
         super().__init__()
         self.network, self.process, self.target, self.field, self.views = network, process, target, field, views
         self.basis = field.basis if field is not None else process.basis
+        self.divides = field is None and target not in usable_targets(process)  # by zero, at t = 1
 
     def gains(self,
         t: Float[Tensor, " b"], # times
@@ -82,7 +102,10 @@ class NetworkDenoiser(nn.Module):
     ) -> Float[Tensor, "b c h w"]: # the estimate
         "The network's estimate, in the form that is asked for."
         x = full_precision(xt)  # the gains of half precision would not do; the network alone sees it
-        c_in, skip, out, shift = (g.to(x) for g in self.gains(t, target))
+        gains = self.gains(t, target)
+        if self.divides and not all(bool(g.isfinite().all()) for g in gains):
+            check_target(self.process, self.target)
+        c_in, skip, out, shift = (g.to(x) for g in gains)
         if self.basis.name == "pixel":
             f = self.network(rounded(c_in*x, xt.dtype), t.to(x))
             return rounded(skip*x + out*f, xt.dtype)
@@ -108,24 +131,6 @@ class NetworkDenoiser(nn.Module):
 # %% ../../nbs/noise/denoiser.ipynb #784bfc8f
 PRECONDITIONINGS = ("none", "edm", "spectral", "views")
 
-def usable_targets(
-    process: Process, # the forward process
-) -> list[str]: # names in `TARGETS`
-    "Targets of a plain network from which the clean image can be had at t = 1, where sampling starts."
-    level = process.gains(1.)
-    return [name for name in TARGETS if all(bool(g.isfinite().all()) for g in plain_gains(level, name))]
-
-def check_target(
-    process: Process, # the forward process
-    target: str, # what a plain network's output means, a name in `TARGETS`
-) -> None:
-    "Raise when a plain network that answers in this target divides by zero at t = 1."
-    TARGETS[target]  # an unknown name raises
-    usable = usable_targets(process)
-    if target not in usable:
-        raise InputError(f"schedule {process.schedule!r} has no signal at t = 1, so x0 cannot be had from the target {target!r} of a plain network (a division by zero); "
-                         f"hint: targets that work are {', '.join(usable)}; with preconditioning 'spectral' every target does")
-
 class ScalarField:
     "The statistics of EDM: one power for every pixel, no mean (the part of `GaussianField` that gains need)."
     def __init__(self, power: float): self.power, self.mean, self.basis = torch.tensor(power, dtype=torch.float64), None, BASES["pixel"]
@@ -141,7 +146,6 @@ def wrap(
     TARGETS[target]  # an unknown name raises
     if preconditioning not in PRECONDITIONINGS: raise unknown_name("preconditioning", preconditioning, list(PRECONDITIONINGS))
     if preconditioning == "none":
-        check_target(process, target)
         return NetworkDenoiser(network, process, target, None)
     if preconditioning == "edm":
         if not process.isotropic: raise InputError("preconditioning 'edm' is one number for all pixels and needs white noise; hint: use 'spectral'")
