@@ -297,7 +297,7 @@ LOCALES = {"plain ASCII": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCAL
 PROGRAM = """
 import sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests"]
 from drills.training import small, warm, work
 from spectral_diffusion.core.runtime import atomic_file
 from spectral_diffusion.run.record import load_record, run_folder, run_path, save_record, write_json
