@@ -1,7 +1,10 @@
 "One thread, no window, the same hypothesis examples every time."
+
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: two cores are shared with other work
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # before torch is imported: two cores are shared with other work
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 from hypothesis import settings  # noqa: E402

@@ -1,4 +1,5 @@
 "The contract: public names resolve, importing is light, and array shapes are what the annotations say."
+
 import importlib
 import subprocess
 import sys
@@ -40,6 +41,7 @@ def test_registries_hold_the_contract():
     from spectral_diffusion.noise.schedules import SCHEDULES
     from spectral_diffusion.sampling.engine import SAMPLERS
     from spectral_diffusion.signals.bases import BASES
+
     assert {"pixel", "fourier", "dct", "haar"} <= set(BASES)
     assert {"piecewise", "texture", "random_field", "noise", "power_law"} <= set(FAMILIES)
     assert {"linear", "cosine", "scaled_linear", "flow", "edm"} <= set(SCHEDULES)
@@ -48,22 +50,36 @@ def test_registries_hold_the_contract():
 
 
 def python(code: str) -> str:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def test_importing_the_package_imports_nothing_heavy():
-    heavy = python("import sys, spectral_diffusion; print([m for m in ('torch','numpy','pandas','scipy','matplotlib','torchvision','papermill') if m in sys.modules])")
+    heavy = python(
+        "import sys, spectral_diffusion; print([m for m in"
+        " ('torch','numpy','pandas','scipy','matplotlib','torchvision','papermill') if m in sys.modules])"
+    )
     assert heavy == "[]"
 
 
-@pytest.mark.parametrize("module", ["signals.bases", "noise.denoiser", "models.unet", "sampling.engine", "learn.loop", "data.real"])
+@pytest.mark.parametrize(
+    "module", ["signals.bases", "noise.denoiser", "models.unet", "sampling.engine", "learn.loop", "data.real"]
+)
 def test_the_core_does_without_tables_pictures_and_papermill(module):
-    heavy = python(f"import sys, spectral_diffusion.{module}; print([m for m in ('pandas','matplotlib','torchvision','papermill','IPython','nbdev','fastcore') if m in sys.modules])")
+    heavy = python(
+        f"import sys, spectral_diffusion.{module}; print([m for m in"
+        " ('pandas','matplotlib','torchvision','papermill','IPython','nbdev','fastcore') if m in"
+        " sys.modules])"
+    )
     assert heavy == "[]"
 
 
 def test_help_answers_without_torch():
-    heavy = python("import sys\nfrom spectral_diffusion.lab.cli import parser\nparser().format_help()\nprint('torch' in sys.modules)")
+    heavy = python(
+        "import sys\nfrom spectral_diffusion.lab.cli import parser\nparser().format_help()\nprint('torch' in"
+        " sys.modules)"
+    )
     assert heavy == "False"
 
 

@@ -1,4 +1,5 @@
 "The command line as a person meets it: exit codes, one line for bad input, nothing half-written."
+
 import os
 import subprocess
 import sys
@@ -7,13 +8,34 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SMALL = ["--set", "data.name=power_law", "--set", "data.statistics=200", "--set", "train.steps=3", "--set", "train.batch=4", "--set", "evaluation.images=16",
-         "--set", "evaluation.samples=2", "--set", "evaluation.sample_steps=2", "--set", "model={name: unet_tiny, base: 8, depth: 1}"]
+SMALL = [
+    "--set",
+    "data.name=power_law",
+    "--set",
+    "data.statistics=200",
+    "--set",
+    "train.steps=3",
+    "--set",
+    "train.batch=4",
+    "--set",
+    "evaluation.images=16",
+    "--set",
+    "evaluation.samples=2",
+    "--set",
+    "evaluation.sample_steps=2",
+    "--set",
+    "model={name: unet_tiny, base: 8, depth: 1}",
+]
 
 
 def call(*words: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "spectral_diffusion.lab.cli", *words], capture_output=True, text=True, cwd=ROOT,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return subprocess.run(
+        [sys.executable, "-m", "spectral_diffusion.lab.cli", *words],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -33,19 +55,55 @@ def test_train_leaves_a_complete_record(trained):
 
 def test_sample_draws_the_same_images_again(trained, tmp_path):
     for name in ("a", "b"):
-        assert call("sample", str(trained), "--num-samples", "2", "--num-steps", "2", "--out", str(tmp_path/name)).returncode == 0
+        assert (
+            call(
+                "sample",
+                str(trained),
+                "--num-samples",
+                "2",
+                "--num-steps",
+                "2",
+                "--out",
+                str(tmp_path / name),
+            ).returncode
+            == 0
+        )
     for name in ("grid.png", "sample_000.png", "sample_001.png", "metadata.json", "spectrum.csv"):
-        assert (tmp_path/"a"/name).read_bytes() == (tmp_path/"b"/name).read_bytes()
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
 def test_samples_are_judged_without_their_sheet(trained, tmp_path):
     "`evaluate` reads what `sample` wrote: the sheet of all samples is not one of them."
     for seed in ("0", "1"):
-        assert call("sample", str(trained), "--num-samples", "8", "--num-steps", "2", "--seed", seed, "--out", str(tmp_path/seed)).returncode == 0
-    done = call("evaluate", "--generated-dir", str(tmp_path/"0"), "--reference-dir", str(tmp_path/"1"), "--no-pairs", "--out", str(tmp_path/"found.json"))
+        assert (
+            call(
+                "sample",
+                str(trained),
+                "--num-samples",
+                "8",
+                "--num-steps",
+                "2",
+                "--seed",
+                seed,
+                "--out",
+                str(tmp_path / seed),
+            ).returncode
+            == 0
+        )
+    done = call(
+        "evaluate",
+        "--generated-dir",
+        str(tmp_path / "0"),
+        "--reference-dir",
+        str(tmp_path / "1"),
+        "--no-pairs",
+        "--out",
+        str(tmp_path / "found.json"),
+    )
     assert done.returncode == 0, done.stderr
     import json
-    found = json.loads((tmp_path/"found.json").read_text())
+
+    found = json.loads((tmp_path / "found.json").read_text())
     assert (found["generated"], found["reference"]) == (8, 8) and found["psd_distance"] > 0
 
 
@@ -56,25 +114,29 @@ def test_help_names_the_first_steps():
 
 def test_damaged_checkpoint_is_named(trained, tmp_path):
     import shutil
-    broken = tmp_path/"run"
+
+    broken = tmp_path / "run"
     shutil.copytree(trained, broken)
-    file = next((broken/"checkpoints"/"final").glob("*.safetensors"))
+    file = next((broken / "checkpoints" / "final").glob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:100])
-    answer = call("sample", str(broken), "--out", str(tmp_path/"out"))
+    answer = call("sample", str(broken), "--out", str(tmp_path / "out"))
     assert answer.returncode == 2 and file.name in answer.stderr and "Traceback" not in answer.stderr
-    assert not (tmp_path/"out").exists()
+    assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("words, says", [
-    (["bench", "b04_cifar"], "did you mean 'b04_cifar10'?"),
-    (["bench", "b04_cifar10", "--preset", "cpuu"], "did you mean 'cpu'?"),
-    (["bench", "b04_cifar10", "--set", "run.train.step=3"], "did you mean 'run.train.steps'?"),
-    (["train", "--set", "train.steps=-1"], "must be at least 1, got -1"),
-    (["train", "--set", "model={name: unet_tiny, depht: 2}"], "did you mean 'depth'?"),
-    (["train", "--set", "evaluation.sampler=dimm"], "did you mean 'ddim'?"),
-    (["train", "--config", "nowhere.yaml"], "not found"),
-    (["sample", "nowhere"], "no readable config.yaml"),
-])
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["bench", "b04_cifar"], "did you mean 'b04_cifar10'?"),
+        (["bench", "b04_cifar10", "--preset", "cpuu"], "did you mean 'cpu'?"),
+        (["bench", "b04_cifar10", "--set", "run.train.step=3"], "did you mean 'run.train.steps'?"),
+        (["train", "--set", "train.steps=-1"], "must be at least 1, got -1"),
+        (["train", "--set", "model={name: unet_tiny, depht: 2}"], "did you mean 'depth'?"),
+        (["train", "--set", "evaluation.sampler=dimm"], "did you mean 'ddim'?"),
+        (["train", "--config", "nowhere.yaml"], "not found"),
+        (["sample", "nowhere"], "no readable config.yaml"),
+    ],
+)
 def test_bad_input_is_one_line_and_exit_code_2(words, says, tmp_path):
     results = [] if words[0] == "sample" else ["--results", str(tmp_path)]
     answer = call(*words, *results)
@@ -84,6 +146,10 @@ def test_bad_input_is_one_line_and_exit_code_2(words, says, tmp_path):
 
 
 def test_unknown_yaml_key_is_refused(tmp_path):
-    (tmp_path/"run.yaml").write_text("train:\n  stepz: 5\n")
-    answer = call("train", "--config", str(tmp_path/"run.yaml"), "--results", str(tmp_path/"results"))
-    assert answer.returncode == 2 and "did you mean 'steps'?" in answer.stderr and not (tmp_path/"results").exists()
+    (tmp_path / "run.yaml").write_text("train:\n  stepz: 5\n")
+    answer = call("train", "--config", str(tmp_path / "run.yaml"), "--results", str(tmp_path / "results"))
+    assert (
+        answer.returncode == 2
+        and "did you mean 'steps'?" in answer.stderr
+        and not (tmp_path / "results").exists()
+    )

@@ -1,4 +1,5 @@
 "Old addresses: what could be imported from a module that has moved can be imported from there still."
+
 import importlib
 import pickle
 import subprocess
@@ -9,23 +10,37 @@ import pytest
 from spectral_diffusion.core.moved import MOVED
 
 OLD = {  # module -> public names that it had
-    "codec.hierarchical": "block_matrix BlockTransform CodecConfig Block selection zero Scale Coded Prior Codec check_pictures crops "
-                          "lagrangian FitState fit build_codec count_parameters single_scale_twin MAGIC VERSION HEADER MAX_PIXELS Header "
-                          "exact fingerprint pad_to decide compress read_header decompress sizes_of sizes_in save_codec load_codec",
-    "doe.arrays": "check_array levels balance combination_counts strength offending_pairs verify MODULI Field field field_forms rao_hamming "
-                  "bush paley_core hadamard from_hadamard QUADRATICS TWELVE difference_scheme develop merge_columns dummy_level merged_array "
-                  "ARRAYS USUAL canonical name_of orthogonal_array register_array word_lengths triple_words alias_report interaction_table "
-                  "Graph linear_graph draw_linear_graph Assignment interactions_meet place_factors candidates assign write_array read_array",
-    "lab.records": "FACTS INDEX results_root check_name run_path run_folder clear_partials write_json write_csv Record load_record read_csv "
-                   "save_record flatten run_folders ledger_row read_ledger load_ledger write_ledger",
-    "lab.timing": "CLOCKS SHORTEST MOST_CALLS round_order wait measure calls_for Ratio Timings torch_threads named check_race compare_times "
-                  "Cost fit_cost",
+    "codec.hierarchical": (
+        "block_matrix BlockTransform CodecConfig Block selection zero Scale Coded Prior Codec check_pictures"
+        " crops lagrangian FitState fit build_codec count_parameters single_scale_twin MAGIC VERSION HEADER"
+        " MAX_PIXELS Header exact fingerprint pad_to decide compress read_header decompress sizes_of sizes_in"
+        " save_codec load_codec"
+    ),
+    "doe.arrays": (
+        "check_array levels balance combination_counts strength offending_pairs verify MODULI Field field"
+        " field_forms rao_hamming bush paley_core hadamard from_hadamard QUADRATICS TWELVE difference_scheme"
+        " develop merge_columns dummy_level merged_array ARRAYS USUAL canonical name_of orthogonal_array"
+        " register_array word_lengths triple_words alias_report interaction_table Graph linear_graph"
+        " draw_linear_graph Assignment interactions_meet place_factors candidates assign write_array"
+        " read_array"
+    ),
+    "lab.records": (
+        "FACTS INDEX results_root check_name run_path run_folder clear_partials write_json write_csv Record"
+        " load_record read_csv save_record flatten run_folders ledger_row read_ledger load_ledger"
+        " write_ledger"
+    ),
+    "lab.timing": (
+        "CLOCKS SHORTEST MOST_CALLS round_order wait measure calls_for Ratio Timings torch_threads named"
+        " check_race compare_times Cost fit_cost"
+    ),
     "lab.verdict": "Claim t_interval Verdict paired judge guarded save_verdicts as_text load_verdicts",
     "lab.pairs": "PairTest compare_pairs power pairs_needed",
     "lab.factors": "Factors read_factors Plan rows_of NoEffect check_factors",
     "lab.rows": "ENGINES read_rows Job sweep_table check_engine Failure Sweep SweepFailed run_rows",
-    "lab.sweep": "known_parameters check_parameters BenchFailed run_notebook bench_names reading_order find_bench run_bench run_sweep "
-                 "run_study read_study",
+    "lab.sweep": (
+        "known_parameters check_parameters BenchFailed run_notebook bench_names reading_order find_bench"
+        " run_bench run_sweep run_study read_study"
+    ),
 }
 
 
@@ -41,35 +56,51 @@ def test_the_names_are_the_objects_of_the_new_place(old):
     module = importlib.import_module(f"spectral_diffusion.{old}")
     for place in MOVED[old]:
         new = importlib.import_module(f"spectral_diffusion.{place}")
-        assert all(getattr(module, name) is getattr(new, name) for name in new.__all__ if name not in vars(module))
+        assert all(
+            getattr(module, name) is getattr(new, name) for name in new.__all__ if name not in vars(module)
+        )
 
 
 def python(code: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("line", ["from spectral_diffusion.lab.verdict import Claim, judge", "import spectral_diffusion.lab.verdict as v; v.judge",
-                                  "from spectral_diffusion.lab import verdict; verdict.judge", "from spectral_diffusion.lab.verdict import *; judge",
-                                  "from spectral_diffusion.doe.arrays import strength"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from spectral_diffusion.lab.verdict import Claim, judge",
+        "import spectral_diffusion.lab.verdict as v; v.judge",
+        "from spectral_diffusion.lab import verdict; verdict.judge",
+        "from spectral_diffusion.lab.verdict import *; judge",
+        "from spectral_diffusion.doe.arrays import strength",
+    ],
+)
 def test_every_form_of_import_in_a_fresh_process(line):
     run = python(line)
     assert run.returncode == 0, run.stderr
 
 
 def test_an_old_address_imports_nothing_before_it_is_asked():
-    run = python("import sys, spectral_diffusion.lab.verdict; print('spectral_diffusion.study.verdict' in sys.modules, 'torch' in sys.modules)")
+    run = python(
+        "import sys, spectral_diffusion.lab.verdict; print('spectral_diffusion.study.verdict' in sys.modules,"
+        " 'torch' in sys.modules)"
+    )
     assert run.stdout.split() == ["False", "False"]
 
 
 def test_what_was_pickled_at_the_old_address_is_read():
     "A class is kept by its module and name."
     from spectral_diffusion.study.rows import Failure
+
     assert pickle.loads(b"cspectral_diffusion.lab.rows\nFailure\n.") is Failure
 
 
 def test_a_name_that_is_nowhere_is_refused_with_the_new_address():
     module = importlib.import_module("spectral_diffusion.lab.verdict")
-    with pytest.raises(AttributeError, match=r"lab\.verdict has no 'jugde', and neither has spectral_diffusion\.study\.verdict"):
+    with pytest.raises(
+        AttributeError,
+        match=r"lab\.verdict has no 'jugde', and neither has spectral_diffusion\.study\.verdict",
+    ):
         getattr(module, "jugde")  # noqa: B009
     with pytest.raises(ImportError, match="jugde"):
         exec("from spectral_diffusion.lab.verdict import jugde")

@@ -1,4 +1,5 @@
 """Every combination of names that a configuration offers works, or is refused before anything is trained."""
+
 from dataclasses import replace
 from itertools import product
 
@@ -9,7 +10,18 @@ from spectral_diffusion.core.config import from_dict, override
 from spectral_diffusion.core.registry import InputError
 from spectral_diffusion.core.runtime import stream
 from spectral_diffusion.lab import experiment, preflight
-from spectral_diffusion.lab.experiment import Comparison, DATASETS, Images, RunConfig, build_denoiser, compare, evaluation_set, load_denoiser, train_run, try_out
+from spectral_diffusion.lab.experiment import (
+    DATASETS,
+    Comparison,
+    Images,
+    RunConfig,
+    build_denoiser,
+    compare,
+    evaluation_set,
+    load_denoiser,
+    train_run,
+    try_out,
+)
 from spectral_diffusion.noise.denoiser import PRECONDITIONINGS
 from spectral_diffusion.noise.process import SHAPES, TARGETS
 from spectral_diffusion.noise.schedules import SCHEDULES
@@ -22,28 +34,45 @@ WARNED = "ignore:Process:UserWarning"  # `still` and `scaled_linear` do not end 
 @pytest.fixture
 def tiny(monkeypatch):
     "A data set of small pictures."
-    def images(name, n): return (torch.rand(n, 3, SIZE, SIZE, generator=stream(0, name))*2 - 1).clamp(-0.9, 0.9)
+
+    def images(name, n):
+        return (torch.rand(n, 3, SIZE, SIZE, generator=stream(0, name)) * 2 - 1).clamp(-0.9, 0.9)
+
     monkeypatch.setitem(DATASETS, "tiny", lambda: Images(images("train", 40), images("test", 8)))
     kept = (experiment.load_images, experiment.statistics)
-    for known in kept: known.cache_clear()
+    for known in kept:
+        known.cache_clear()
     yield RunConfig(**{"model": {"name": "conv", "width": 2}, **parts(data="tiny")})
-    for known in kept: known.cache_clear()
+    for known in kept:
+        known.cache_clear()
 
 
 def parts(data):
     "Small sections of a configuration."
-    whole = from_dict(RunConfig, {"data": {"name": data, "statistics": 40}, "train": {"steps": 2, "batch": 2},
-                                  "evaluation": {"images": 4, "points": 1, "samples": 2, "sample_steps": 3}})
+    whole = from_dict(
+        RunConfig,
+        {
+            "data": {"name": data, "statistics": 40},
+            "train": {"steps": 2, "batch": 2},
+            "evaluation": {"images": 4, "points": 1, "samples": 2, "sample_steps": 3},
+        },
+    )
     return {"data": whole.data, "train": whole.train, "evaluation": whole.evaluation}
 
 
 def refused(names):
     "What the page on the rehearsal says is refused, as a rule."
     schedule, noise, target, preconditioning, sampler = names
-    if preconditioning in ("edm", "views") and noise != "white": return True
+    if preconditioning in ("edm", "views") and noise != "white":
+        return True
     lost = {"eps", "v", "edm"} if noise == "band_masked" else {"eps"}
-    if preconditioning == "none" and schedule == "flow" and target in lost: return True
-    return sampler == "analytic" or (sampler == "ddpm" and noise == "band_masked") or (sampler == "heun" and schedule == "flow")
+    if preconditioning == "none" and schedule == "flow" and target in lost:
+        return True
+    return (
+        sampler == "analytic"
+        or (sampler == "ddpm" and noise == "band_masked")
+        or (sampler == "heun" and schedule == "flow")
+    )
 
 
 @pytest.mark.filterwarnings(WARNED)
@@ -58,24 +87,33 @@ def test_the_whole_grid_works_or_is_refused(tiny):
             try_out(config, denoiser, fixed)
         except InputError as error:
             assert "hint" in str(error)
-            for sampler in SAMPLERS: seen[schedule, noise, target, preconditioning, sampler] = True
+            for sampler in SAMPLERS:
+                seen[schedule, noise, target, preconditioning, sampler] = True
             continue
         for sampler in SAMPLERS:
             seen[schedule, noise, target, preconditioning, sampler] = False
-            try: x = preflight.rehearse_sampling(denoiser, (1, 3, SIZE, SIZE), sampler=sampler, steps=3, clip=1.)
+            try:
+                x = preflight.rehearse_sampling(
+                    denoiser, (1, 3, SIZE, SIZE), sampler=sampler, steps=3, clip=1.0
+                )
             except InputError as error:
                 assert "samplers that work here: ancestral, ddim" in str(error)
                 seen[schedule, noise, target, preconditioning, sampler] = True
-            else: assert x.isfinite().all() and x.shape == (1, 3, SIZE, SIZE)
-    assert len(seen) == len(SCHEDULES)*len(SHAPES)*len(TARGETS)*len(PRECONDITIONINGS)*len(SAMPLERS)
+            else:
+                assert x.isfinite().all() and x.shape == (1, 3, SIZE, SIZE)
+    assert len(seen) == len(SCHEDULES) * len(SHAPES) * len(TARGETS) * len(PRECONDITIONINGS) * len(SAMPLERS)
     assert {k for k, v in seen.items() if v} == {k for k in seen if refused(k)}
 
 
 def test_a_rehearsal_asks_the_data_for_nothing(tiny, monkeypatch):
-    "Shape, evaluation images and statistics are all that it depends on: with them it runs where there are no data any more."
+    """Shape, evaluation images and statistics are all that it depends on: with them it runs where there are
+    no data any more."""
     config = replace(tiny, noise="equal_snr", preconditioning="spectral")
     denoiser, fixed = build_denoiser(config), evaluation_set(config)
-    def gone(name): raise AssertionError(f"asked for the images of {name}")
+
+    def gone(name):
+        raise AssertionError(f"asked for the images of {name}")
+
     monkeypatch.setattr(experiment, "load_images", gone)
     monkeypatch.setattr(experiment, "statistics", gone)
     try_out(config, denoiser, fixed)
@@ -83,69 +121,126 @@ def test_a_rehearsal_asks_the_data_for_nothing(tiny, monkeypatch):
 
 @pytest.mark.parametrize("name", sorted(DATASETS))
 def test_every_data_set_works(name):
-    "By the test above one combination with all statistics stands for the others; a data set that is not here says how to get it."
-    config = RunConfig(**{"model": {"name": "conv", "width": 2}, "noise": "equal_snr", "preconditioning": "spectral", **parts(data=name)})
-    try: denoiser, fixed = build_denoiser(config), evaluation_set(config)
-    except InputError as error: assert name.startswith("cifar10") and "hint" in str(error)
+    """By the test above one combination with all statistics stands for the others; a data set that is not
+    here says how to get it."""
+    config = RunConfig(
+        **{
+            "model": {"name": "conv", "width": 2},
+            "noise": "equal_snr",
+            "preconditioning": "spectral",
+            **parts(data=name),
+        }
+    )
+    try:
+        denoiser, fixed = build_denoiser(config), evaluation_set(config)
+    except InputError as error:
+        assert name.startswith("cifar10") and "hint" in str(error)
     else:
         assert fixed.x0.shape[1:] == (3, 32, 32)
         try_out(config, denoiser, fixed)
 
 
-@pytest.mark.parametrize("changes", [{}, {"model": {"name": "unet_spectral_published", "base": 2}}, {"noise": "equal_snr", "preconditioning": "spectral", "evaluation.sampler": "ancestral"}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"model": {"name": "unet_spectral_published", "base": 2}},
+        {"noise": "equal_snr", "preconditioning": "spectral", "evaluation.sampler": "ancestral"},
+    ],
+    ids=str,
+)
 def test_a_run_does_not_notice_its_rehearsal(tiny, tmp_path, monkeypatch, changes):
     "Bit for bit, running means included."
     config = override(tiny, changes)
     torch.manual_seed(3)
-    one, chance = train_run(config, tmp_path/"with"), torch.get_rng_state()
+    one, chance = train_run(config, tmp_path / "with"), torch.get_rng_state()
     torch.manual_seed(3)
     assert torch.equal(chance, torch.get_rng_state())
     monkeypatch.setattr(experiment, "rehearse", lambda *args, **options: None)
-    other = train_run(config, tmp_path/"without")
+    other = train_run(config, tmp_path / "without")
     files = {p.relative_to(one.path) for p in one.path.rglob("*") if p.suffix in (".safetensors", ".png")}
-    assert len(files) == 2 and all((one.path/f).read_bytes() == (other.path/f).read_bytes() for f in files)
+    assert len(files) == 2 and all(
+        (one.path / f).read_bytes() == (other.path / f).read_bytes() for f in files
+    )
     assert {**one.metrics, "seconds": 0} == {**other.metrics, "seconds": 0}
     assert one.history().drop(columns="seconds").equals(other.history().drop(columns="seconds"))
 
 
-LATE = {"flow and heun": {"schedule": "flow", "target": "v", "evaluation.sampler": "heun"}, "flow and eps": {"schedule": "flow"}, "analytic": {"evaluation.sampler": "analytic"},
-        "a masked band and ddpm": {"noise": "band_masked", "evaluation.sampler": "ddpm"}, "a time weight and shaped noise": {"noise": "offset", "train.time_weight": "min_snr"},
-        "a filter of another size": {"model": {"name": "mixer", "kind": "filter", "size": 16}}, "statistics without power": {"noise": "equal_snr", "data.statistics": 2},
-        "more images than there are": {"evaluation.images": 9}, "an endless learning rate": {"train.lr": 1e38}}
+LATE = {
+    "flow and heun": {"schedule": "flow", "target": "v", "evaluation.sampler": "heun"},
+    "flow and eps": {"schedule": "flow"},
+    "analytic": {"evaluation.sampler": "analytic"},
+    "a masked band and ddpm": {"noise": "band_masked", "evaluation.sampler": "ddpm"},
+    "a time weight and shaped noise": {"noise": "offset", "train.time_weight": "min_snr"},
+    "a filter of another size": {"model": {"name": "mixer", "kind": "filter", "size": 16}},
+    "statistics without power": {"noise": "equal_snr", "data.statistics": 2},
+    "more images than there are": {"evaluation.images": 9},
+    "an endless learning rate": {"train.lr": 1e38},
+}
 
 
 @pytest.mark.parametrize("name", LATE)
 def test_nothing_is_trained_or_written_when_a_run_cannot_end(tiny, tmp_path, monkeypatch, name):
-    if name == "statistics without power":  # of two pictures that are alike in all but one row of coefficients
+    if (
+        name == "statistics without power"
+    ):  # of two pictures that are alike in all but one row of coefficients
         flat = torch.zeros(40, 3, SIZE, SIZE)
         flat[0] = 0.5
         monkeypatch.setitem(DATASETS, "tiny", lambda: Images(flat, flat[:8]))
         experiment.load_images.cache_clear()
     monkeypatch.setattr(experiment, "train", lambda *args, **options: pytest.fail("trained"))
-    with pytest.raises(InputError): train_run(override(tiny, LATE[name]), tmp_path)
+    with pytest.raises(InputError):
+        train_run(override(tiny, LATE[name]), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_every_arm_is_rehearsed_before_the_first_is_trained(tiny, tmp_path, monkeypatch):
     arms = {"plain": {}, "late": {"evaluation.sampler": "analytic"}}
-    with pytest.raises(InputError, match="samplers that work here"): compare(Comparison(bench="arms", seeds=2, jobs=1, arms=arms, run=tiny), tmp_path, on="cpu")
+    with pytest.raises(InputError, match="samplers that work here"):
+        compare(Comparison(bench="arms", seeds=2, jobs=1, arms=arms, run=tiny), tmp_path, on="cpu")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_probe_of_a_sweep_is_a_rehearsal(tiny, tmp_path):
     from spectral_diffusion.study.sweep import answer_probe
-    with pytest.raises(InputError, match="samplers that work here"): answer_probe(tmp_path, override(tiny, {"evaluation.sampler": "analytic"}), 0.5)
+
+    with pytest.raises(InputError, match="samplers that work here"):
+        answer_probe(tmp_path, override(tiny, {"evaluation.sampler": "analytic"}), 0.5)
     assert not list(tmp_path.iterdir())
-    with pytest.raises(SystemExit): answer_probe(tmp_path, tiny, 0.5)
+    with pytest.raises(SystemExit):
+        answer_probe(tmp_path, tiny, 0.5)
 
 
 @pytest.mark.filterwarnings(WARNED)
-@pytest.mark.parametrize("changes", [{"evaluation.sample_steps": 1}, {"evaluation.clip": 0.}, {"evaluation.clip": 3.}, {"train.ema": 0.}, {"train.batch": 1}, {"train.batch": 100}, {"train.decay": "cosine"},
-                                     {"evaluation.samples": 1}, {"evaluation.images": 1}, {"seed": -1}, {"seed": 2**70}, {"train.frequency_weight": "low"}, {"train.time_weight": "min_snr"},
-                                     {"train.on_nan": "skip"}, {"train.warmup": 10}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"evaluation.sample_steps": 1},
+        {"evaluation.clip": 0.0},
+        {"evaluation.clip": 3.0},
+        {"train.ema": 0.0},
+        {"train.batch": 1},
+        {"train.batch": 100},
+        {"train.decay": "cosine"},
+        {"evaluation.samples": 1},
+        {"evaluation.images": 1},
+        {"seed": -1},
+        {"seed": 2**70},
+        {"train.frequency_weight": "low"},
+        {"train.time_weight": "min_snr"},
+        {"train.on_nan": "skip"},
+        {"train.warmup": 10},
+    ],
+    ids=str,
+)
 def test_what_is_at_the_edge_and_works_is_not_refused(tiny, tmp_path, changes):
     for sampler in SAMPLERS:
-        if sampler != "analytic": try_out(config := override(tiny, changes | {"evaluation.sampler": sampler}), build_denoiser(config), evaluation_set(config))
+        if sampler != "analytic":
+            try_out(
+                config := override(tiny, changes | {"evaluation.sampler": sampler}),
+                build_denoiser(config),
+                evaluation_set(config),
+            )
     assert train_run(override(tiny, changes), tmp_path).metrics["loss"] > 0
 
 
@@ -153,7 +248,8 @@ def test_noise_of_the_spectrum_of_the_data_is_kept_with_the_network(tiny, tmp_pa
     "A run with equal_snr is sampled without its training data, to the bit."
     record = train_run(replace(tiny, noise="equal_snr"), tmp_path)
     before = build_denoiser(replace(tiny, noise="equal_snr")).process.factor
-    for name in ("load_images", "statistics"): monkeypatch.setattr(experiment, name, lambda *args: pytest.fail("asked for the data"))
+    for name in ("load_images", "statistics"):
+        monkeypatch.setattr(experiment, name, lambda *args: pytest.fail("asked for the data"))
     denoiser = load_denoiser(record)
     assert torch.equal(denoiser.process.factor, before) and denoiser.process.shape == "equal_snr"
     experiment.draw_samples(denoiser, 1, steps=2, size=(3, SIZE, SIZE))
@@ -161,16 +257,25 @@ def test_noise_of_the_spectrum_of_the_data_is_kept_with_the_network(tiny, tmp_pa
 
 class Net(torch.nn.Module):
     channels = 1
-    def forward(self, x, t): return 0.1*x
+
+    def forward(self, x, t):
+        return 0.1 * x
 
 
 def test_a_target_that_divides_by_zero_is_refused_where_it_would():
     from spectral_diffusion.noise.denoiser import wrap
     from spectral_diffusion.noise.process import Process
+
     plain = wrap(Net(), Process("flow"), "eps")
-    assert plain(torch.ones(2, 1, SIZE, SIZE), torch.full((2,), 0.98)).isfinite().all()  # below t = 1 all is well
+    assert (
+        plain(torch.ones(2, 1, SIZE, SIZE), torch.full((2,), 0.98)).isfinite().all()
+    )  # below t = 1 all is well
     with pytest.raises(InputError, match="targets that work are x0, v, flow, edm"):
         sample(plain, plain.process, (1, 1, SIZE, SIZE), steps=4, generator=stream(0, "a"))
     for target, preconditioning in [("v", "none"), ("eps", "edm")]:
         denoiser = wrap(Net(), Process("flow"), target, preconditioning)
-        assert sample(denoiser, denoiser.process, (1, 1, SIZE, SIZE), steps=4, generator=stream(0, "a")).isfinite().all()
+        assert (
+            sample(denoiser, denoiser.process, (1, 1, SIZE, SIZE), steps=4, generator=stream(0, "a"))
+            .isfinite()
+            .all()
+        )

@@ -1,4 +1,6 @@
-"Widgets without a browser: what is drawn, what a control changes, how training is stopped, and what the pages keep of them."
+"""Widgets without a browser: what is drawn, what a control changes, how training is stopped, and what the
+pages keep of them."""
+
 import base64
 import json
 import re
@@ -27,21 +29,22 @@ from spectral_diffusion.noise.process import Process
 from spectral_diffusion.noise.theory import GaussianField
 
 ROOT = Path(__file__).resolve().parents[1]
-FIELD = GaussianField(power_law_spectrum(16, 12, exponent=2.), (16, 12))
-IMAGE = FIELD.sample(1, stream(0, "test/widgets"))[0]/4
+FIELD = GaussianField(power_law_spectrum(16, 12, exponent=2.0), (16, 12))
+IMAGE = FIELD.sample(1, stream(0, "test/widgets"))[0] / 4
 COSINE = Process("cosine")
 EVIL = "</td><script>alert(1)</script><img src=x onerror='alert(2)'>"
 
 
-def png_size(picture): return struct.unpack(">II", picture.png[16:24])
+def png_size(picture):
+    return struct.unpack(">II", picture.png[16:24])
 
 
 def run_folder(root, bench, name, **config):
-    folder = root/bench/name
+    folder = root / bench / name
     folder.mkdir(parents=True)
-    (folder/"config.yaml").write_text(json.dumps({"bench": bench, **config}))  # JSON is YAML
-    (folder/"system.json").write_text("{}")
-    (folder/"metrics.json").write_text(json.dumps({"loss": 0.5, EVIL: EVIL}))
+    (folder / "config.yaml").write_text(json.dumps({"bench": bench, **config}))  # JSON is YAML
+    (folder / "system.json").write_text("{}")
+    (folder / "metrics.json").write_text(json.dumps({"loss": 0.5, EVIL: EVIL}))
     return folder
 
 
@@ -49,7 +52,7 @@ def run_folder(root, bench, name, **config):
 def runs(tmp_path):
     for seed in range(3):
         folder = run_folder(tmp_path, "b01_demo", f"abcdef{seed}", seed=seed, note=EVIL)
-        (folder/"history.csv").write_text(f"step,loss\n0,1.0\n10,0.{5 - seed}\n")
+        (folder / "history.csv").write_text(f"step,loss\n0,1.0\n10,0.{5 - seed}\n")
     run_folder(tmp_path, "b02_other", "fedcba", seed=0)
     return tmp_path
 
@@ -58,29 +61,44 @@ def study():
     array = orthogonal_array("L9(3^4)")
     design = pd.DataFrame(array, columns=["a", "b", "c", "<b>d</b>"])
     noise = np.random.default_rng(0).normal(size=(9, 3))
-    return design, np.exp(0.5*array[:, :1] + 0.1*noise)
+    return design, np.exp(0.5 * array[:, :1] + 0.1 * noise)
 
 
 def panels(runs):
     design, y = study()
     mask = W.mask_painter(IMAGE)
     mask.controls["width"].value = 60  # the angle of a full ring means nothing
-    return {"mask": mask, "noise": W.noise_shapes(IMAGE, FIELD), "runs": W.run_browser(runs), "study": W.taguchi_explorer(design, y),
-            "samplers": W.sampler_scrubber(FIELD.denoiser(COSINE), COSINE, FIELD, steps=4, images=2)}
+    return {
+        "mask": mask,
+        "noise": W.noise_shapes(IMAGE, FIELD),
+        "runs": W.run_browser(runs),
+        "study": W.taguchi_explorer(design, y),
+        "samplers": W.sampler_scrubber(FIELD.denoiser(COSINE), COSINE, FIELD, steps=4, images=2),
+    }
 
 
 def test_importing_the_page_needs_neither_matplotlib_nor_ipywidgets():
-    code = "import sys, spectral_diffusion.lab.widgets; print([m for m in ('matplotlib', 'ipywidgets', 'IPython', 'PIL') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    code = (
+        "import sys, spectral_diffusion.lab.widgets; print([m for m in ('matplotlib', 'ipywidgets',"
+        " 'IPython', 'PIL') if m in sys.modules])"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
 
 
 def other(control):
     "A value that a control does not have now."
     options = getattr(control, "_options_values", None)
     if options is not None:
-        if isinstance(control.value, tuple): return (options[-1],) if control.value != (options[-1],) else (options[0],)
+        if isinstance(control.value, tuple):
+            return (options[-1],) if control.value != (options[-1],) else (options[0],)
         return next(v for v in options if v != control.value)
-    if isinstance(control.value, tuple): return (control.min, control.max/2)
+    if isinstance(control.value, tuple):
+        return (control.min, control.max / 2)
     return control.min if control.value != control.min else control.max
 
 
@@ -90,8 +108,13 @@ def test_every_control_changes_the_picture_and_back(runs):
         for key, control in panel.controls.items():
             before, old = bytes(panel.image.value), control.value
             control.value = other(control)
-            assert bytes(panel.image.value) == panel.picture.png and panel.image.tooltip == panel.picture.words
-            changed = bytes(panel.image.value) != before or (name, key.split()[0]) == ("study", "level")  # a prediction is in the words alone
+            assert (
+                bytes(panel.image.value) == panel.picture.png and panel.image.tooltip == panel.picture.words
+            )
+            changed = bytes(panel.image.value) != before or (name, key.split()[0]) == (
+                "study",
+                "level",
+            )  # a prediction is in the words alone
             assert changed, f"{name}: {key} changes nothing"
             control.value = old
             if name != "runs":
@@ -107,16 +130,25 @@ def test_a_predicted_level_changes_the_words(runs):
 
 def test_every_control_has_a_label_and_is_one_that_keys_can_move(runs):
     import ipywidgets
-    keys = (ipywidgets.FloatSlider, ipywidgets.IntSlider, ipywidgets.FloatRangeSlider, ipywidgets.Dropdown, ipywidgets.SelectMultiple)
+
+    keys = (
+        ipywidgets.FloatSlider,
+        ipywidgets.IntSlider,
+        ipywidgets.FloatRangeSlider,
+        ipywidgets.Dropdown,
+        ipywidgets.SelectMultiple,
+    )
     for name, panel in panels(runs).items():
-        for key, control in panel.controls.items(): assert isinstance(control, keys) and control.description.strip(), f"{name}: {key}"
-        for label, button in panel.buttons.items(): assert button.description == label and button.tooltip
+        for key, control in panel.controls.items():
+            assert isinstance(control, keys) and control.description.strip(), f"{name}: {key}"
+        for label, button in panel.buttons.items():
+            assert button.description == label and button.tooltip
 
 
 def test_pictures_of_a_panel_have_one_size(runs):
     panel = panels(runs)["noise"]
     sizes = set()
-    for t in (0., 0.3, 1.):
+    for t in (0.0, 0.3, 1.0):
         panel.controls["t"].value = t
         sizes.add(png_size(panel.picture))
     assert len(sizes) == 1
@@ -126,12 +158,16 @@ def test_both_forms_are_in_the_display(runs):
     for panel in panels(runs).values():
         data, metadata = panel._repr_mimebundle_()
         assert base64.b64decode(data["image/png"]) == bytes(panel.image.value)
-        assert data[W.WIDGET]["model_id"] == panel.view.model_id and metadata["image/png"]["alt"] == panel.picture.words == data["text/plain"]
+        assert (
+            data[W.WIDGET]["model_id"] == panel.view.model_id
+            and metadata["image/png"]["alt"] == panel.picture.words == data["text/plain"]
+        )
         assert len(panel.picture.words) > 20
 
 
 def test_jupyter_takes_the_forms_as_they_are():
     from IPython.core.formatters import DisplayFormatter
+
     formatter = DisplayFormatter()
     formatter.active_types = ["text/plain", "image/png", W.WIDGET]
     data, metadata = formatter.format(W.mask_painter(IMAGE))
@@ -146,7 +182,11 @@ def test_nothing_from_a_file_becomes_html(runs):
     assert "&lt;script&gt;" in panel.picture.table and "onerror=&#x27;" in panel.picture.table
     design, y = study()
     explorer = W.taguchi_explorer(design, y)
-    assert "<b>d" not in explorer.picture.table and "<b>d" not in explorer.words.value and "&lt;b&gt;d" in explorer.picture.table
+    assert (
+        "<b>d" not in explorer.picture.table
+        and "<b>d" not in explorer.words.value
+        and "&lt;b&gt;d" in explorer.picture.table
+    )
 
 
 def test_choosing_a_benchmark_changes_the_list_of_runs(runs):
@@ -159,7 +199,7 @@ def test_choosing_a_benchmark_changes_the_list_of_runs(runs):
 
 
 def test_the_records_of_this_repository_can_be_browsed():
-    panel = W.run_browser(ROOT/"results", "b04_cifar10")
+    panel = W.run_browser(ROOT / "results", "b04_cifar10")
     assert len(panel.controls["runs"].options) > 3 and "ends at" in panel.picture.words
 
 
@@ -167,41 +207,67 @@ def test_the_records_of_this_repository_can_be_browsed():
 def test_what_brushes_paint_is_what_the_image_loses(h, w):
     x = torch.randn(3, h, w, generator=stream(1, "test/brush"), dtype=torch.float64)
     panel = W.mask_painter(x)
-    panel.controls["ring"].value, panel.controls["width"].value, panel.controls["angle"].value = (0.2, 0.4), 60, 40
+    panel.controls["ring"].value, panel.controls["width"].value, panel.controls["angle"].value = (
+        (0.2, 0.4),
+        60,
+        40,
+    )
     panel.buttons["Remove"].click()
     full = torch.fft.fft2(W.keep(x, panel.memory["mask"]))
     fy, fx = torch.fft.fftfreq(h, dtype=torch.float64)[:, None], torch.fft.fftfreq(w, dtype=torch.float64)
     angle = torch.rad2deg(torch.atan2(fy, fx)) - 40
-    inside = (torch.hypot(fy, fx) >= 0.2) & (torch.hypot(fy, fx) < 0.4) & (((angle + 90) % 180 - 90).abs() <= 30)
+    inside = (
+        (torch.hypot(fy, fx) >= 0.2) & (torch.hypot(fy, fx) < 0.4) & (((angle + 90) % 180 - 90).abs() <= 30)
+    )
     assert inside.any() and full[:, inside].abs().max() < 1e-10
 
 
 def test_bad_values_are_refused_by_name():
-    for call, said in ((lambda: W.brush(8, 8, 0.3, 0.2), "lower to a higher"), (lambda: W.brush(8, 8, width=0.), "width of a wedge"),
-                       (lambda: W.keep(IMAGE, W.brush(8, 8)), "the mask of images"), (lambda: W.draw_noise(IMAGE, FIELD, "pnik", 0.5), "did you mean 'pink'"),
-                       (lambda: W.sampler_scrubber(FIELD.denoiser(COSINE), COSINE, FIELD, ("ddin", "ddim")), "did you mean 'ddim'"),
-                       (lambda: W.draw_steps({}, 1, FIELD, COSINE), "step must lie"), (lambda: W.draw_study(*study(), view="x"), "unknown view"),
-                       (lambda: W.draw_runs([], []), "at least one run")):
-        with pytest.raises(InputError, match=re.escape(said)): call()
+    for call, said in (
+        (lambda: W.brush(8, 8, 0.3, 0.2), "lower to a higher"),
+        (lambda: W.brush(8, 8, width=0.0), "width of a wedge"),
+        (lambda: W.keep(IMAGE, W.brush(8, 8)), "the mask of images"),
+        (lambda: W.draw_noise(IMAGE, FIELD, "pnik", 0.5), "did you mean 'pink'"),
+        (
+            lambda: W.sampler_scrubber(FIELD.denoiser(COSINE), COSINE, FIELD, ("ddin", "ddim")),
+            "did you mean 'ddim'",
+        ),
+        (lambda: W.draw_steps({}, 1, FIELD, COSINE), "step must lie"),
+        (lambda: W.draw_study(*study(), view="x"), "unknown view"),
+        (lambda: W.draw_runs([], []), "at least one run"),
+    ):
+        with pytest.raises(InputError, match=re.escape(said)):
+            call()
 
 
 def test_drawing_in_another_thread_leaves_pyplot_alone(runs):
     import matplotlib.pyplot as plt
+
     plt.close("all")
     mine, made = plt.figure(), []
     every = panels(runs)
-    for name, key in (("mask", "width"), ("noise", "t"), ("samplers", "step"), ("study", "view"), ("runs", "bench")):
+    for name, key in (
+        ("mask", "width"),
+        ("noise", "t"),
+        ("samplers", "step"),
+        ("study", "view"),
+        ("runs", "bench"),
+    ):
         control = every[name].controls[key]
-        def move(control=control): control.value = other(control)
+
+        def move(control=control):
+            control.value = other(control)
+
         thread = threading.Thread(target=lambda m=move: made.append((m(), plt.get_fignums())))
         thread.start()
         thread.join()
-    assert [numbers for _, numbers in made] == [[mine.number]]*5
+    assert [numbers for _, numbers in made] == [[mine.number]] * 5
     plt.close(mine)
 
 
 class State:
-    def __init__(self, loss): self.loss = loss
+    def __init__(self, loss):
+        self.loss = loss
 
 
 def steps(gate, taken):
@@ -209,15 +275,17 @@ def steps(gate, taken):
     while True:
         assert gate.acquire(timeout=600)
         taken.append(len(taken))
-        yield State(1.)
+        yield State(1.0)
 
 
 def test_stop_ends_after_the_present_step_and_not_before():
     gate, taken = threading.Semaphore(0), []
     monitor = W.Monitor(steps(gate, taken), seconds=3_600)
-    for _ in range(3): gate.release()
+    for _ in range(3):
+        gate.release()
     until = time.monotonic() + 600
-    while len(monitor.losses) < 3 and time.monotonic() < until: time.sleep(0.005)
+    while len(monitor.losses) < 3 and time.monotonic() < until:
+        time.sleep(0.005)
     monitor.button.click()
     assert not monitor.ended.wait(0.1)  # a step is under way
     gate.release()
@@ -226,27 +294,34 @@ def test_stop_ends_after_the_present_step_and_not_before():
 
 
 def test_an_interrupt_of_the_kernel_stops_training_and_is_no_error(monkeypatch):
-    monitor = W.Monitor((State(1.) for _ in iter(lambda: time.sleep(0.002), 1)), seconds=3_600)
+    monitor = W.Monitor((State(1.0) for _ in iter(lambda: time.sleep(0.002), 1)), seconds=3_600)
     real, first = monitor.ended.wait, iter([True])
 
     def interrupted(seconds=None):
-        if next(first, False): raise KeyboardInterrupt
+        if next(first, False):
+            raise KeyboardInterrupt
         return real(seconds)
+
     monkeypatch.setattr(monitor.ended, "wait", interrupted)
     monitor.wait()
     assert monitor.ending == "Stopped." and not monitor.error
 
 
 def test_a_watched_run_is_the_run_that_nobody_watches():
-    def fresh(): return wrap(build_model({"name": "unet_tiny", "channels": 1, "base": 4, "depth": 2}), COSINE)
-    def images(step): return torch.randn(4, 1, 8, 8, generator=stream(step, "test/monitor"))
+    def fresh():
+        return wrap(build_model({"name": "unet_tiny", "channels": 1, "base": 4, "depth": 2}), COSINE)
+
+    def images(step):
+        return torch.randn(4, 1, 8, 8, generator=stream(step, "test/monitor"))
+
     alone = [s.loss for s in train(fresh(), images, steps=6, batch=4)]
     monitor = W.Monitor(train(fresh(), images, steps=6, batch=4), seconds=3_600, every=0.001)
     state = monitor.wait(600)
     assert monitor.losses == alone and state.step == 6 and monitor.ending == "All steps are done."
 
 
-def notebook(page): return json.loads((ROOT/"nbs"/f"{page}.ipynb").read_text())
+def notebook(page):
+    return json.loads((ROOT / "nbs" / f"{page}.ipynb").read_text())
 
 
 @pytest.mark.parametrize("page", ["lab/widgets", "guide/first_hour"])
@@ -258,9 +333,21 @@ def test_the_pages_keep_pictures_and_no_dead_views(page):
 
 def test_a_finished_page_loses_its_live_views_and_nothing_else():
     from tools.page import without_views
-    shown = {"output_type": "execute_result", "data": {W.WIDGET: {"model_id": "x"}, "image/png": "abc", "text/plain": "words"}, "metadata": {}}
-    bare = {"output_type": "display_data", "data": {W.WIDGET: {"model_id": "x"}, "text/plain": "0%"}, "metadata": {}}
-    nb = {"cells": [{"cell_type": "code", "outputs": [shown, bare]}, {"cell_type": "markdown"}], "metadata": {"widgets": {"state": {}}, "kernelspec": {}}}
+
+    shown = {
+        "output_type": "execute_result",
+        "data": {W.WIDGET: {"model_id": "x"}, "image/png": "abc", "text/plain": "words"},
+        "metadata": {},
+    }
+    bare = {
+        "output_type": "display_data",
+        "data": {W.WIDGET: {"model_id": "x"}, "text/plain": "0%"},
+        "metadata": {},
+    }
+    nb = {
+        "cells": [{"cell_type": "code", "outputs": [shown, bare]}, {"cell_type": "markdown"}],
+        "metadata": {"widgets": {"state": {}}, "kernelspec": {}},
+    }
     first, second = without_views(nb)["cells"][0]["outputs"]
     assert nb["metadata"] == {"kernelspec": {}}
     assert first["data"] == {"image/png": "abc", "text/plain": "words"} and W.WIDGET in second["data"]
@@ -268,14 +355,18 @@ def test_a_finished_page_loses_its_live_views_and_nothing_else():
 
 def test_the_commands_of_the_first_hour_are_commands():
     from spectral_diffusion.lab.cli import parser
-    text = "".join("".join(c["source"]) for c in notebook("guide/first_hour")["cells"] if c["cell_type"] == "markdown")
+
+    text = "".join(
+        "".join(c["source"]) for c in notebook("guide/first_hour")["cells"] if c["cell_type"] == "markdown"
+    )
     commands = re.findall(r"^spectral-diffusion (.*)$", text, re.M)
     assert len(commands) >= 5
-    for line in commands: assert parser().parse_args(shlex.split(line, comments=True)).call
+    for line in commands:
+        assert parser().parse_args(shlex.split(line, comments=True)).call
 
 
 def test_make_lab_opens_the_first_hour():
     shown = subprocess.run(["make", "-n", "lab"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     page = re.search(r"default_url=/lab/tree/(\S+)", shown)[1]
-    assert page == "nbs/guide/first_hour.ipynb" and (ROOT/page).is_file()
+    assert page == "nbs/guide/first_hour.ipynb" and (ROOT / page).is_file()
     assert "ip=127.0.0.1" in shown and "token" not in shown

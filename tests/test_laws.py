@@ -1,4 +1,6 @@
-"The laws of STYLE 3.1 hold in this tree, and each is able to fail: a small project gets a violation planted and turns red."
+"""The laws of STYLE 3.1 hold in this tree, and each is able to fail: a small project gets a violation planted
+and turns red."""
+
 import base64
 import json
 import shutil
@@ -21,23 +23,40 @@ def cell(source, kind="code", tags=(), outputs=(), count=None, id="x"):
 
 def library(module, *exported):
     "The cells of a library page."
-    return [cell(f"# {module}", "markdown"), cell(f"#| default_exp {module}"), *(cell(f"#| export\n{s}") for s in exported)]
+    return [
+        cell(f"# {module}", "markdown"),
+        cell(f"#| default_exp {module}"),
+        *(cell(f"#| export\n{s}") for s in exported),
+    ]
 
 
 class Project:
     "A project in a folder; `pages` maps a page name to its cells, in the order of the book."
+
     def __init__(self, root: Path):
         self.root = root
         for name in ("settings.ini", ".importlinter"):
-            shutil.copyfile(ROOT/name, root/name)
+            shutil.copyfile(ROOT / name, root / name)
         self.pages = {
-            "index": [cell("# Small\n> A project. See [first](core/first.ipynb).", "markdown"),
-                      cell("#| label: fig-a\n#| echo: false\n1", outputs=[self.result({"image/png": PNG})])],
-            "core/first": library("core.first", "from __future__ import annotations", "def one():\n    return 1"),
-            "signals/second": library("signals.second", "from spectral_diffusion.core.first import one",
-                                      "def two():\n    return one() + 1"),
-            "bench/b01_small": [cell("# Is two two?", "markdown"),
-                                cell('# what a sweep may change\npreset = "smoke"\nsizes = [1, 2]\nrate = -1e-3', tags=["parameters"])],
+            "index": [
+                cell("# Small\n> A project. See [first](core/first.ipynb).", "markdown"),
+                cell("#| label: fig-a\n#| echo: false\n1", outputs=[self.result({"image/png": PNG})]),
+            ],
+            "core/first": library(
+                "core.first", "from __future__ import annotations", "def one():\n    return 1"
+            ),
+            "signals/second": library(
+                "signals.second",
+                "from spectral_diffusion.core.first import one",
+                "def two():\n    return one() + 1",
+            ),
+            "bench/b01_small": [
+                cell("# Is two two?", "markdown"),
+                cell(
+                    '# what a sweep may change\npreset = "smoke"\nsizes = [1, 2]\nrate = -1e-3',
+                    tags=["parameters"],
+                ),
+            ],
         }
         self.write()
 
@@ -47,34 +66,48 @@ class Project:
     def write(self, metadata=None, book=None):
         "Write notebooks, book, package and README; then the project keeps every law."
         for name, cells in self.pages.items():
-            path = self.root/"nbs"/f"{name}.ipynb"
+            path = self.root / "nbs" / f"{name}.ipynb"
             path.parent.mkdir(parents=True, exist_ok=True)
             cells = [{**c, "id": f"c{i}"} for i, c in enumerate(cells)]
-            nb = {"cells": cells, "metadata": KERNEL if metadata is None else metadata, "nbformat": 4, "nbformat_minor": 5}
+            nb = {
+                "cells": cells,
+                "metadata": KERNEL if metadata is None else metadata,
+                "nbformat": 4,
+                "nbformat_minor": 5,
+            }
             path.write_text(json.dumps(nb, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
-        (self.root/"nbs/bench/.notest").touch()
+        (self.root / "nbs/bench/.notest").touch()
         names = book or list(self.pages)
-        (self.root/"_quarto.yml").write_text(
-            "website:\n  navbar:\n    left: [nbs/index.ipynb]\n  sidebar:\n    contents:\n      - nbs/index.ipynb\n"
-            "      - section: Library\n        contents:\n"
-            + "".join(f"          - section: {n}\n            contents:\n              - {{file: nbs/{n}.ipynb, text: x}}\n"
-                      if "core" in n else f"          - nbs/{n}.ipynb\n" for n in names if n != "index"))
+        (self.root / "_quarto.yml").write_text(
+            "website:\n  navbar:\n    left: [nbs/index.ipynb]\n  sidebar:\n    contents:\n      -"
+            " nbs/index.ipynb\n      - section: Library\n        contents:\n"
+            + "".join(
+                (
+                    f"          - section: {n}\n            contents:\n              - {{file: nbs/{n}.ipynb,"
+                    " text: x}\n"
+                    if "core" in n
+                    else f"          - nbs/{n}.ipynb\n"
+                )
+                for n in names
+                if n != "index"
+            )
+        )
         self.export()
         for name, body in readme.files(self.root).items() if "index" in self.pages else ():
-            (self.root/name).parent.mkdir(parents=True, exist_ok=True)
-            (self.root/name).write_bytes(body)
+            (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.root / name).write_bytes(body)
 
     def export(self):
-        shutil.rmtree(self.root/laws.LIB, ignore_errors=True)
+        shutil.rmtree(self.root / laws.LIB, ignore_errors=True)
         fresh = laws.regenerate(self.root)
         assert not isinstance(fresh, str), fresh
         for name, body in fresh.items():
-            (self.root/name).parent.mkdir(parents=True, exist_ok=True)
-            (self.root/name).write_bytes(body)
+            (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.root / name).write_bytes(body)
 
     def edit(self, name, change):
         "Change the text of a file."
-        path = self.root/name
+        path = self.root / name
         before = path.read_text()
         path.write_text(change(before))
         assert path.read_text() != before, "the planted change changed nothing"
@@ -112,9 +145,15 @@ def test_star_import_outside_exported_cells_is_no_matter(project):
     assert project.red() == set()
 
 
-@pytest.mark.parametrize("line", ["from spectral_diffusion.signals.second import two", "import spectral_diffusion.signals.second as s",
-                                  "from spectral_diffusion.signals import second",
-                                  "def f():\n    from spectral_diffusion.signals.second import two\n    return two"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from spectral_diffusion.signals.second import two",
+        "import spectral_diffusion.signals.second as s",
+        "from spectral_diffusion.signals import second",
+        "def f():\n    from spectral_diffusion.signals.second import two\n    return two",
+    ],
+)
 def test_import_from_a_later_page(project, line):
     project.pages["signals/before"] = library("signals.before", line)
     project.write(book=["index", "core/first", "signals/before", "signals/second", "bench/b01_small"])
@@ -123,9 +162,16 @@ def test_import_from_a_later_page(project, line):
     assert project.red() == set()
 
 
-@pytest.mark.parametrize("line", ["from spectral_diffusion.signals.second import two",  # its own module
-                                  "from spectral_diffusion.signals.ghost import two", "from spectral_diffusion.signals import two",
-                                  "from .second import two", "this is (no python"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from spectral_diffusion.signals.second import two",  # its own module
+        "from spectral_diffusion.signals.ghost import two",
+        "from spectral_diffusion.signals import two",
+        "from .second import two",
+        "this is (no python",
+    ],
+)
 def test_import_of_what_no_earlier_page_exports(project, line):
     project.pages["signals/second"].append(cell(line))
     project.write()
@@ -154,12 +200,17 @@ def test_a_page_uses_the_new_address_and_a_benchmark_may_keep_the_old_one(projec
     project.pages["core/first"].append(cell("from spectral_diffusion.signals.old import two"))
     project.write()
     found = laws.imports_in_order(project.root)
-    assert found == ["nbs/core/first.ipynb: imports `spectral_diffusion.signals.old`, which has moved to signals.second"]
+    assert found == [
+        "nbs/core/first.ipynb: imports `spectral_diffusion.signals.old`, which has moved to signals.second"
+    ]
 
 
 def test_magics_and_the_version_are_allowed(project):
-    project.pages["signals/second"] += [cell("%matplotlib inline\n!ls"), cell("%%time\nnot python"),
-                                        cell("from spectral_diffusion import __version__")]
+    project.pages["signals/second"] += [
+        cell("%matplotlib inline\n!ls"),
+        cell("%%time\nnot python"),
+        cell("from spectral_diffusion import __version__"),
+    ]
     project.write()
     assert project.red() == set()
 
@@ -193,7 +244,9 @@ def test_numbered_file_name(project):
     assert project.red() == {"folder_is_subpackage"}
 
 
-@pytest.mark.parametrize("metadata", [{}, {"kernelspec": {"display_name": "mine", "language": "python", "name": "mine"}}])
+@pytest.mark.parametrize(
+    "metadata", [{}, {"kernelspec": {"display_name": "mine", "language": "python", "name": "mine"}}]
+)
 def test_kernel_not_named(project, metadata):
     project.write(metadata=metadata)
     assert "kernel_named" in project.red() <= {"kernel_named", "notebooks_clean"}
@@ -201,19 +254,31 @@ def test_kernel_not_named(project, metadata):
 
 @pytest.mark.parametrize("kind", ["raw", "markdown"])
 def test_skip_exec(project, kind):
-    project.pages["guide/hour"] = [cell("# Hour\n- skip_exec: true" if kind == "markdown" else "---\nskip_exec: true\n---", kind)]
+    project.pages["guide/hour"] = [
+        cell("# Hour\n- skip_exec: true" if kind == "markdown" else "---\nskip_exec: true\n---", kind)
+    ]
     project.write()
     assert project.red() == {"no_skipped_page"}
 
 
 def test_notest_missing_and_notest_elsewhere(project):
-    (project.root/"nbs/bench/.notest").rename(project.root/"nbs/core/.notest")
+    (project.root / "nbs/bench/.notest").rename(project.root / "nbs/core/.notest")
     assert len(LAWS["no_skipped_page"](project.root)) == 2
     assert project.red() == {"no_skipped_page"}
 
 
-@pytest.mark.parametrize("source", ['preset = "cpu"\nseeds = 3', 'seeds = 3\npreset = "smoke"', "", 'preset = "smoke"\nx = int(3)',
-                                    'preset = "smoke"\nimport torch', 'preset = "smoke"\nx: int', 'preset = "smoke"\nx = y = 1'])
+@pytest.mark.parametrize(
+    "source",
+    [
+        'preset = "cpu"\nseeds = 3',
+        'seeds = 3\npreset = "smoke"',
+        "",
+        'preset = "smoke"\nx = int(3)',
+        'preset = "smoke"\nimport torch',
+        'preset = "smoke"\nx: int',
+        'preset = "smoke"\nx = y = 1',
+    ],
+)
 def test_parameters_are_not_plain_literals_after_preset(project, source):
     project.pages["bench/b01_small"][1]["source"] = source
     project.write()
@@ -223,7 +288,7 @@ def test_parameters_are_not_plain_literals_after_preset(project, source):
 @pytest.mark.parametrize("count", [0, 2])
 def test_number_of_parameters_cells(project, count):
     page = project.pages["bench/b01_small"]
-    page[1:] = [{**page[1], "metadata": {"tags": ["parameters"]} if count else {}}]*max(count, 1)
+    page[1:] = [{**page[1], "metadata": {"tags": ["parameters"]} if count else {}}] * max(count, 1)
     project.write()
     assert project.red() == {"one_parameters_cell"}
 
@@ -236,10 +301,15 @@ def test_cleaning_strips_the_tag(project):
 @pytest.mark.parametrize("stored", ["output", "count"])
 def test_benchmark_stores_an_output(project, stored):
     page = project.pages["bench/b01_small"]
-    page[1] |= {"outputs": [project.result({"text/plain": "1"})]} if stored == "output" else {"execution_count": 4}
+    page[1] |= (
+        {"outputs": [project.result({"text/plain": "1"})]} if stored == "output" else {"execution_count": 4}
+    )
     project.write()
     if stored == "count":  # nbdev_clean removes the count, so plant it after the cleaning
-        project.edit("nbs/bench/b01_small.ipynb", lambda s: s.replace('"execution_count": null', '"execution_count": 4'))
+        project.edit(
+            "nbs/bench/b01_small.ipynb",
+            lambda s: s.replace('"execution_count": null', '"execution_count": 4'),
+        )
         assert project.red() == {"benchmarks_store_no_output", "notebooks_clean"}
     else:
         assert project.red() == {"benchmarks_store_no_output"}
@@ -247,16 +317,16 @@ def test_benchmark_stores_an_output(project, stored):
 
 def test_module_whose_notebook_is_gone(project):
     project.pages.pop("signals/second")
-    (project.root/"nbs/signals/second.ipynb").unlink()
-    left = (project.root/"spectral_diffusion/signals/second.py").read_bytes()
+    (project.root / "nbs/signals/second.ipynb").unlink()
+    left = (project.root / "spectral_diffusion/signals/second.py").read_bytes()
     project.write()
-    (project.root/"spectral_diffusion/signals").mkdir()
-    (project.root/"spectral_diffusion/signals/second.py").write_bytes(left)
+    (project.root / "spectral_diffusion/signals").mkdir()
+    (project.root / "spectral_diffusion/signals/second.py").write_bytes(left)
     assert project.red() == {"no_orphan_module", "export_in_sync"}
 
 
 def test_module_written_by_hand(project):
-    (project.root/"spectral_diffusion/core/hand.py").write_text("x = 1\n")
+    (project.root / "spectral_diffusion/core/hand.py").write_text("x = 1\n")
     assert project.red() == {"no_orphan_module", "export_in_sync"}
 
 
@@ -272,12 +342,14 @@ def test_notebook_edited_and_not_exported(project):
 
 @pytest.mark.parametrize("name", ["core/first.py", "_modidx.py", "core/__init__.py"])
 def test_module_not_there(project, name):
-    (project.root/"spectral_diffusion"/name).unlink()
+    (project.root / "spectral_diffusion" / name).unlink()
     assert "export_in_sync" in project.red() <= {"export_in_sync", "levels"}
 
 
 def test_notebook_not_clean(project):
-    project.edit("nbs/core/first.ipynb", lambda s: s.replace('"metadata": {},', '"metadata": {"collapsed": true},', 1))
+    project.edit(
+        "nbs/core/first.ipynb", lambda s: s.replace('"metadata": {},', '"metadata": {"collapsed": true},', 1)
+    )
     assert project.red() == {"notebooks_clean"}
 
 
@@ -290,7 +362,9 @@ def test_notebook_that_nbdev_cannot_export_is_said(project):
 
 def test_import_up_the_levels(project):
     project.pages["learn/loop"] = library("learn.loop", "def train():\n    return 1")
-    project.pages["signals/upward"] = library("signals.upward", "from spectral_diffusion.learn.loop import train")
+    project.pages["signals/upward"] = library(
+        "signals.upward", "from spectral_diffusion.learn.loop import train"
+    )
     project.write()
     assert project.red() == {"levels"}
     assert any("signals" in v and "learn" in v for v in LAWS["levels"](project.root))
@@ -298,7 +372,9 @@ def test_import_up_the_levels(project):
 
 def test_siblings_that_know_each_other(project):
     project.pages["noise/process"] = library("noise.process", "def diffuse():\n    return 1")
-    project.pages["models/net"] = library("models.net", "def f():\n    from spectral_diffusion.noise.process import diffuse\n    return diffuse")
+    project.pages["models/net"] = library(
+        "models.net", "def f():\n    from spectral_diffusion.noise.process import diffuse\n    return diffuse"
+    )
     project.write()
     assert project.red() == {"levels"}
 
@@ -317,7 +393,9 @@ def test_undeclared_import(project, module):
 
 
 def test_import_where_it_is_used_needs_no_declaration(project):
-    project.pages["core/first"].append(cell("#| export\ndef f():\n    import pywt, yaml, torch\n    return pywt, yaml, torch"))
+    project.pages["core/first"].append(
+        cell("#| export\ndef f():\n    import pywt, yaml, torch\n    return pywt, yaml, torch")
+    )
     project.pages["core/first"][2]["source"] = "#| export\nimport torch, yaml, json\nfrom PIL import Image"
     project.write()
     assert project.red() == set()
@@ -328,80 +406,110 @@ def test_import_where_it_is_used_needs_no_declaration(project):
 def test_machine_path(project, where, start):
     path = "/".join([start, "home", "someone", "x.py"])
     if where == "result":
-        (project.root/"results/b01/abc").mkdir(parents=True)
-        (project.root/"results/b01/abc/system.json").write_text(json.dumps({"file": path}))
+        (project.root / "results/b01/abc").mkdir(parents=True)
+        (project.root / "results/b01/abc/system.json").write_text(json.dumps({"file": path}))
     elif where == "source":
         project.pages["core/first"].append(cell(f"open('{path}')"))
     else:
-        project.pages["core/first"].append(cell("1", outputs=[{"output_type": "stream", "name": "stderr", "text": f"a\n{path}:1: warning\n"}]))
+        project.pages["core/first"].append(
+            cell(
+                "1", outputs=[{"output_type": "stream", "name": "stderr", "text": f"a\n{path}:1: warning\n"}]
+            )
+        )
     project.write()
     assert project.red() == {"no_machine_path"}
 
 
 def test_addresses_and_pictures_are_no_machine_paths(project):
     path = "/".join(["", "home", "someone"])
-    project.pages["core/first"].append(cell(f"# https://example.org{path}\n1", outputs=[project.result({"image/png": path})]))
+    project.pages["core/first"].append(
+        cell(f"# https://example.org{path}\n1", outputs=[project.result({"image/png": path})])
+    )
     project.write()
     assert project.red() == set()
 
 
 @pytest.mark.parametrize("name", ["=0.5", "nbs/core/a b.txt", "results/x'y"])
 def test_a_name_that_is_a_slip(project, name):
-    (project.root/name).write_text("")
+    (project.root / name).write_text("")
     assert project.red() == {"plain_names"}
 
 
 @pytest.mark.parametrize("name", ["README.md", "results/readme/fig-a.png"])
 def test_readme_not_generated(project, name):
-    (project.root/name).write_bytes((project.root/name).read_bytes() + b"by hand\n")
+    (project.root / name).write_bytes((project.root / name).read_bytes() + b"by hand\n")
     assert project.red() == {"readme_current"}
-    (project.root/name).unlink()
+    (project.root / name).unlink()
     assert project.red() == {"readme_current"}
 
 
 def test_index_missing(project):
     project.pages.pop("index")
-    (project.root/"nbs/index.ipynb").unlink()
+    (project.root / "nbs/index.ipynb").unlink()
     assert {"readme_current", "in_the_book"} == project.red()
 
 
 def test_readme_text(project):
     project.pages["index"] += [
-        cell("::: {.callout}\nsee ![a](../results/b01/x.png), <img src=\"../results/y.png\">, [web](https://a.b/c.ipynb), [here](#part)\n:::",
-             "markdown"),
-        cell("#| hide\nsecret = 1"), cell("---\ntitle: x\n---", "raw"),
-        cell("print('shown')", outputs=[{"output_type": "stream", "name": "stdout", "text": ["shown\n"]},
-                                        {"output_type": "stream", "name": "stderr", "text": "noise"}]),
-        cell("#| echo: false\ntable", outputs=[project.result({"text/markdown": "| a |\n|---|\n| [1](core/first.ipynb) |", "text/plain": "no"})]),
+        cell(
+            '::: {.callout}\nsee ![a](../results/b01/x.png), <img src="../results/y.png">,'
+            " [web](https://a.b/c.ipynb), [here](#part)\n:::",
+            "markdown",
+        ),
+        cell("#| hide\nsecret = 1"),
+        cell("---\ntitle: x\n---", "raw"),
+        cell(
+            "print('shown')",
+            outputs=[
+                {"output_type": "stream", "name": "stdout", "text": ["shown\n"]},
+                {"output_type": "stream", "name": "stderr", "text": "noise"},
+            ],
+        ),
+        cell(
+            "#| echo: false\ntable",
+            outputs=[
+                project.result(
+                    {"text/markdown": "| a |\n|---|\n| [1](core/first.ipynb) |", "text/plain": "no"}
+                )
+            ],
+        ),
     ]
     project.write()
-    body = (project.root/"README.md").read_text()
-    for part in ("# Small\n", "[first](nbs/core/first.ipynb)", "![](results/readme/fig-a.png)", "![a](results/b01/x.png)",
-                 'src="results/y.png"', "https://a.b/c.ipynb", "(#part)", "```python\nprint('shown')\n```\n\n```text\nshown\n```",
-                 "| [1](nbs/core/first.ipynb) |"):
+    body = (project.root / "README.md").read_text()
+    for part in (
+        "# Small\n",
+        "[first](nbs/core/first.ipynb)",
+        "![](results/readme/fig-a.png)",
+        "![a](results/b01/x.png)",
+        'src="results/y.png"',
+        "https://a.b/c.ipynb",
+        "(#part)",
+        "```python\nprint('shown')\n```\n\n```text\nshown\n```",
+        "| [1](nbs/core/first.ipynb) |",
+    ):
         assert part in body, part
     for part in (":::", "secret", "title: x", "noise", "table\n", "no |"):
         assert part not in body, part
-    assert (project.root/"results/readme/fig-a.png").read_bytes() == base64.b64decode(PNG)
+    assert (project.root / "results/readme/fig-a.png").read_bytes() == base64.b64decode(PNG)
 
 
 def record(project, name, loss):
     "A complete run in a project."
-    folder = project.root/"results"/"demo"/name
+    folder = project.root / "results" / "demo" / name
     folder.mkdir(parents=True)
-    (folder/"config.yaml").write_text("bench: demo\nseed: 0\n")
-    (folder/"system.json").write_text('{"commit": "abc", "processor": "p", "gpu": null}')
-    (folder/"metrics.json").write_text(json.dumps({"loss": loss}))
+    (folder / "config.yaml").write_text("bench: demo\nseed: 0\n")
+    (folder / "system.json").write_text('{"commit": "abc", "processor": "p", "gpu": null}')
+    (folder / "metrics.json").write_text(json.dumps({"loss": loss}))
     return folder
 
 
 def test_the_ledger_is_not_what_the_records_say(project):
     first = record(project, "0123456789ab", 0.5)
     assert project.red() == {"ledger_current"}
-    ledger = project.root/"results/summary.csv"
+    ledger = project.root / "results/summary.csv"
     ledger.write_bytes(laws.derived_ledger({first}))
     assert project.red() == set() and ledger.read_text().count("0123456789ab") == 1
-    (first/"metrics.json").write_text('{"loss": 0.25}')
+    (first / "metrics.json").write_text('{"loss": 0.25}')
     assert project.red() == {"ledger_current"}
     shutil.rmtree(first)
     assert project.red() == {"ledger_current"}
@@ -409,7 +517,7 @@ def test_the_ledger_is_not_what_the_records_say(project):
 
 def test_a_record_that_git_does_not_hold_may_stay_out_of_the_ledger(project):
     first = record(project, "0123456789ab", 0.5)
-    ledger = project.root/"results/summary.csv"
+    ledger = project.root / "results/summary.csv"
     ledger.write_bytes(laws.derived_ledger({first}))
     for words in (["init", "--quiet"], ["add", "results"]):
         subprocess.run(["git", *words], cwd=project.root, check=True)
@@ -429,10 +537,17 @@ def test_every_law_has_a_planted_violation():
 
 def test_check_takes_several_stages(monkeypatch):
     ran = []
-    monkeypatch.setattr(check, "STAGES", {name: lambda name=name: ran.append(name) or "" for name in ("clean", "ruff", "site")})
+    monkeypatch.setattr(
+        check,
+        "STAGES",
+        {name: lambda name=name: ran.append(name) or "" for name in ("clean", "ruff", "site")},
+    )
     monkeypatch.setattr(check, "tests", lambda rows: ran.append("tests") or 0)
-    for words, stages in ((["--only", "site", "ruff"], ["ruff", "site"]), (["--only", "clean", "--only", "ruff", "tests"], ["clean", "ruff", "tests"]),
-                          ([], ["clean", "ruff", "site", "tests"])):
+    for words, stages in (
+        (["--only", "site", "ruff"], ["ruff", "site"]),
+        (["--only", "clean", "--only", "ruff", "tests"], ["clean", "ruff", "tests"]),
+        ([], ["clean", "ruff", "site", "tests"]),
+    ):
         ran.clear()
         assert check.main(words) == 0 and ran == stages
     with pytest.raises(SystemExit, match="2"):

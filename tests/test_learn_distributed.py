@@ -1,4 +1,6 @@
-"""Two processes on this machine give the run of one: the loop in double precision, and the command line with both launchers."""
+"""Two processes on this machine give the run of one: the loop in double precision, and the command line with
+both launchers."""
+
 import json
 import os
 import subprocess
@@ -11,15 +13,32 @@ import pytest
 import torch
 
 from spectral_diffusion.lab.cli import main
-from spectral_diffusion.run.record import load_record
 from spectral_diffusion.learn.checkpoint import load
 from spectral_diffusion.learn.distributed import Workers
+from spectral_diffusion.run.record import load_record
 
 ROOT = Path(__file__).resolve().parents[1]
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-TRAIN = ["train", "--device", "cpu", "--set", "data.name=power_law", "--set", "train.steps=9", "--set", "train.batch=5", "--set", "model={name: unet_tiny, base: 4, depth: 2}",
-         "--set", "evaluation.points=3", "--set", "evaluation.samples=4", "--set", "evaluation.sample_steps=2"]
+TRAIN = [
+    "train",
+    "--device",
+    "cpu",
+    "--set",
+    "data.name=power_law",
+    "--set",
+    "train.steps=9",
+    "--set",
+    "train.batch=5",
+    "--set",
+    "model={name: unet_tiny, base: 4, depth: 2}",
+    "--set",
+    "evaluation.points=3",
+    "--set",
+    "evaluation.samples=4",
+    "--set",
+    "evaluation.sample_steps=2",
+]
 
 LOOP = """
 import json, sys
@@ -42,7 +61,8 @@ def losses(workers, folder):
         options = {"lr": 3e-3, "batch": 5, "clip": 0.3, "warmup": 2, "ema": 0.8, "time_weight": "min_snr", "seed": 4, "workers": workers}
         for state in train(net, images, steps=steps, resume=folder if steps == 9 else None, checkpoints=folder, checkpoint_every=5, **options):
             found.append([state.loss, state.grad_norm])
-        workers.add([torch.zeros(1)], 1.)  # nobody resumes before rank 0 has saved; a new start has no such race
+        # nobody resumes before rank 0 has saved; a new start has no such race
+        workers.add([torch.zeros(1)], 1.)
     return found, [v.double().sum().item() for v in state.ema.values()], sorted(p.name for p in Path(folder).iterdir())
 
 if __name__ == "__main__":
@@ -52,19 +72,28 @@ if __name__ == "__main__":
 
 
 def test_loop_of_two_is_that_of_one(tmp_path):
-    "Losses, gradient norms and averaged weights in double precision, clipping and resuming included; both processes have the same; one of them saves."
-    (tmp_path/"loop.py").write_text(LOOP)
-    (tmp_path/"two").mkdir()
-    done = subprocess.run([*TORCHRUN, str(tmp_path/"loop.py"), str(tmp_path/"two")], env=ENV, capture_output=True, text=True, timeout=1_200)
+    """Losses, gradient norms and averaged weights in double precision, clipping and resuming included; both
+    processes have the same; one of them saves."""
+    (tmp_path / "loop.py").write_text(LOOP)
+    (tmp_path / "two").mkdir()
+    done = subprocess.run(
+        [*TORCHRUN, str(tmp_path / "loop.py"), str(tmp_path / "two")],
+        env=ENV,
+        capture_output=True,
+        text=True,
+        timeout=1_200,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     space = {"__name__": "loop"}
     exec(LOOP, space)
-    (tmp_path/"one").mkdir()
-    steps, ema, files = space["losses"](Workers(), str(tmp_path/"one"))
-    ranks = [json.loads((tmp_path/"two"/f"rank{r}.json").read_text()) for r in (0, 1)]
+    (tmp_path / "one").mkdir()
+    steps, ema, files = space["losses"](Workers(), str(tmp_path / "one"))
+    ranks = [json.loads((tmp_path / "two" / f"rank{r}.json").read_text()) for r in (0, 1)]
     assert ranks[0][:2] == ranks[1][:2] and len(steps) == 9 and files == ["step-00000005"]
     assert ranks[0][0] != steps  # they did share the work: the bits differ
-    np.testing.assert_allclose(ranks[0][0], steps, rtol=1e-9)  # one rounding in the order of a sum, carried through nine steps
+    np.testing.assert_allclose(
+        ranks[0][0], steps, rtol=1e-9
+    )  # one rounding in the order of a sum, carried through nine steps
     np.testing.assert_allclose(ranks[0][1], ema, rtol=1e-9, atol=1e-11)
 
 
@@ -84,19 +113,53 @@ def trained(root, call):
 @pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
 def test_command_line(alone, tmp_path, launcher):
     "One record, of the same name, with the same curve and network."
-    if launcher == "accelerate": pytest.importorskip("accelerate")
-    def call(words): return subprocess.run([*TORCHRUN, "-m", "spectral_diffusion.lab.cli", *words, "--launcher", launcher], env=ENV, timeout=1_200).returncode
-    two = trained(tmp_path/"results", call)
-    assert two.path.name == alone.path.name and two.metrics["processes"] == 2 and "processes" not in alone.metrics
+    if launcher == "accelerate":
+        pytest.importorskip("accelerate")
+
+    def call(words):
+        return subprocess.run(
+            [*TORCHRUN, "-m", "spectral_diffusion.lab.cli", *words, "--launcher", launcher],
+            env=ENV,
+            timeout=1_200,
+        ).returncode
+
+    two = trained(tmp_path / "results", call)
+    assert (
+        two.path.name == alone.path.name
+        and two.metrics["processes"] == 2
+        and "processes" not in alone.metrics
+    )
     one, other = alone.history(), two.history()
     assert list(one.step) == list(other.step)
-    np.testing.assert_allclose(other[["train_loss", "loss"]], one[["train_loss", "loss"]], rtol=2e-5)  # single precision
-    weights = [load(r.path/"checkpoints"/"final").model for r in (alone, two)]
-    assert all(torch.allclose(weights[0][k], weights[1][k], rtol=1e-3, atol=2e-4) for k in weights[0]) and any(not torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+    np.testing.assert_allclose(
+        other[["train_loss", "loss"]], one[["train_loss", "loss"]], rtol=2e-5
+    )  # single precision
+    weights = [load(r.path / "checkpoints" / "final").model for r in (alone, two)]
+    assert all(
+        torch.allclose(weights[0][k], weights[1][k], rtol=1e-3, atol=2e-4) for k in weights[0]
+    ) and any(not torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
 
 
 def test_a_batch_that_is_too_small(tmp_path, monkeypatch, capsys):
     "One image for two processes: refused by each before anything is written."
     monkeypatch.setattr("spectral_diffusion.learn.distributed.join", lambda *a: nullcontext(Workers(0, 2)))
-    assert main(["train", "--device", "cpu", "--set", "data.name=power_law", "--set", "train.batch=1", "--results", str(tmp_path/"results")]) == 2
-    assert "a batch of 1 cannot be divided among 2 processes" in capsys.readouterr().err and not (tmp_path/"results").exists()
+    assert (
+        main(
+            [
+                "train",
+                "--device",
+                "cpu",
+                "--set",
+                "data.name=power_law",
+                "--set",
+                "train.batch=1",
+                "--results",
+                str(tmp_path / "results"),
+            ]
+        )
+        == 2
+    )
+    assert (
+        "a batch of 1 cannot be divided among 2 processes" in capsys.readouterr().err
+        and not (tmp_path / "results").exists()
+    )

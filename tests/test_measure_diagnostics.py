@@ -1,4 +1,5 @@
 "Energy, magnitude and phase by scale against PyWavelets and numpy."
+
 import math
 
 import numpy as np
@@ -18,7 +19,10 @@ def images(n, c, h, w, seed=0):
 def test_energy_is_that_of_pywavelets(wavelet):
     x = images(3, 2, 16, 32).cumsum(-1)
     coarse, *details = pywt.wavedec2(x.numpy(), wavelet, mode="periodization", level=3, axes=(-2, -1))
-    want = {"coarse": (coarse**2).sum()/3, **{f"level {3 - i}": sum((b**2).sum() for b in d)/3 for i, d in enumerate(details)}}
+    want = {
+        "coarse": (coarse**2).sum() / 3,
+        **{f"level {3 - i}": sum((b**2).sum() for b in d) / 3 for i, d in enumerate(details)},
+    }
     table = energy_table([(0.5, x)], wavelet=wavelet).set_index("scale")
     assert table.energy.to_dict() == pytest.approx(want, rel=1e-9)
     assert table.share.sum() == pytest.approx(1)
@@ -33,25 +37,38 @@ def test_each_complex_coefficient_is_counted_once(h, w):
 
 def test_histograms_are_those_of_numpy():
     x, last = images(4, 1, 16, 16), images(4, 1, 16, 16, seed=1)
-    octave = {"all": (0., math.inf)}
-    table = histogram_table([(1., 3*x)], reference=last, octaves=octave, bins=10)
+    octave = {"all": (0.0, math.inf)}
+    table = histogram_table([(1.0, 3 * x)], reference=last, octaves=octave, bins=10)
     keep = complex_bins(16, 16).numpy()
     z, y = (np.fft.rfft2(a.numpy(), norm="ortho")[..., keep] for a in (x, last))
-    phase = np.histogram(np.angle(z/y), np.linspace(-np.pi, np.pi, 11), density=True)[0]
-    size = np.histogram(np.minimum(abs(z)/np.sqrt((abs(z)**2).mean()), 3), np.linspace(0, 3, 11), density=True)[0]
+    phase = np.histogram(np.angle(z / y), np.linspace(-np.pi, np.pi, 11), density=True)[0]
+    size = np.histogram(
+        np.minimum(abs(z) / np.sqrt((abs(z) ** 2).mean()), 3), np.linspace(0, 3, 11), density=True
+    )[0]
     for quantity, want in (("phase", phase), ("magnitude", size)):
         assert np.allclose(table[table.quantity == quantity].density, want, atol=1e-12)
 
 
 def test_rows_are_tidy():
-    states = [(t, images(2, 1, 32, 32, seed=i)) for i, t in enumerate((0.9, 0.5, 0.))]
+    states = [(t, images(2, 1, 32, 32, seed=i)) for i, t in enumerate((0.9, 0.5, 0.0))]
     energy, table = energy_table(states), histogram_table(states, bins=8)
-    assert list(energy.columns) == ["step", "t", "scale", "energy", "share", "mean_square"] and len(energy) == 3*4
-    assert list(table.columns) == ["step", "t", "scale", "quantity", "low", "high", "density"] and len(table) == 3*4*2*8
-    assert not energy.duplicated(["step", "scale"]).any() and not table.duplicated(["step", "scale", "quantity", "low"]).any()
-    assert energy.t.unique().tolist() == [0.9, 0.5, 0.]
+    assert (
+        list(energy.columns) == ["step", "t", "scale", "energy", "share", "mean_square"]
+        and len(energy) == 3 * 4
+    )
+    assert (
+        list(table.columns) == ["step", "t", "scale", "quantity", "low", "high", "density"]
+        and len(table) == 3 * 4 * 2 * 8
+    )
+    assert (
+        not energy.duplicated(["step", "scale"]).any()
+        and not table.duplicated(["step", "scale", "quantity", "low"]).any()
+    )
+    assert energy.t.unique().tolist() == [0.9, 0.5, 0.0]
 
 
 def test_bad_input():
-    with pytest.raises(InputError, match="at least one state"): histogram_table([])
-    with pytest.raises(InputError, match="one shape"): energy_table([(0., torch.zeros(3, 8, 8))])
+    with pytest.raises(InputError, match="at least one state"):
+        histogram_table([])
+    with pytest.raises(InputError, match="one shape"):
+        energy_table([(0.0, torch.zeros(3, 8, 8))])

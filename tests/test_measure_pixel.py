@@ -1,4 +1,5 @@
 "Pixel metrics against scikit-image and against slow loops."
+
 import math
 
 import numpy as np
@@ -14,14 +15,21 @@ from spectral_diffusion.measure.pixel import decibels, mae, mse, psnr, ssim, ssi
 
 def pair(shape, seed, dtype=torch.float64):
     g = torch.Generator().manual_seed(seed)
-    x = 2*torch.rand(shape, generator=g, dtype=torch.float64) - 1
-    y = (x + 0.3*torch.randn(shape, generator=g, dtype=torch.float64)).clamp(-1, 1)
+    x = 2 * torch.rand(shape, generator=g, dtype=torch.float64) - 1
+    y = (x + 0.3 * torch.randn(shape, generator=g, dtype=torch.float64)).clamp(-1, 1)
     return x.to(dtype), y.to(dtype)
 
 
 def reference_ssim(x, y, data_range=2.0):
-    return structural_similarity(x.permute(1, 2, 0).numpy(), y.permute(1, 2, 0).numpy(), channel_axis=2, gaussian_weights=True, sigma=1.5,
-                                 use_sample_covariance=False, data_range=data_range)
+    return structural_similarity(
+        x.permute(1, 2, 0).numpy(),
+        y.permute(1, 2, 0).numpy(),
+        channel_axis=2,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        data_range=data_range,
+    )
 
 
 sizes = st.tuples(st.integers(1, 3), st.sampled_from([1, 3]), st.integers(11, 24), st.integers(11, 24))
@@ -48,26 +56,35 @@ def test_ssim_from_black_is_that_of_unit_range_images():
     x, y = pair((2, 3, 20, 17), 2)
     ours = ssim(x, y, black=-1.0, reduction="none")
     for i in range(2):
-        assert abs(ours[i].item() - reference_ssim((x[i] + 1)/2, (y[i] + 1)/2, data_range=1.0)) < 1e-6
+        assert abs(ours[i].item() - reference_ssim((x[i] + 1) / 2, (y[i] + 1) / 2, data_range=1.0)) < 1e-6
     assert (ours - ssim(x, y, reduction="none")).abs().max() > 1e-3
 
 
-@given(shape=st.tuples(st.integers(1, 4), st.sampled_from([1, 3]), st.integers(1, 9), st.integers(1, 9)), seed=st.integers(0, 10**6))
+@given(
+    shape=st.tuples(st.integers(1, 4), st.sampled_from([1, 3]), st.integers(1, 9), st.integers(1, 9)),
+    seed=st.integers(0, 10**6),
+)
 @settings(deadline=None, max_examples=25)
 def test_errors_are_those_of_scikit_image(shape, seed):
     x, y = pair(shape, seed)
     e, p = mse(x, y, reduction="none"), psnr(x, y, reduction="none")
     for i in range(shape[0]):
         assert math.isclose(e[i].item(), mean_squared_error(x[i].numpy(), y[i].numpy()), rel_tol=1e-12)
-        assert math.isclose(p[i].item(), peak_signal_noise_ratio(x[i].numpy(), y[i].numpy(), data_range=2), rel_tol=1e-12)
-        assert math.isclose(mae(x[i:i + 1], y[i:i + 1]).item(), float(np.abs(x[i].numpy() - y[i].numpy()).mean()), rel_tol=1e-12)
+        assert math.isclose(
+            p[i].item(), peak_signal_noise_ratio(x[i].numpy(), y[i].numpy(), data_range=2), rel_tol=1e-12
+        )
+        assert math.isclose(
+            mae(x[i : i + 1], y[i : i + 1]).item(),
+            float(np.abs(x[i].numpy() - y[i].numpy()).mean()),
+            rel_tol=1e-12,
+        )
 
 
 def test_one_value_per_image_does_not_depend_on_the_batch():
     x, y = pair((5, 3, 16, 13), 3)
     for metric in (mse, mae, psnr, ssim):
         whole = metric(x, y, reduction="none")
-        alone = torch.stack([metric(x[i:i + 1], y[i:i + 1]) for i in range(5)])
+        alone = torch.stack([metric(x[i : i + 1], y[i : i + 1]) for i in range(5)])
         assert whole.shape == (5,)
         assert torch.allclose(whole, alone, atol=1e-12, rtol=0)
         assert math.isclose(metric(x, y).item(), whole.mean().item(), rel_tol=1e-12)
@@ -90,7 +107,7 @@ def test_bad_pairs_raise(metric):
     x, y = pair((2, 3, 16, 16), 6)
     bad = y.clone()
     bad[0, 0, 0, 0] = math.nan
-    for a, b in ((x, y[:, :1]), (x, y[:1]), (x[0], y[0]), (x, bad), (bad, x), (x[:0], y[:0]), (x, y/0)):
+    for a, b in ((x, y[:, :1]), (x, y[:1]), (x[0], y[0]), (x, bad), (bad, x), (x[:0], y[:0]), (x, y / 0)):
         with pytest.raises(InputError):
             metric(a, b)
     with pytest.raises(InputError, match="floating"):

@@ -1,4 +1,5 @@
 "Networks against a second, independent reading of their definition, and the speed that the page promises."
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,10 +17,10 @@ from spectral_diffusion.models.zoo import MODELS, build_model, cost
 @given(n=st.integers(1, 12), m=st.integers(1, 12), double=st.booleans(), odd=st.booleans())
 def test_up_is_transposed_convolution_then_nearest(n, m, double, odd):
     dtype = torch.float64 if double else torch.float32
-    g = torch.Generator().manual_seed(n*100 + m)
+    g = torch.Generator().manual_seed(n * 100 + m)
     conv = nn.ConvTranspose2d(3, 2, 2, stride=2).to(dtype)
     x = torch.randn(2, 3, n, m, generator=g, dtype=dtype)
-    for size in ((n, m), (2*n, 2*m), (2*n - odd, 2*m - (not odd))):
+    for size in ((n, m), (2 * n, 2 * m), (2 * n - odd, 2 * m - (not odd))):
         expected = F.interpolate(conv(x), size=size, mode="nearest")
         assert (up(conv, x, size) - expected).abs().max() < (1e-13 if double else 1e-5)
 
@@ -35,7 +36,9 @@ def test_unet_takes_any_size(h, w, depth, channels):
 
 def test_unet_gradient_by_finite_differences():
     net = TinyUNet(1, base=2, depth=2, time_dim=4, zero_output=False).double()
-    x = torch.randn(1, 1, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    x = torch.randn(
+        1, 1, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True
+    )
     assert torch.autograd.gradcheck(lambda x: net(x, torch.tensor([0.3], dtype=torch.float64)), (x,))
 
 
@@ -50,7 +53,7 @@ def test_memory_layout_does_not_change_the_function():
 def test_time_features_against_numpy():
     np = pytest.importorskip("numpy")
     t = torch.rand(9, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    angle = 1000*t.numpy()[:, None]*np.geomspace(1., 1e-4, 32)
+    angle = 1000 * t.numpy()[:, None] * np.geomspace(1.0, 1e-4, 32)
     expected = np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
     assert np.abs(time_features(t, 64).numpy() - expected).max() < 1e-10
 
@@ -67,23 +70,39 @@ def test_every_model_keeps_the_contract(name):
         assert other.double()(x.double(), t.double()).dtype == torch.float64
         other.float()
     c = cost(net, 16)
-    assert c.parameters == sum(p.numel() for p in net.parameters()) and c.training_multiply_adds > 2*c.multiply_adds > 0
+    assert (
+        c.parameters == sum(p.numel() for p in net.parameters())
+        and c.training_multiply_adds > 2 * c.multiply_adds > 0
+    )
 
 
 def test_same_seed_under_another_default_device_and_state():
     torch.manual_seed(5)
     one = build_model("unet_tiny", seed=2).state_dict()
     torch.manual_seed(6)
-    with torch.device("meta"): two = build_model("unet_tiny", seed=2).state_dict()
+    with torch.device("meta"):
+        two = build_model("unet_tiny", seed=2).state_dict()
     assert all(torch.equal(one[k], two[k]) for k in one)
 
 
 def test_parts_of_the_network_are_the_blocks_of_the_page():
     net = TinyUNet()
-    assert isinstance(net.time, TimeEmbedding) and all(isinstance(b, ConvBlock) for b in (*net.encoder, net.middle, *net.decoder))
+    assert isinstance(net.time, TimeEmbedding) and all(
+        isinstance(b, ConvBlock) for b in (*net.encoder, net.middle, *net.decoder)
+    )
 
 
-@pytest.mark.parametrize("config", ["unett", {"name": "conv", "base": 3}, {"width": 4}, {"name": "conv", "width": 0}, {"name": "conv", "width": "8"},
-                                    {"name": "unet_tiny", "time_dim": 7}])
+@pytest.mark.parametrize(
+    "config",
+    [
+        "unett",
+        {"name": "conv", "base": 3},
+        {"width": 4},
+        {"name": "conv", "width": 0},
+        {"name": "conv", "width": "8"},
+        {"name": "unet_tiny", "time_dim": 7},
+    ],
+)
 def test_bad_configurations_are_refused(config):
-    with pytest.raises(InputError): build_model(config)
+    with pytest.raises(InputError):
+        build_model(config)

@@ -1,4 +1,6 @@
-"Every sampler on every preset, by exact transfer; and the forward process against blur and noise written out."
+"""Every sampler on every preset, by exact transfer; and the forward process against blur and noise written
+out."""
+
 import numpy as np
 import pytest
 import torch
@@ -24,57 +26,86 @@ FIRST_ORDER = ("ddim", "ancestral", "ddpm")
 MOVING = ("heat", "blurring", "uniform_corruption_first")
 
 
-def field_of(size, basis, exponent=2.):
+def field_of(size, basis, exponent=2.0):
     k = BASES[basis].frequency(*size)
-    return GaussianField(power_law_spectrum(*size, exponent=exponent) if basis == "fourier" else (k + 0.05).pow(-exponent), size, basis=basis)
+    return GaussianField(
+        power_law_spectrum(*size, exponent=exponent) if basis == "fourier" else (k + 0.05).pow(-exponent),
+        size,
+        basis=basis,
+    )
 
 
 def band_sd(field, v):
     "Standard deviation in each band."
     k, w = field.basis.frequency(*field.size), field.basis.weights(*field.size)
-    return torch.stack([(w*v)[(k >= low) & (k < high)].sum().sqrt() for low, high in BANDS.values()])
+    return torch.stack([(w * v)[(k >= low) & (k < high)].sum().sqrt() for low, high in BANDS.values()])
 
 
 def worst_band(name, sampler, steps):
     "Largest relative error of a band's standard deviation, from the exact marginal on even times."
     field = field_of((8, 7), "fourier")
     process = preset(name, field)
-    times = time_grid(steps, start=0.999 if (sampler, name) == ("heun", "flow") else 1.)
-    exact = total_power(field.power, gains_for(field, process, 0.)).reshape(field.power.shape)
-    return (band_sd(field, transfer(sampler, process, field, times))/band_sd(field, exact) - 1).abs().max().item()
+    times = time_grid(steps, start=0.999 if (sampler, name) == ("heun", "flow") else 1.0)
+    exact = total_power(field.power, gains_for(field, process, 0.0)).reshape(field.power.shape)
+    return (
+        (band_sd(field, transfer(sampler, process, field, times)) / band_sd(field, exact) - 1)
+        .abs()
+        .max()
+        .item()
+    )
 
 
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("sampler", NAMES)
 def test_a_thousand_steps_give_the_data_back(name, sampler):
-    "Every band within one per cent. Where one ring moves after another, the first-order samplers are still on their way there, at their rate."
-    if name == "band_masked" and sampler == "ddpm": pytest.skip("the chain of DDPM has noise in every coefficient, and says so")
+    """Every band within one per cent. Where one ring moves after another, the first-order samplers are still
+    on their way there, at their rate."""
+    if name == "band_masked" and sampler == "ddpm":
+        pytest.skip("the chain of DDPM has noise in every coefficient, and says so")
     error = worst_band(name, sampler, 1000)
     if sampler in FIRST_ORDER and name in MOVING:
-        assert error < 0.06 and 1.8 < worst_band(name, sampler, 500)/error < 2.2
-    else: assert error < 0.01
+        assert error < 0.06 and 1.8 < worst_band(name, sampler, 500) / error < 2.2
+    else:
+        assert error < 0.01
 
 
 @settings(deadline=None, max_examples=30)
-@given(name=st.sampled_from(list(PRESETS)), sampler=st.sampled_from(["ddim", "ancestral", "analytic", "dpm_solver++", "dpm_solver2"]),
-       size=st.sampled_from([(5, 6), (4, 7), (6, 6)]), basis=st.sampled_from(["fourier", "dct"]), seed=st.integers(0, 999))
+@given(
+    name=st.sampled_from(list(PRESETS)),
+    sampler=st.sampled_from(["ddim", "ancestral", "analytic", "dpm_solver++", "dpm_solver2"]),
+    size=st.sampled_from([(5, 6), (4, 7), (6, 6)]),
+    basis=st.sampled_from(["fourier", "dct"]),
+    seed=st.integers(0, 999),
+)
 def test_transfer_is_what_the_sampler_does_on_images(name, sampler, size, basis, seed):
     "Deterministic part: unit images through `sample`; with noise: the analytic sampler is exact."
     field = field_of(size, basis)
     process = preset(name, field)
-    times = torch.cat([torch.rand(4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).mul(0.9).add(0.05).sort(descending=True).values, torch.zeros(1, dtype=torch.float64)])
+    times = torch.cat(
+        [
+            torch.rand(4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+            .mul(0.9)
+            .add(0.05)
+            .sort(descending=True)
+            .values,
+            torch.zeros(1, dtype=torch.float64),
+        ]
+    )
     predicted = transfer(sampler, process, field, times)
     if sampler == "analytic":
-        exact = total_power(field.power, gains_for(field, process, 0.)).reshape(field.power.shape)
-        assert (predicted/exact - 1).abs().max() < 1e-9
-    if sampler in ("ancestral", "analytic"): return
+        exact = total_power(field.power, gains_for(field, process, 0.0)).reshape(field.power.shape)
+        assert (predicted / exact - 1).abs().max() < 1e-9
+    if sampler in ("ancestral", "analytic"):
+        return
     h, w = size
-    eye = torch.eye(h*w, dtype=torch.float64).reshape(h*w, 1, h, w)
+    eye = torch.eye(h * w, dtype=torch.float64).reshape(h * w, 1, h, w)
     first = gains_for(field, process, times[0].item())
-    root = field.basis.inverse(total_power(field.power, first).sqrt()*field.basis.forward(eye), size)
-    out = sample(field.denoiser(process), process, (h*w, 1, h, w), sampler, times=times, start=root).reshape(h*w, h*w)
-    dense = field.basis.inverse(predicted*field.basis.forward(eye), size).reshape(h*w, h*w)
-    assert (out.T@out - dense).abs().max() < 1e-7*max(1., dense.abs().max().item())
+    root = field.basis.inverse(total_power(field.power, first).sqrt() * field.basis.forward(eye), size)
+    out = sample(
+        field.denoiser(process), process, (h * w, 1, h, w), sampler, times=times, start=root
+    ).reshape(h * w, h * w)
+    dense = field.basis.inverse(predicted * field.basis.forward(eye), size).reshape(h * w, h * w)
+    assert (out.T @ out - dense).abs().max() < 1e-7 * max(1.0, dense.abs().max().item())
 
 
 @settings(deadline=None, max_examples=20)
@@ -85,16 +116,22 @@ def test_heat_is_a_blur_in_the_cosine_basis(size, t, seed):
     process = preset("heat", field)
     x = np.random.default_rng(seed).normal(size=size)
     h, w = size
-    tau = (20*np.sin(np.pi*t/2)**2)**2/2
-    rate = np.pi**2*((np.arange(h)/h)[:, None]**2 + (np.arange(w)/w)[None]**2)
-    expect = idctn(((1 - 1e-3)*np.exp(-rate*tau) + 1e-3)*dctn(x, norm="ortho"), norm="ortho")
+    tau = (20 * np.sin(np.pi * t / 2) ** 2) ** 2 / 2
+    rate = np.pi**2 * ((np.arange(h) / h)[:, None] ** 2 + (np.arange(w) / w)[None] ** 2)
+    expect = idctn(((1 - 1e-3) * np.exp(-rate * tau) + 1e-3) * dctn(x, norm="ortho"), norm="ortho")
     x0 = torch.from_numpy(x)[None, None]
     got = process.diffuse(x0, torch.tensor([t], dtype=torch.float64), torch.zeros_like(x0))[0, 0].numpy()
     assert np.abs(got - expect).max() < 1e-10
 
 
 @settings(deadline=None, max_examples=40)
-@given(name=st.sampled_from(list(PRESETS)), target=st.sampled_from(sorted(TARGETS)), basis=st.sampled_from(["fourier", "dct"]), t=st.floats(0.05, 0.95), seed=st.integers(0, 999))
+@given(
+    name=st.sampled_from(list(PRESETS)),
+    target=st.sampled_from(sorted(TARGETS)),
+    basis=st.sampled_from(["fourier", "dct"]),
+    t=st.floats(0.05, 0.95),
+    seed=st.integers(0, 999),
+)
 def test_a_true_answer_gives_the_image_back(name, target, basis, t, seed):
     "Losses and networks on every process: a network that answers with the truth of the loss."
     field = field_of((5, 6), basis)
@@ -111,8 +148,10 @@ def test_a_true_answer_gives_the_image_back(name, target, basis, t, seed):
     got = wrap(Oracle(), process, target)(process.diffuse(x0, times, eps), times)
     level = process.gains(times)
     seen = process.basis.forward(got - x0).abs()
-    known = level.a/level.s.clamp(min=1e-300) > 1e-6  # where a signal of one part in a million is left, division gives it back
-    assert (seen*(known | silent(level))).max() < 1e-6
+    known = (
+        level.a / level.s.clamp(min=1e-300) > 1e-6
+    )  # where a signal of one part in a million is left, division gives it back
+    assert (seen * (known | silent(level))).max() < 1e-6
 
 
 def test_left_out_band_is_left_out():
@@ -122,8 +161,16 @@ def test_left_out_band_is_left_out():
     quiet = silent(process.gains(torch.full((1,), 0.5)))[0, 0]
     assert quiet.any() and not quiet.all()
     v = transfer("analytic", process, field, time_grid(20), start="prior")
-    assert v[quiet].max() < 1e-20 and (v[~quiet]/field.power[~quiet] - 1).abs().max() < 1e-6
-    x = sample(field.denoiser(process), process, (4, 1, 16, 16), "ddim", 20, torch.Generator().manual_seed(0), like=torch.zeros(1, dtype=torch.float64))
+    assert v[quiet].max() < 1e-20 and (v[~quiet] / field.power[~quiet] - 1).abs().max() < 1e-6
+    x = sample(
+        field.denoiser(process),
+        process,
+        (4, 1, 16, 16),
+        "ddim",
+        20,
+        torch.Generator().manual_seed(0),
+        like=torch.zeros(1, dtype=torch.float64),
+    )
     assert process.basis.forward(x).abs()[..., quiet].max() < 1e-10
 
 
@@ -138,7 +185,8 @@ def test_band_effect_is_ordered(name):
 
 
 def test_a_coefficient_without_noise_has_none_to_tell():
-    "Targets, floors and the loss of a silent coefficient: the noise is zero there, for the network and for the theory."
+    """Targets, floors and the loss of a silent coefficient: the noise is zero there, for the network and for
+    the theory."""
     field = field_of((8, 8), "dct")
     process = preset("band_masked", field)
     level = process.gains(torch.full((1,), 0.4))

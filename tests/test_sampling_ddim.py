@@ -1,4 +1,5 @@
 "The DDIM family against closed forms and against the symbols of the papers."
+
 import math
 
 import pytest
@@ -16,10 +17,13 @@ from spectral_diffusion.sampling.engine import sample, time_grid
 from spectral_diffusion.signals.fourier import radius
 
 
-def field(h, w): return GaussianField(0.05/(radius(h, w)**2 + 0.01), (h, w))
+def field(h, w):
+    return GaussianField(0.05 / (radius(h, w) ** 2 + 0.01), (h, w))
 
 
-falling = st.lists(st.floats(0, 0.999), min_size=1, max_size=6, unique=True).map(lambda ts: torch.tensor([1.0, *sorted(ts, reverse=True)], dtype=torch.float64))
+falling = st.lists(st.floats(0, 0.999), min_size=1, max_size=6, unique=True).map(
+    lambda ts: torch.tensor([1.0, *sorted(ts, reverse=True)], dtype=torch.float64)
+)
 separate = falling.filter(lambda t: bool((t.diff() < -1e-3).all()))
 
 
@@ -42,8 +46,8 @@ def test_every_member_keeps_the_marginal(times, schedule, eta):
     "x' = g_x (a x0 + s eps) + g_0 x0 + g_z z has gain a' and noise s' when x0 is known."
     now, nxt = pairs(Process(schedule), times)
     g = ddim_gains(now, nxt, eta)
-    assert torch.allclose(g.x*now.a + g.x0, nxt.a, rtol=1e-12, atol=1e-12)
-    assert torch.allclose((g.x*now.s).square() + g.z.square(), nxt.s.square(), rtol=1e-9, atol=1e-12)
+    assert torch.allclose(g.x * now.a + g.x0, nxt.a, rtol=1e-12, atol=1e-12)
+    assert torch.allclose((g.x * now.s).square() + g.z.square(), nxt.s.square(), rtol=1e-9, atol=1e-12)
     assert bool((g.x >= 0).all() & (g.z >= 0).all())
 
 
@@ -53,7 +57,9 @@ def test_table_and_step_agree_and_the_clean_end_is_the_estimate():
     for eta in (0.0, 0.4, 1.0):
         now, nxt = process.gains(0.7), process.gains(0.3)
         g = ddim_gains(now, nxt, eta)
-        assert torch.allclose(g.x*x + g.x0*x0 + g.z*z, ddim_step(x, x0, now, nxt, z, eta), atol=1e-12, rtol=0)
+        assert torch.allclose(
+            g.x * x + g.x0 * x0 + g.z * z, ddim_step(x, x0, now, nxt, z, eta), atol=1e-12, rtol=0
+        )
         assert torch.equal(ddim_step(x, x0, now, process.gains(0.0), z, eta).squeeze(), x0)
 
 
@@ -65,29 +71,40 @@ def test_the_code_has_the_response_of_the_formula(size, schedule):
     x = torch.randn(2, 1, *size, dtype=torch.float64, generator=stream(0, "response"))
     y = f.basis.forward(sample(f.denoiser(p), p, x.shape, times=times, start=x))
     a, s = (g[:, 0] for g in p.gains(times))
-    gain = ((a[:-1]*a[1:]*f.power + s[:-1]*s[1:])/(a[:-1]**2*f.power + s[:-1]**2)).prod(0)
-    assert (y - gain*f.basis.forward(x)).abs().max() < 1e-11
+    gain = ((a[:-1] * a[1:] * f.power + s[:-1] * s[1:]) / (a[:-1] ** 2 * f.power + s[:-1] ** 2)).prod(0)
+    assert (y - gain * f.basis.forward(x)).abs().max() < 1e-11
 
 
 def test_ddim_follows_the_probability_flow_at_first_order():
     f, p = field(8, 9), Process("flow")
     x = torch.randn(4, 1, 8, 9, dtype=torch.float64, generator=stream(0, "order"))
     exact = f.flow(p, x, 1.0, 0.0)
-    e = [(sample(f.denoiser(p), p, x.shape, steps=n, start=x) - exact).square().mean().sqrt().item() for n in (50, 100, 200)]
-    assert all(0.9 < math.log2(a/b) < 1.1 for a, b in zip(e, e[1:]))
+    e = [
+        (sample(f.denoiser(p), p, x.shape, steps=n, start=x) - exact).square().mean().sqrt().item()
+        for n in (50, 100, 200)
+    ]
+    assert all(0.9 < math.log2(a / b) < 1.1 for a, b in zip(e, e[1:]))
 
 
 @pytest.mark.parametrize("name", ["ddpm", "ancestral"])
 def test_generated_variance_is_that_of_the_recurrence(name):
     f, p, n, times = field(8, 8), Process("cosine"), 3000, time_grid(6)
-    z = f.basis.forward(sample(f.denoiser(p), p, (n, 1, 8, 8), name, 6, stream(0, name))).abs().square().double().mean((0, 1))
+    z = (
+        f.basis.forward(sample(f.denoiser(p), p, (n, 1, 8, 8), name, 6, stream(0, name)))
+        .abs()
+        .square()
+        .double()
+        .mean((0, 1))
+    )
     g = ddpm_gains(*pairs(p, times))
     a, s = p.gains(times)
-    v = torch.full_like(f.power, s[0].item()**2)
+    v = torch.full_like(f.power, s[0].item() ** 2)
     for i in range(6):
-        w = a[i, 0]*f.power/(a[i, 0]**2*f.power + s[i, 0]**2)
-        v = (g.x[i, 0] + g.x0[i, 0]*w)**2*v + g.z[i, 0]**2
-    assert ((z/v - 1).abs() < 5*(2/n)**0.5).all()  # self-conjugate coefficients have one real value each, the others two
+        w = a[i, 0] * f.power / (a[i, 0] ** 2 * f.power + s[i, 0] ** 2)
+        v = (g.x[i, 0] + g.x0[i, 0] * w) ** 2 * v + g.z[i, 0] ** 2
+    assert (
+        (z / v - 1).abs() < 5 * (2 / n) ** 0.5
+    ).all()  # self-conjugate coefficients have one real value each, the others two
 
 
 def test_bad_levels_raise():

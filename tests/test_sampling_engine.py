@@ -1,4 +1,5 @@
 "The loop of every sampler: times, noise per sample, dtype, gradients, bad input."
+
 import math
 
 import pytest
@@ -14,20 +15,28 @@ from spectral_diffusion.sampling.engine import SAMPLERS, check_times, sample, ti
 from spectral_diffusion.signals.fourier import radius
 
 SIZE = (6, 7)
-FIELD = GaussianField(1/(radius(*SIZE)**2 + 0.1), SIZE)
+FIELD = GaussianField(1 / (radius(*SIZE) ** 2 + 0.1), SIZE)
 PROCESS = Process("cosine")
 BUILT_IN = ["ddim", "ancestral", "ddpm"]
 
 
 def run(name, n, process=PROCESS, steps=4, seed=0, **options):
-    return sample(FIELD.denoiser(process), process, (n, 2, *SIZE), name, steps, stream(seed, "test"), **options)
+    return sample(
+        FIELD.denoiser(process), process, (n, 2, *SIZE), name, steps, stream(seed, "test"), **options
+    )
 
 
 @given(steps=st.integers(1, 1200))
 @settings(deadline=None, max_examples=60)
 def test_the_grid_meets_both_ends_and_falls(steps):
     t = time_grid(steps)
-    assert len(t) == steps + 1 and t[0] == 1 and t[-1] == 0 and bool((t.diff() < 0).all()) and t.dtype == torch.float64
+    assert (
+        len(t) == steps + 1
+        and t[0] == 1
+        and t[-1] == 0
+        and bool((t.diff() < 0).all())
+        and t.dtype == torch.float64
+    )
 
 
 @given(times=st.lists(st.floats(0, 1), min_size=2, max_size=6))
@@ -40,7 +49,10 @@ def test_only_falling_lists_pass(times):
             check_times(times)
 
 
-@pytest.mark.parametrize("times", [[1.0], [], [2.0, 0.0], [1.0, -0.1], [1.0, math.nan], [math.inf, 0.0], [[1.0, 0.0]], [0.0, 0.5, 1.0]])
+@pytest.mark.parametrize(
+    "times",
+    [[1.0], [], [2.0, 0.0], [1.0, -0.1], [1.0, math.nan], [math.inf, 0.0], [[1.0, 0.0]], [0.0, 0.5, 1.0]],
+)
 def test_bad_times_raise(times):
     with pytest.raises(InputError):
         check_times(times)
@@ -54,10 +66,19 @@ def test_the_registry_fills_itself():
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-@pytest.mark.parametrize("process", [PROCESS, Process("flow"), Process("cosine", "power_law", "fourier", size=SIZE)], ids=["white", "flow", "pink"])
+@pytest.mark.parametrize(
+    "process",
+    [PROCESS, Process("flow"), Process("cosine", "power_law", "fourier", size=SIZE)],
+    ids=["white", "flow", "pink"],
+)
 def test_samples_do_not_depend_on_the_batch(name, process):
     three, seven = run(name, 3, process), run(name, 7, process)
-    pieces = torch.cat([sample(FIELD.denoiser(process), process, (1, 2, *SIZE), name, 4, [g]) for g in split(stream(0, "test"), 3)])
+    pieces = torch.cat(
+        [
+            sample(FIELD.denoiser(process), process, (1, 2, *SIZE), name, 4, [g])
+            for g in split(stream(0, "test"), 3)
+        ]
+    )
     assert torch.allclose(three, seven[:3], atol=1e-5, rtol=0)
     assert torch.allclose(three, pieces, atol=1e-5, rtol=0)
     assert (three[0] - three[1]).abs().max() > 0.1
@@ -101,7 +122,7 @@ def test_the_denoiser_sees_falling_times_and_unclamped_states():
 
     def watch(x, t):
         seen.append((t.clone(), x.abs().max().item()))
-        return x*0.1
+        return x * 0.1
 
     sample(watch, PROCESS, (8, 1, 16, 16), "ddpm", 10, stream(0, "watch"))
     times = [t[0].item() for t, _ in seen]
@@ -115,28 +136,45 @@ def test_half_precision_states_keep_times_apart():
 
     def watch(x, t):
         seen.append(t[0].item())
-        return x*0
+        return x * 0
 
-    sample(watch, PROCESS, (1, 1, 4, 4), "ddim", 1000, stream(0, "half"), like=torch.zeros(1, dtype=torch.bfloat16))
+    sample(
+        watch,
+        PROCESS,
+        (1, 1, 4, 4),
+        "ddim",
+        1000,
+        stream(0, "half"),
+        like=torch.zeros(1, dtype=torch.bfloat16),
+    )
     assert len(set(seen)) == 1000
 
 
 def test_gradients_only_on_request():
     gain = torch.tensor(0.5, requires_grad=True)
     shape = (1, 1, 4, 4)
-    assert not sample(lambda x, t: gain*x, PROCESS, shape, "ddim", 3, stream(0, "g")).requires_grad
+    assert not sample(lambda x, t: gain * x, PROCESS, shape, "ddim", 3, stream(0, "g")).requires_grad
     with torch.no_grad():
-        x = sample(lambda x, t: gain*x, PROCESS, shape, "ddim", 3, stream(0, "g"), grad=True)
+        x = sample(lambda x, t: gain * x, PROCESS, shape, "ddim", 3, stream(0, "g"), grad=True)
         assert not torch.is_grad_enabled()
     assert torch.autograd.grad(x.sum(), gain)[0].isfinite()
 
 
 def test_bad_input_raises_at_the_call():
     d, g, shape = FIELD.denoiser(PROCESS), stream(0, "bad"), (2, 1, *SIZE)
-    for args, options in (((shape, "nope", 5, g), {}), ((shape, "ddim", 0, g), {}), ((shape, "ddim", -3, g), {}), ((shape, "ddim", 2.5, g), {}),
-                          ((shape, "ddim", 5), {}), ((shape, "ddim", 5, [g]), {}), ((shape[1:], "ddim", 5, g), {}), (((0, 1, 4, 4), "ddim", 5, g), {}),
-                          ((shape, "ddim", 5, g), {"times": [0.0, 1.0]}), ((shape, "ddim", 5, g), {"start": torch.zeros(1, 1, *SIZE)}),
-                          ((shape, "ddim", 5, g), {"start": torch.zeros(shape, dtype=torch.int64)})):
+    for args, options in (
+        ((shape, "nope", 5, g), {}),
+        ((shape, "ddim", 0, g), {}),
+        ((shape, "ddim", -3, g), {}),
+        ((shape, "ddim", 2.5, g), {}),
+        ((shape, "ddim", 5), {}),
+        ((shape, "ddim", 5, [g]), {}),
+        ((shape[1:], "ddim", 5, g), {}),
+        (((0, 1, 4, 4), "ddim", 5, g), {}),
+        ((shape, "ddim", 5, g), {"times": [0.0, 1.0]}),
+        ((shape, "ddim", 5, g), {"start": torch.zeros(1, 1, *SIZE)}),
+        ((shape, "ddim", 5, g), {"start": torch.zeros(shape, dtype=torch.int64)}),
+    ):
         with pytest.raises(InputError):
             trajectory(d, PROCESS, *args, **options)
     with pytest.raises(InputError, match="keep the shape"):

@@ -1,4 +1,6 @@
-"Tables that networks and transforms share: fit for training whoever asked first, with values, bounded, and not part of a model."
+"""Tables that networks and transforms share: fit for training whoever asked first, with values, bounded, and
+not part of a model."""
+
 import copy
 import io
 import pickle
@@ -20,10 +22,28 @@ from spectral_diffusion.signals import cosine, spectra, wavelets
 from spectral_diffusion.signals.bases import BASES, color
 
 CONFIGS = [{"name": name} for name in MODELS if name not in ("mixer", "adapted")]
-CONFIGS += [{"name": "mixer", "kind": kind, "size": 8, "modes": 2} for kind in KINDS] + [{"name": "adapted", "adapter": a} for a in ADAPTERS]
-CONFIGS += [{"name": "unet_spectral_published", "amplitude": True, "phase": True, "time_gain": True, "coordinates": True}]
-TABLES = {"modes": mixers._mode_pair, "hats": mixers._hats, "windows": mixers._windows, "grid": published._grid_hats, "dct": cosine._matrix,
-          "rings": spectra._rings, "bank": wavelets._bank, "weights": features.cifar10_weights}
+CONFIGS += [{"name": "mixer", "kind": kind, "size": 8, "modes": 2} for kind in KINDS] + [
+    {"name": "adapted", "adapter": a} for a in ADAPTERS
+]
+CONFIGS += [
+    {
+        "name": "unet_spectral_published",
+        "amplitude": True,
+        "phase": True,
+        "time_gain": True,
+        "coordinates": True,
+    }
+]
+TABLES = {
+    "modes": mixers._mode_pair,
+    "hats": mixers._hats,
+    "windows": mixers._windows,
+    "grid": published._grid_hats,
+    "dct": cosine._matrix,
+    "rings": spectra._rings,
+    "bank": wavelets._bank,
+    "weights": features.cifar10_weights,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +70,8 @@ def test_a_look_in_inference_mode_does_not_end_training(config):
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 def test_built_without_values_and_filled(config):
-    "Under the meta device, then with memory, then from a file: the same answers as the network that was saved."
+    """Under the meta device, then with memory, then from a file: the same answers as the network that was
+    saved."""
     model, x = build_model({**config, "channels": 2}).eval(), images()
     options = dict(config)
     with torch.device("meta"):
@@ -101,10 +122,17 @@ def test_bounded():
         assert info.currsize <= info.maxsize <= 32, name
 
 
-@pytest.mark.parametrize("make", [
-    lambda x: cosine.dct2(x), lambda x: wavelets.dwt2(x, "db2", 2).coarse, lambda x: truncate(x, 0.5),
-    lambda x: features.cifar10_features(torch.nn.functional.interpolate(x.float(), 32)[:, [0, 1, 0]]),
-    lambda x: BASES["haar"].forward(x)], ids=["dct", "wavelet", "truncate", "cifar10", "haar"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: cosine.dct2(x),
+        lambda x: wavelets.dwt2(x, "db2", 2).coarse,
+        lambda x: truncate(x, 0.5),
+        lambda x: features.cifar10_features(torch.nn.functional.interpolate(x.float(), 32)[:, [0, 1, 0]]),
+        lambda x: BASES["haar"].forward(x),
+    ],
+    ids=["dct", "wavelet", "truncate", "cifar10", "haar"],
+)
 def test_transforms_after_inference_mode(make):
     x = images()
     with torch.inference_mode():
@@ -119,10 +147,16 @@ def test_transforms_after_inference_mode(make):
 def test_a_denoiser_made_in_inference_mode_trains(preconditioning):
     x = images().double()
     with torch.inference_mode():
-        p = Process("cosine") if preconditioning != "none" else Process("cosine", "power_law", "fourier", size=(8, 8))
+        p = (
+            Process("cosine")
+            if preconditioning != "none"
+            else Process("cosine", "power_law", "fourier", size=(8, 8))
+        )
         network = {"name": "conv", "channels": 2, **({"views": 2} if preconditioning == "views" else {})}
         field = GaussianField.fit(images().double(), color(BASES["dct"], torch.eye(2, dtype=torch.float64)))
-    d = wrap(build_model(network).double(), p, "eps", preconditioning, None if preconditioning == "none" else field)
+    d = wrap(
+        build_model(network).double(), p, "eps", preconditioning, None if preconditioning == "none" else field
+    )
     for leaf in (d.network.parameters(),):
         assert not any(v.is_inference() for v in leaf)
     noisy = x.clone().requires_grad_()
@@ -137,9 +171,10 @@ def test_the_decorator():
     def table(n):
         made.append(n)
         return torch.arange(float(n))
+
     assert table(3) is table(3) and made == [3]
     with torch.inference_mode():
         assert not table(4).is_inference()
-    torch.func.grad(lambda x: (x*table(5)).sum())(torch.ones(5))
+    torch.func.grad(lambda x: (x * table(5)).sum())(torch.ones(5))
     assert table(5) is table(5) and made == [3, 4, 5, 5]
     assert table.cache_info().currsize == 2

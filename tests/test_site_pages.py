@@ -2,6 +2,7 @@
 
 `make test` builds the site before the tests. Skipped, with the reason, where there is no site or no browser.
 """
+
 import functools
 import http.server
 import importlib.util
@@ -12,12 +13,28 @@ import pytest
 from test_browser import BROWSERS, browser_path
 
 ROOT = Path(__file__).resolve().parents[1]
-SITE = ROOT/"_site"
-LOOKED_AT = [f"nbs/{name}.html" for name in (
-    "index", "guide/api", "guide/configuration", "core/plot", "bench/b04_cifar10", "report/summary",
-    "report/features")]
-OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking",
-           "--disable-component-update", "--disable-sync", "--no-first-run"]
+SITE = ROOT / "_site"
+LOOKED_AT = [
+    f"nbs/{name}.html"
+    for name in (
+        "index",
+        "guide/api",
+        "guide/configuration",
+        "core/plot",
+        "bench/b04_cifar10",
+        "report/summary",
+        "report/features",
+    )
+]
+OPTIONS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
 PATIENCE = 600_000  # milliseconds: the machine may be busy with something else
 CUT = """() => {
   const scrolls = e => /auto|scroll|hidden/.test(getComputedStyle(e).overflowX);
@@ -39,7 +56,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def address():
     "The site, served on loopback."
-    if not (SITE/"index.html").exists():
+    if not (SITE / "index.html").exists():
         pytest.skip("no site was built: python tools/site.py build")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(SITE)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -75,7 +92,7 @@ def test_every_page_fits_a_phone_without_errors(browser, address):
     "Nothing sticks out at the right, unless its box scrolls: a page that clips it would hide that it is cut."
     tab, wrong = watched(browser, address, viewport={"width": 390, "height": 844})
     bad = {}
-    for path in sorted(p.relative_to(SITE).as_posix() for p in (SITE/"nbs").rglob("*.html")):
+    for path in sorted(p.relative_to(SITE).as_posix() for p in (SITE / "nbs").rglob("*.html")):
         tab.goto(f"{address}/{path}", wait_until="load")
         width, cut = tab.evaluate("document.documentElement.scrollWidth"), tab.evaluate(CUT)
         found = [*wrong, *cut[:3], *([f"{width} pixels wide"] if width > 391 else [])]
@@ -112,7 +129,7 @@ def test_axe_finds_nothing_serious(browser, address, scheme):
     spec = importlib.util.find_spec("axe_playwright_python")
     if spec is None:
         pytest.skip("the package axe-playwright-python, which holds axe-core, is not installed")
-    axe = (Path(spec.origin).parent/"axe.min.js").read_text(encoding="utf-8")
+    axe = (Path(spec.origin).parent / "axe.min.js").read_text(encoding="utf-8")
     tab, wrong = watched(browser, address, viewport={"width": 1280, "height": 900}, color_scheme=scheme)
     bad = {}
     for path in LOOKED_AT:

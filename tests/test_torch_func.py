@@ -1,4 +1,6 @@
-"Operations with a gradient of their own: as torch's own operations under torch.func, differentiated twice, on both sides of each dispatch."
+"""Operations with a gradient of their own: as torch's own operations under torch.func, differentiated twice,
+on both sides of each dispatch."""
+
 import gc
 
 import pytest
@@ -21,13 +23,15 @@ def draw(*shape, seed=0):
 
 def by_matrix(x, inverse=False):
     h, w = (dct_matrix(n) for n in x.shape[-2:])
-    return h.T@x@w if inverse else h@x@w.T
+    return h.T @ x @ w if inverse else h @ x @ w.T
 
 
 def test_every_function_of_its_own_is_one_for_torch_func():
     "No Function of the library without a context of its own, a forward derivative and a rule for batches."
     assert len(MODELS) and gc.collect() >= 0
-    ours = [f for f in torch.autograd.Function.__subclasses__() if f.__module__.startswith("spectral_diffusion")]
+    ours = [
+        f for f in torch.autograd.Function.__subclasses__() if f.__module__.startswith("spectral_diffusion")
+    ]
     assert {f.__name__ for f in ours} >= {"_Fast", "_ComplexSiLU"}
     for function in ours:
         for rule in ("setup_context", "jvp", "vmap", "backward"):
@@ -44,15 +48,24 @@ def test_cosine_on_both_sides(transform, size):
 
     def slow(z):
         return by_matrix(z, other)
+
     assert (torch.func.jvp(transform, (x,), (d,))[1] - slow(d)).abs().max() < 1e-11
     for axis in (0, 1, 2, -1):
         stacked = torch.stack([x, d, x - d], axis)
-        assert (torch.func.vmap(transform, axis, axis)(stacked) - torch.stack([slow(x), slow(d), slow(x - d)], axis)).abs().max() < 1e-11
+        assert (
+            torch.func.vmap(transform, axis, axis)(stacked)
+            - torch.stack([slow(x), slow(d), slow(x - d)], axis)
+        ).abs().max() < 1e-11
     assert (torch.func.grad(energy(transform))(x) - torch.func.grad(energy(slow))(x)).abs().max() < 1e-10
-    assert (torch.func.vmap(torch.func.grad(energy(transform)))(x) - torch.func.grad(energy(slow))(x)).abs().max() < 1e-10
+    assert (
+        torch.func.vmap(torch.func.grad(energy(transform)))(x) - torch.func.grad(energy(slow))(x)
+    ).abs().max() < 1e-10
     twice = [torch.func.jvp(torch.func.grad(energy(f)), (x,), (d,))[1] for f in (transform, slow)]
     assert (twice[0] - twice[1]).abs().max() < 1e-9
-    thrice = [torch.func.grad(lambda z, f=f: (torch.func.grad(energy(f))(z)*d).sum())(x) for f in (transform, slow)]
+    thrice = [
+        torch.func.grad(lambda z, f=f: (torch.func.grad(energy(f))(z) * d).sum())(x)
+        for f in (transform, slow)
+    ]
     assert (thrice[0] - thrice[1]).abs().max() < 1e-9
 
 
@@ -87,7 +100,10 @@ def test_complex_silu(shape):
     x = x.detach()
     for axis in (0, 1, -1):
         stacked = torch.stack([x, d, -x], axis)
-        assert (torch.func.vmap(complex_silu, axis, axis)(stacked) - torch.stack([open_silu(x), open_silu(d), open_silu(-x)], axis)).abs().max() < 1e-14
+        assert (
+            torch.func.vmap(complex_silu, axis, axis)(stacked)
+            - torch.stack([open_silu(x), open_silu(d), open_silu(-x)], axis)
+        ).abs().max() < 1e-14
     nested = torch.func.vmap(torch.func.vmap(complex_silu))(torch.stack([x, d])[None])
     assert (nested[0] - torch.stack([open_silu(x), open_silu(d)])).abs().max() < 1e-14
     hessians = [torch.func.hessian(lambda z, f=f: f(z).pow(2).sum())(x) for f in (complex_silu, open_silu)]
@@ -98,10 +114,10 @@ def test_complex_silu_of_half_precision_and_layouts():
     for dtype, eps in ((torch.float16, 1e-3), (torch.bfloat16, 1e-2), (torch.float32, 1e-6)):
         x = draw(2, 4, 3, 5).to(dtype).to(memory_format=torch.channels_last).requires_grad_()
         y = complex_silu(x)
-        assert y.dtype == dtype and (y.double() - open_silu(x.double())).abs().max() < 4*eps
-        plain, = torch.autograd.grad(y.sum(), x, retain_graph=True)
-        again, = torch.autograd.grad(y.sum(), x, create_graph=True)
-        assert plain.dtype == again.dtype == dtype and (plain.double() - again.double()).abs().max() < 8*eps
+        assert y.dtype == dtype and (y.double() - open_silu(x.double())).abs().max() < 4 * eps
+        (plain,) = torch.autograd.grad(y.sum(), x, retain_graph=True)
+        (again,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+        assert plain.dtype == again.dtype == dtype and (plain.double() - again.double()).abs().max() < 8 * eps
 
 
 SPACES = {**BASES, "dct+color": color(BASES["dct"], torch.linalg.qr(draw(2, 2))[0])}
@@ -117,7 +133,8 @@ def test_bases(basis, size):
         return space.inverse(space.forward(z), size)
 
     def energy(z):
-        return (space.weights(*size)*space.forward(z).abs().square()).sum()/2
+        return (space.weights(*size) * space.forward(z).abs().square()).sum() / 2
+
     assert (torch.func.jvp(there_and_back, (x,), (d,))[1] - d).abs().max() < 1e-12
     assert (torch.func.vmap(there_and_back)(x) - x).abs().max() < 1e-12
     assert (torch.func.vmap(torch.func.grad(energy))(x) - x).abs().max() < 1e-12
@@ -130,6 +147,7 @@ def test_wavelets(wavelet):
 
     def there_and_back(z):
         return idwt2(dwt2(z, wavelet, 2), wavelet)
+
     assert (torch.func.jvp(there_and_back, (x,), (d,))[1] - d).abs().max() < 1e-12
     assert (torch.func.vmap(there_and_back)(x) - x).abs().max() < 1e-12
     assert torch.autograd.gradgradcheck(lambda z: dwt2(z, wavelet, 2).coarse.sin(), x[:1].requires_grad_())

@@ -1,4 +1,5 @@
 """The book: its order in `_quarto.yml`, its pages in `nbs/`. One reader for laws, site, README and rhythm."""
+
 from __future__ import annotations
 
 import ast
@@ -18,6 +19,7 @@ EXPORTS = {"export", "exports", "exporti"}
 @dataclass(frozen=True)
 class Cell:
     "One cell of a notebook, as the laws see it."
+
     kind: str
     source: str
     tags: tuple[str, ...]
@@ -73,7 +75,8 @@ class Cell:
 @dataclass(frozen=True)
 class Page:
     "A notebook below `nbs/`."
-    name: str           # such as "signals/fourier"
+
+    name: str  # such as "signals/fourier"
     cells: tuple[Cell, ...]
     metadata: dict
     minor: int
@@ -129,12 +132,12 @@ def read_page(path: Path, nbs: Path) -> Page:
 
 def notebooks(root: Path) -> list[Path]:
     "Notebook files as nbdev finds them: nothing in a folder or file that starts with a dot or an underscore."
-    nbs = root/"nbs"
+    nbs = root / "nbs"
     return sorted(p for p in nbs.rglob("*.ipynb") if not any(s[0] in "._" for s in p.relative_to(nbs).parts))
 
 
 def pages(root: Path) -> list[Page]:
-    return [read_page(p, root/"nbs") for p in notebooks(root)]
+    return [read_page(p, root / "nbs") for p in notebooks(root)]
 
 
 def listed(config: dict) -> list[str]:
@@ -157,7 +160,7 @@ def listed(config: dict) -> list[str]:
 
 def description(root: Path) -> dict:
     "What `_quarto.yml` says; empty without one."
-    path = root/"_quarto.yml"
+    path = root / "_quarto.yml"
     return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}
 
 
@@ -166,5 +169,5 @@ def order(root: Path) -> list[str]:
     hits: list[Path] = []
     for name in listed(description(root)):
         if name.startswith("nbs/"):
-            hits += sorted(root.glob(name)) if re.search(r"[*?[]", name) else [root/name]
-    return [p.relative_to(root/"nbs").with_suffix("").as_posix() for p in hits]
+            hits += sorted(root.glob(name)) if re.search(r"[*?[]", name) else [root / name]
+    return [p.relative_to(root / "nbs").with_suffix("").as_posix() for p in hits]

@@ -5,6 +5,7 @@
 
 No stage writes into nbs/ or spectral_diffusion/: what a fresh export gives is made in a copy and compared.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -24,8 +25,13 @@ sys.path.insert(0, str(ROOT))
 from tools import laws  # noqa: E402
 
 BIN = Path(sys.executable).parent
-ENV = {"MPLBACKEND": "Agg", **os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1",
-       "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+ENV = {
+    "MPLBACKEND": "Agg",
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "PYTHONUNBUFFERED": "1",
+    "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+}
 
 
 PARALLEL = min(4, os.cpu_count() or 1)  # single-threaded processes at a time; more need much memory
@@ -75,12 +81,13 @@ def clean() -> str:
     if found:
         raise Red("\n".join(found))
     return f"{len(laws.notebooks(ROOT))} notebooks, {len(laws.modules(ROOT))} modules" + (
-        f", {len(state)} not committed yet" if state else "")
+        f", {len(state)} not committed yet" if state else ""
+    )
 
 
 def ruff() -> str:
     "undefined names, unused imports, likely bugs"
-    command(BIN/"ruff", "check", "--quiet", "--output-format", "concise", laws.LIB, "tools", "tests")
+    command(BIN / "ruff", "check", "--quiet", "--output-format", "concise", laws.LIB, "tools", "tests")
     return ""
 
 
@@ -91,7 +98,7 @@ def levels() -> str:
     return ""
 
 
-BASELINE = ROOT/".basedpyright"/"baseline.json"
+BASELINE = ROOT / ".basedpyright" / "baseline.json"
 
 
 def known_type_errors(baseline: Path) -> Counter:
@@ -106,18 +113,26 @@ def known_type_errors(baseline: Path) -> Counter:
 def types() -> str:
     "types fit (basedpyright): no error but those of the baseline"
     with tempfile.TemporaryDirectory() as tmp:
-        copy = Path(tmp)/"baseline.json"  # basedpyright takes out what is mended
+        copy = Path(tmp) / "baseline.json"  # basedpyright takes out what is mended
         shutil.copyfile(BASELINE, copy)
-        command(BIN/"basedpyright", "--baselinefile", copy, "--level", "error")
+        command(BIN / "basedpyright", "--baselinefile", copy, "--level", "error")
         left, known = known_type_errors(copy), known_type_errors(BASELINE)
-    mended = "" if left == known else f"; {known.total() - left.total()} mended, `make types` takes them out of the baseline"
-    return f"{left.total()} known errors: " + ", ".join(f"{room} {n}" for room, n in sorted(left.items())) + mended
+    mended = (
+        ""
+        if left == known
+        else f"; {known.total() - left.total()} mended, `make types` takes them out of the baseline"
+    )
+    return (
+        f"{left.total()} known errors: "
+        + ", ".join(f"{room} {n}" for room, n in sorted(left.items()))
+        + mended
+    )
 
 
 def notebooks() -> str:
     "every page but the benchmarks runs from top to bottom, facts included (nbdev_test)"
     before = strays()
-    command(BIN/"nbdev_test", "--path", "nbs", "--n_workers", str(PARALLEL), "--timing")
+    command(BIN / "nbdev_test", "--path", "nbs", "--n_workers", str(PARALLEL), "--timing")
     if new := strays() - before:
         raise Red("a page left files behind: " + ", ".join(sorted(new)))
     return f"{sum(not p.is_bench for p in laws.pages(ROOT))} notebooks"
@@ -125,7 +140,7 @@ def notebooks() -> str:
 
 def strays() -> set[str]:
     "Files below nbs/ that are no source."
-    files = [p for p in (ROOT/"nbs").rglob("*") if p.is_file() and p.suffix != ".ipynb"]
+    files = [p for p in (ROOT / "nbs").rglob("*") if p.is_file() and p.suffix != ".ipynb"]
     caches = {".ipynb_checkpoints", "__pycache__"}
     return {p.relative_to(ROOT).as_posix() for p in files if not caches & set(p.parts)}
 
@@ -136,14 +151,16 @@ def smoke() -> str:
     if not names:
         return "no benchmark yet"
     with tempfile.TemporaryDirectory() as tmp, ThreadPoolExecutor(PARALLEL) as pool:
+
         def one(name: str) -> int:
             verb = [f"{laws.LIB}.lab.cli", "bench", name, "--preset", "smoke", "--results", tmp]
             pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
             run = subprocess.run([sys.executable, "-m", *verb], cwd=ROOT, env=ENV, **pipe)
             print(run.stdout, end="", flush=True)
             return run.returncode
+
         red = [n for n, status in zip(names, pool.map(one, names), strict=True) if status]
-        silent = [n for n in names if not any(p.is_file() for p in (Path(tmp)/n).rglob("*"))]
+        silent = [n for n in names if not any(p.is_file() for p in (Path(tmp) / n).rglob("*"))]
     if red:
         raise Red("failed: " + ", ".join(red))
     if silent:
@@ -154,10 +171,10 @@ def smoke() -> str:
 def site() -> str:
     "the site builds; its links, alternative texts and requests are checked"
     command(sys.executable, "tools/site.py", "build")
-    if not (ROOT/"_site"/"index.html").exists():
+    if not (ROOT / "_site" / "index.html").exists():
         raise Red("_site/index.html was not written")
     command(sys.executable, "tools/site.py", "check")
-    return f"{len(list((ROOT/'_site').rglob('*.html')))} html files"
+    return f"{len(list((ROOT / '_site').rglob('*.html')))} html files"
 
 
 STAGES = {stage.__name__: stage for stage in (clean, ruff, levels, types, notebooks, smoke, site)}
@@ -191,8 +208,14 @@ def main(argv: list[str] | None = None) -> int:
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     known = [*STAGES, "tests"]
-    parser.add_argument("--only", action="extend", nargs="+", choices=known, metavar="STAGE",
-                        help="some of " + ", ".join(known))
+    parser.add_argument(
+        "--only",
+        action="extend",
+        nargs="+",
+        choices=known,
+        metavar="STAGE",
+        help="some of " + ", ".join(known),
+    )
     args = parser.parse_args(argv)
     chosen = args.only or known
     rows: list[tuple[str, str, float, str]] = []

@@ -2,6 +2,7 @@
 
 Pandoc is asked for many formulas at once, and for each of them once.
 """
+
 from __future__ import annotations
 
 import json

@@ -8,6 +8,7 @@
 PAGE is `signals/fourier`; without one, every page. Benchmark pages are exported and cleaned, never executed here:
 their outputs belong to `results/`.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -20,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-NBS, TEXT = ROOT/"nbs", ROOT/"_text"
+NBS, TEXT = ROOT / "nbs", ROOT / "_text"
 KERNEL = {"display_name": "python3", "language": "python", "name": "python3"}
 
 
@@ -28,7 +29,7 @@ KERNEL = {"display_name": "python3", "language": "python", "name": "python3"}
 def lock():
     "Two pages may be run at once, but the export index has one writer."
     TEXT.mkdir(exist_ok=True)
-    with open(TEXT/".lock", "w") as f:
+    with open(TEXT / ".lock", "w") as f:
         fcntl.flock(f, fcntl.LOCK_EX)
         yield
 
@@ -36,8 +37,15 @@ def lock():
 def pages(names: list[str]) -> list[str]:
     "Page names without ending; every known page when none is given."
     if names:
-        return [n.removeprefix("nbs/").removeprefix("_text/").removesuffix(".ipynb").removesuffix(".py") for n in names]
-    found = {p.relative_to(NBS).with_suffix("").as_posix() for p in NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts}
+        return [
+            n.removeprefix("nbs/").removeprefix("_text/").removesuffix(".ipynb").removesuffix(".py")
+            for n in names
+        ]
+    found = {
+        p.relative_to(NBS).with_suffix("").as_posix()
+        for p in NBS.rglob("*.ipynb")
+        if ".ipynb_checkpoints" not in p.parts
+    }
     return sorted(found | {p.relative_to(TEXT).with_suffix("").as_posix() for p in TEXT.rglob("*.py")})
 
 
@@ -47,32 +55,38 @@ def newer(a: Path, b: Path) -> bool:
 
 def to_text(name: str) -> None:
     import jupytext
-    nb, py = NBS/f"{name}.ipynb", TEXT/f"{name}.py"
+
+    nb, py = NBS / f"{name}.ipynb", TEXT / f"{name}.py"
     if newer(nb, py):
         py.parent.mkdir(parents=True, exist_ok=True)
         jupytext.write(jupytext.read(nb), py, fmt="py:percent")
-        os.utime(py, (nb.stat().st_mtime,)*2)
+        os.utime(py, (nb.stat().st_mtime,) * 2)
 
 
 def to_notebook(name: str) -> None:
     "Write the text back; ids, tags and outputs of untouched cells stay."
     import jupytext
     import nbformat
-    nb, py = NBS/f"{name}.ipynb", TEXT/f"{name}.py"
+
+    nb, py = NBS / f"{name}.ipynb", TEXT / f"{name}.py"
     if not newer(py, nb):
         return
     new = jupytext.read(py, fmt="py:percent")
     if nb.exists():
         from jupytext.combine import combine_inputs_with_outputs
-        new = combine_inputs_with_outputs(new, nbformat.read(nb, as_version=4), fmt={"extension": ".py", "format_name": "percent"})
+
+        new = combine_inputs_with_outputs(
+            new, nbformat.read(nb, as_version=4), fmt={"extension": ".py", "format_name": "percent"}
+        )
     new.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": {"name": "python"}})
     nb.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(nbformat.validator.normalize(new)[1], nb)
-    os.utime(nb, (py.stat().st_mtime,)*2)
+    os.utime(nb, (py.stat().st_mtime,) * 2)
 
 
 def without_views(nb: dict) -> dict:
-    "The notebook with pictures in place of live views, whose kernel has ended; a view without a picture stays."
+    """The notebook with pictures in place of live views, whose kernel has ended; a view without a picture
+    stays."""
     for cell in nb["cells"]:
         for out in cell.get("outputs", ()):
             if "image/png" in out.get("data", {}):
@@ -85,20 +99,34 @@ def execute(name: str) -> None:
     "Run the page in its own folder with a fresh kernel and keep the outputs."
     env = {"OMP_NUM_THREADS": "1", **os.environ}
     env.pop("MPLBACKEND", None)  # a backend without a screen would leave the page without its figures
-    subprocess.run([sys.executable, "-m", "jupyter", "execute", "--inplace", "--timeout=600", f"{name}.ipynb"],
-                   cwd=NBS, check=True, env=env)
-    nb = NBS/f"{name}.ipynb"
-    nb.write_text(json.dumps(without_views(json.loads(nb.read_text(encoding="utf-8"))), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    subprocess.run(
+        [sys.executable, "-m", "jupyter", "execute", "--inplace", "--timeout=600", f"{name}.ipynb"],
+        cwd=NBS,
+        check=True,
+        env=env,
+    )
+    nb = NBS / f"{name}.ipynb"
+    nb.write_text(
+        json.dumps(without_views(json.loads(nb.read_text(encoding="utf-8"))), indent=1, ensure_ascii=False)
+        + "\n",
+        encoding="utf-8",
+    )
 
 
 def clean(name: str) -> None:
-    subprocess.run([Path(sys.executable).with_name("nbdev_clean"), "--fname", NBS/f"{name}.ipynb"], cwd=ROOT, check=True)
+    subprocess.run(
+        [Path(sys.executable).with_name("nbdev_clean"), "--fname", NBS / f"{name}.ipynb"],
+        cwd=ROOT,
+        check=True,
+    )
 
 
 def export_all() -> None:
-    "What a commit needs beyond single pages: no module of a notebook that is gone, `__init__.py` everywhere, the index."
+    """What a commit needs beyond single pages: no module of a notebook that is gone, `__init__.py`
+    everywhere, the index."""
     sys.path.insert(0, str(ROOT))
     from tools.laws import modules, no_orphan_module, written_by
+
     with lock():
         orphans = " ".join(no_orphan_module(ROOT))
         for path in modules(ROOT):
@@ -110,7 +138,9 @@ def export_all() -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("verb", choices=["text", "untext", "run", "export"])
     parser.add_argument("page", nargs="*")
     args = parser.parse_args(argv)
@@ -126,20 +156,21 @@ def main(argv: list[str] | None = None) -> int:
         if args.verb == "text":
             to_text(name)
             continue
-        nb, py = NBS/f"{name}.ipynb", TEXT/f"{name}.py"
+        nb, py = NBS / f"{name}.ipynb", TEXT / f"{name}.py"
         read_at = py.stat().st_mtime if py.exists() and not newer(nb, py) else None
         to_notebook(name)
         if args.verb == "run":
             with lock():
                 from nbdev.config import add_init
                 from nbdev.export import nb_export
-                nb_export(NBS/f"{name}.ipynb", lib_path=ROOT/"spectral_diffusion")
-                add_init(ROOT/"spectral_diffusion")
+
+                nb_export(NBS / f"{name}.ipynb", lib_path=ROOT / "spectral_diffusion")
+                add_init(ROOT / "spectral_diffusion")
             if not name.startswith("bench/"):
                 execute(name)
             clean(name)
             if read_at:  # a text edited while the page ran stays the newer side
-                os.utime(nb, (read_at,)*2)
+                os.utime(nb, (read_at,) * 2)
     return 0
 
 

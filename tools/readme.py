@@ -5,6 +5,7 @@
 Links are rewritten from the page's folder to the root of the repository. A picture that a markdown cell links to
 (`../results/.../x.png`) stays a link; a picture that a code cell drew is written to `results/readme/`.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -24,11 +25,13 @@ PICTURES = "results/readme"
 
 def from_root(markdown: str) -> str:
     "Links that are relative to nbs/, made relative to the root."
+
     def move(m: re.Match) -> str:
         before, target = m[1], m[2]
         if re.match(r"[a-z][a-z+.-]*:|[#/]", target):
             return m[0]
         return before + posixpath.normpath(posixpath.join("nbs", target))
+
     return re.sub(r"""(\]\(\s*|\b(?:src|href)=["'])([^)\s"']+)""", move, markdown)
 
 
@@ -51,11 +54,11 @@ def output(out: dict, name: str, options: dict[str, str], pictures: dict[str, by
 
 def files(root: Path = ROOT) -> dict[str, bytes]:
     "README.md and the pictures it needs, path -> content."
-    page = root/"nbs"/"index.ipynb"
+    page = root / "nbs" / "index.ipynb"
     if not page.exists():
         raise FileNotFoundError("nbs/index.ipynb is missing: README.md is written from it")
     parts, pictures = [], {}
-    for i, cell in enumerate(read_page(page, root/"nbs").cells):
+    for i, cell in enumerate(read_page(page, root / "nbs").cells):
         source, options = cell.source.strip(), cell.directives
         if cell.kind == "markdown":
             parts.append(from_root(re.sub(r"^:::.*\n?", "", source, flags=re.M)).strip())
@@ -67,13 +70,17 @@ def files(root: Path = ROOT) -> dict[str, bytes]:
         if options.get("output") != "false" and "hide_output" not in options:
             name = options.get("label", f"cell-{i}")
             outs = [o for o in cell.outputs if o["output_type"] != "error"]
-            parts += [output(o, name if k == 0 else f"{name}-{k}", options, pictures) for k, o in enumerate(outs)]
+            parts += [
+                output(o, name if k == 0 else f"{name}-{k}", options, pictures) for k, o in enumerate(outs)
+            ]
     body = HEAD + "\n" + "\n\n".join(p for p in parts if p) + "\n"
     return {"README.md": body.encode(), **pictures}
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args(argv)
     try:
@@ -81,13 +88,13 @@ def main(argv: list[str] | None = None) -> int:
     except FileNotFoundError as error:
         print(error, file=sys.stderr)
         return 1
-    stale = [n for n, body in want.items() if not (ROOT/n).exists() or (ROOT/n).read_bytes() != body]
-    left = [p for p in (ROOT/PICTURES).glob("*.png") if p.relative_to(ROOT).as_posix() not in want]
+    stale = [n for n, body in want.items() if not (ROOT / n).exists() or (ROOT / n).read_bytes() != body]
+    left = [p for p in (ROOT / PICTURES).glob("*.png") if p.relative_to(ROOT).as_posix() not in want]
     for n in stale:
         print(f"{n} is stale" if args.check else f"wrote {n}")
         if not args.check:
-            (ROOT/n).parent.mkdir(parents=True, exist_ok=True)
-            (ROOT/n).write_bytes(want[n])
+            (ROOT / n).parent.mkdir(parents=True, exist_ok=True)
+            (ROOT / n).write_bytes(want[n])
     for p in left:
         print(f"{p.relative_to(ROOT).as_posix()} is shown no more")
         if not args.check:

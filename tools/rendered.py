@@ -3,6 +3,7 @@
 What can be done on the notebooks is done there (tools/site.py). Here is what a renderer adds by itself: what
 it would load from outside, marks in its navigation, formulas and captions that smalldocs leaves as text.
 """
+
 from __future__ import annotations
 
 import posixpath
@@ -18,11 +19,18 @@ from bs4 import BeautifulSoup, Tag
 from tools import formulas
 
 TOGETHER = 16  # pages in memory at a time, and formulas of so many pages in one call of pandoc
-NAVIGATIONS = {"navbar": "site", "sidebar": "all pages", "secondary": "place", "toc": "on this page",
-               "page-navigation": "next and previous page"}  # a word of the class -> the name
-ICON = ("data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Cpath "
-        "d='M1 8c2-9 3-9 5 0s3 6 4 0 2-4 2.5 0 1 2 2.5 0' fill='none' stroke='%23b35c00' stroke-width='1.6' "
-        "stroke-linecap='round'/%3E%3C/svg%3E")
+NAVIGATIONS = {
+    "navbar": "site",
+    "sidebar": "all pages",
+    "secondary": "place",
+    "toc": "on this page",
+    "page-navigation": "next and previous page",
+}  # a word of the class -> the name
+ICON = (
+    "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Cpath "
+    "d='M1 8c2-9 3-9 5 0s3 6 4 0 2-4 2.5 0 1 2 2.5 0' fill='none' stroke='%23b35c00' stroke-width='1.6' "
+    "stroke-linecap='round'/%3E%3C/svg%3E"
+)
 TO_THE_CURRENT_PAGE = """
 addEventListener('load', () => {
   const side = document.getElementById('quarto-sidebar');
@@ -41,6 +49,7 @@ def outside(url: str) -> bool:
 
 
 # --------------------------------------------------------------------------------------------------- mending
+
 
 def draw_captions(soups: list[BeautifulSoup]) -> None:
     "smalldocs shows captions as plain text; Quarto has drawn them already."
@@ -132,13 +141,15 @@ def finish(site: Path) -> list[str]:
     problems: list[str] = []
     paths = sorted(site.rglob("*.html"))
     for first in range(0, len(paths), TOGETHER):
-        soups = {p.relative_to(site).as_posix(): BeautifulSoup(p.read_text(encoding="utf-8"), "html.parser")
-                 for p in paths[first:first + TOGETHER]}
+        soups = {
+            p.relative_to(site).as_posix(): BeautifulSoup(p.read_text(encoding="utf-8"), "html.parser")
+            for p in paths[first : first + TOGETHER]
+        }
         draw_captions(list(soups.values()))
         problems += draw_formulas(soups)
         for where, soup in soups.items():
             tidy(soup, where)
-            (site/where).write_text(str(soup), encoding="utf-8")
+            (site / where).write_text(str(soup), encoding="utf-8")
     for path in site.rglob("*.css"):
         css = path.read_text(encoding="utf-8")
         new = re.sub(r"@import\s*(?:url\([\"']?https?:[^)]*\)|[\"']https?:[^\"']*[\"'])[^;]*;", "", css)
@@ -149,19 +160,44 @@ def finish(site: Path) -> list[str]:
 
 def front_door(site: Path, home: str, title: str) -> None:
     "The page at the root, which leads to the first one: a renderer may write another, to another page."
-    (site/"index.html").write_text(
+    (site / "index.html").write_text(
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         f'<meta http-equiv="refresh" content="0; url={home}"><link rel="canonical" href="{home}"></head>'
-        f'<body><h1><a href="{home}">{title}</a></h1></body></html>\n', encoding="utf-8")
+        f'<body><h1><a href="{home}">{title}</a></h1></body></html>\n',
+        encoding="utf-8",
+    )
 
 
 # -------------------------------------------------------------------------------------------------- checking
 
-LOADS = {("script", "src"), ("img", "src"), ("img", "srcset"), ("iframe", "src"), ("source", "src"),
-         ("source", "srcset"), ("video", "src"), ("video", "poster"), ("audio", "src"), ("track", "src"),
-         ("embed", "src"), ("object", "data"), ("input", "src"), ("image", "href"), ("use", "href")}
-LINKED = {"stylesheet", "icon", "apple-touch-icon", "manifest",
-          "preload", "modulepreload", "prefetch", "preconnect", "dns-prefetch"}
+LOADS = {
+    ("script", "src"),
+    ("img", "src"),
+    ("img", "srcset"),
+    ("iframe", "src"),
+    ("source", "src"),
+    ("source", "srcset"),
+    ("video", "src"),
+    ("video", "poster"),
+    ("audio", "src"),
+    ("track", "src"),
+    ("embed", "src"),
+    ("object", "data"),
+    ("input", "src"),
+    ("image", "href"),
+    ("use", "href"),
+}
+LINKED = {
+    "stylesheet",
+    "icon",
+    "apple-touch-icon",
+    "manifest",
+    "preload",
+    "modulepreload",
+    "prefetch",
+    "preconnect",
+    "dns-prefetch",
+}
 URL = r"((?:https?:)?//[^)\"'\s]+)"
 CSS_LOAD = re.compile(rf"url\(\s*[\"']?{URL}|@import\s+[\"']{URL}", re.I)
 JS_LOAD = re.compile(rf"(?:\bimport\b[^;'\"]*|\bfetch\(|\bimportScripts\(|\.src\s*=\s*)[\"']{URL}")
@@ -170,6 +206,7 @@ NO_PROSE = {"code", "pre", "script", "style", "math", "title"}
 
 class Reader(HTMLParser):
     "What one html file points to, loads and can be pointed at."
+
     def __init__(self):
         super().__init__()
         self.ids: Counter[str] = Counter()
@@ -266,7 +303,7 @@ def broken_links(site: Path, where: str, readers: dict[str, Reader], gone: set[s
         if target in gone:
             continue
         place = unquote(parts.fragment)
-        if target.startswith("..") or not (site/target).is_file():
+        if target.startswith("..") or not (site / target).is_file():
             yield f"{where}: broken link {link}"
         elif place and target in readers and place not in readers[target].ids.keys() | readers[target].names:
             yield f"{where}: broken link {link}: no such place on that page"

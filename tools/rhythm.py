@@ -13,6 +13,7 @@ mixed     import cells that hold something else too (the site builder executes i
 w/line    words of prose per line of code
 figs kB   pictures stored, size of all stored outputs
 """
+
 from __future__ import annotations
 
 import ast
@@ -25,8 +26,23 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tools.book import ROOT, Cell, Page, order, pages  # noqa: E402
 
-COLUMNS = "page cells export lines total shown facts hidden mixed w/line figs kB".split()
-FACT = re.compile(r"^\s*(?:assert\b|test_\w+\(|with expect_fail|expect_fail\(|\w*assert_\w+\()|\.assert_\w+\(", re.M)
+COLUMNS = [
+    "page",
+    "cells",
+    "export",
+    "lines",
+    "total",
+    "shown",
+    "facts",
+    "hidden",
+    "mixed",
+    "w/line",
+    "figs",
+    "kB",
+]
+FACT = re.compile(
+    r"^\s*(?:assert\b|test_\w+\(|with expect_fail|expect_fail\(|\w*assert_\w+\()|\.assert_\w+\(", re.M
+)
 
 
 def code_lines(cell: Cell) -> int:
@@ -39,7 +55,11 @@ def is_import(statement: ast.stmt) -> bool:
 
 
 def definitions(cell: Cell) -> list[str]:
-    return [s.name for s in (cell.tree.body if cell.tree else []) if isinstance(s, ast.FunctionDef | ast.ClassDef) and s.name[0] != "_"]
+    return [
+        s.name
+        for s in (cell.tree.body if cell.tree else [])
+        if isinstance(s, ast.FunctionDef | ast.ClassDef) and s.name[0] != "_"
+    ]
 
 
 def row(page: Page) -> list[str]:
@@ -50,7 +70,7 @@ def row(page: Page) -> list[str]:
     shown = total = 0
     for i, cell in enumerate(code):
         for name in definitions(cell) if cell.exported else []:
-            following = "\n".join(c.source for c in code[i+1:i+4] if not c.exported)
+            following = "\n".join(c.source for c in code[i + 1 : i + 4] if not c.exported)
             total += 1
             shown += bool(re.search(rf"\b{name}\b", following))
     facts = sum(len(FACT.findall(c.source)) for c in code if not c.exported)
@@ -60,16 +80,29 @@ def row(page: Page) -> list[str]:
     lines = sum(map(code_lines, code))
     outputs = [o for c in code for o in c.outputs]
     figures = sum(any(k.startswith("image/") for k in o.get("data", {})) for o in outputs)
-    size = len(json.dumps(outputs))/1000 if outputs else 0
-    return [page.name, str(len(page.cells)), str(len(exports)),
-            f"{statistics.median(sizes):.0f}/{max(sizes)}" if sizes else "-", str(sum(sizes)),
-            f"{100*shown/total:.0f} %" if total else "-", f"{facts/len(exports):.1f}" if exports else "-",
-            str(hidden), str(mixed), f"{words/lines:.1f}" if lines else "-", str(figures), f"{size:.0f}"]
+    size = len(json.dumps(outputs)) / 1000 if outputs else 0
+    return [
+        page.name,
+        str(len(page.cells)),
+        str(len(exports)),
+        f"{statistics.median(sizes):.0f}/{max(sizes)}" if sizes else "-",
+        str(sum(sizes)),
+        f"{100 * shown / total:.0f} %" if total else "-",
+        f"{facts / len(exports):.1f}" if exports else "-",
+        str(hidden),
+        str(mixed),
+        f"{words / lines:.1f}" if lines else "-",
+        str(figures),
+        f"{size:.0f}",
+    ]
 
 
 def table(rows: list[list[str]]) -> str:
     widths = [max(len(r[i]) for r in rows) for i in range(len(COLUMNS))]
-    return "\n".join("  ".join([r[0].ljust(widths[0]), *(x.rjust(w) for x, w in zip(r[1:], widths[1:], strict=True))]) for r in rows)
+    return "\n".join(
+        "  ".join([r[0].ljust(widths[0]), *(x.rjust(w) for x, w in zip(r[1:], widths[1:], strict=True))])
+        for r in rows
+    )
 
 
 def main(argv: list[str]) -> int:
@@ -78,7 +111,10 @@ def main(argv: list[str]) -> int:
         return 0
     place = {n: i for i, n in enumerate(order(ROOT))}
     wanted = [a.removeprefix("nbs/").removesuffix(".ipynb") for a in argv]
-    chosen = sorted((p for p in pages(ROOT) if not wanted or p.name in wanted), key=lambda p: (place.get(p.name, len(place)), p.name))
+    chosen = sorted(
+        (p for p in pages(ROOT) if not wanted or p.name in wanted),
+        key=lambda p: (place.get(p.name, len(place)), p.name),
+    )
     print(table([COLUMNS, *map(row, chosen)]))
     return 0 if chosen else 1
 

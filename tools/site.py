@@ -9,6 +9,7 @@ is executed here. smalldocs renders, or Quarto where it is asked for: from the s
 need is done already. smalldocs has no cross-references and no MathML: this file and tools/rendered.py
 add them.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -35,31 +36,35 @@ from tools.book import EXPORTS, LIB, description, listed, load, notebooks, read_
 from tools.rendered import check, finish, front_door  # noqa: E402
 
 RENDERERS = ("smalldocs", "quarto")  # the first is the default: having Quarto changes nothing
-PRESETS = ("gpu", "cpu", "smoke")    # the better known result first
-LONG = 24                            # exported cells with more lines can be folded away
+PRESETS = ("gpu", "cpu", "smoke")  # the better known result first
+LONG = 24  # exported cells with more lines can be folded away
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 class SiteError(Exception):
     "The site cannot be built; one line for each problem."
+
     def __init__(self, title: str, problems: list[str]):
         super().__init__("\n".join([f"site: {title}", *(f"  {p}" for p in problems)]))
 
 
 # ------------------------------------------------------------------------------------------------- the pages
 
+
 @dataclass
 class Page:
     "One page of the book: where it is, what stands for it, and what it exports."
-    path: str                       # nbs/core/registry.ipynb
-    source: Path                    # the notebook that is shown
-    note: str = ""                  # a sentence under the title
+
+    path: str  # nbs/core/registry.ipynb
+    source: Path  # the notebook that is shown
+    note: str = ""  # a sentence under the title
     nb: dict = field(default_factory=dict)
     gives: list[str] = field(default_factory=list)
     needs: dict[str, list[str]] = field(default_factory=dict)  # page path -> names taken from it
 
     @property
-    def html(self) -> str: return self.path.removesuffix(".ipynb") + ".html"
+    def html(self) -> str:
+        return self.path.removesuffix(".ipynb") + ".html"
 
 
 def without(item, gone: set[str]):
@@ -83,7 +88,7 @@ def load_if_there(path: Path) -> dict:
 
 def ran_on(record: Path) -> str:
     "Where and when a record was computed, as its system.json has it."
-    system = load_if_there(record/"system.json")
+    system = load_if_there(record / "system.json")
     said = [system.get("gpu") or system.get("processor"), str(system.get("date") or "")[:10]]
     return "".join(f"{s}, " for s in said if s)
 
@@ -101,9 +106,10 @@ def executed_copy(root: Path, bench: str) -> tuple[Path, str] | None:
     A folder without a notebook is a training run.
     A copy of the page as it stands now comes before copies of earlier versions of the page."""
     from spectral_diffusion.study.sweep import source_mark
-    source = root/"nbs"/"bench"/f"{bench}.ipynb"
+
+    source = root / "nbs" / "bench" / f"{bench}.ipynb"
     mark, found = source_mark(source) if source.exists() else "", []
-    for nb in sorted((root/"results"/bench).glob("*/notebook.ipynb")):
+    for nb in sorted((root / "results" / bench).glob("*/notebook.ipynb")):
         config = nb.with_name("config.yaml")
         settings = yaml.safe_load(config.read_text(encoding="utf-8")) if config.exists() else None
         preset = (settings or {}).get("preset", "")
@@ -117,8 +123,10 @@ def executed_copy(root: Path, bench: str) -> tuple[Path, str] | None:
     judged = {name: v for name, v in judged.items() if not name.startswith("control")}
     status = ", ".join(f"{name} **{v['outcome'].lower()}**" for name, v in judged.items())
     record = nb.parent.relative_to(root).as_posix()
-    copy = (f"Executed copy, preset `{preset or 'unknown'}`, {ran_on(nb.parent)}from `{record}`. "
-            f"{data_links(nb.parent, root)}")
+    copy = (
+        f"Executed copy, preset `{preset or 'unknown'}`, {ran_on(nb.parent)}from `{record}`. "
+        f"{data_links(nb.parent, root)}"
+    )
     return nb, f"Verdicts: {status}. {copy}" if status else copy
 
 
@@ -136,7 +144,7 @@ def gather(root: Path, config: dict, *, allow_missing: bool) -> tuple[list[Page]
     for name in names:
         if name in missing:
             continue
-        page = Page(name, root/name)
+        page = Page(name, root / name)
         if name.startswith("nbs/bench/"):
             none = page.source, "Not run yet: this is the source, without results."
             page.source, page.note = executed_copy(root, Path(name).stem) or none
@@ -145,6 +153,7 @@ def gather(root: Path, config: dict, *, allow_missing: bool) -> tuple[list[Page]
 
 
 # ------------------------------------------------------------------------------------- reading the notebooks
+
 
 def read(page: Page) -> None:
     "Load a page and note what it exports and what it takes from other pages."
@@ -160,6 +169,7 @@ def read(page: Page) -> None:
 
 
 # ----------------------------------------------------------------------------------------- processing a page
+
 
 def rel(target: str, page: str) -> str:
     return posixpath.relpath(target, posixpath.dirname(page) or ".")
@@ -258,12 +268,14 @@ def processors():
 
     class drop_hidden(Processor):
         "What is left of `default_exp` is not shown (nbdev itself takes care of `hide`)."
+
         def cell(self, cell):
             if cell.cell_type == "code" and "default_exp" in cell.directives_ and not cell.source.strip():
                 del cell["source"]
 
     class show_exported(Processor):
         "Imports fold; an exported cell gets a frame and an anchor for each name; a long one can be folded."
+
         def cell(self, cell):
             if cell.cell_type != "code" or not cell.directives_.keys() & EXPORTS:
                 return
@@ -281,8 +293,16 @@ def processors():
     class Pages(FilterDefaults):
         def procs(self):
             mine = {"drop_hidden": drop_hidden, "show_exported": show_exported}
-            out = {"add_show_docs", "exec_show_docs", "clean_show_doc", "rm_export", "mv_exports", "add_fold",
-                   "add_links", "insert_warning"}
+            out = {
+                "add_show_docs",
+                "exec_show_docs",
+                "clean_show_doc",
+                "rm_export",
+                "mv_exports",
+                "add_fold",
+                "add_links",
+                "insert_warning",
+            }
             return [p for p in self.base_procs() if p.__name__ not in out] + list(mine.values())
 
     return Pages()
@@ -297,6 +317,7 @@ def is_progress(out: dict) -> bool:
 def process(page: Page, filter_) -> dict:
     "The notebook as the renderer gets it: directives carried out, exported cells framed, widgets as text."
     from execnb.nbio import dict2nb
+
     nb = dict2nb(page.nb)
     nb.path_ = page.path
     filter_(nb)
@@ -343,9 +364,11 @@ def framed(cell: dict, names: list[str]) -> list[dict]:
 
 def distinct_headings(markdown: str, taken: list[str]) -> str:
     "A heading that would get the id of an exported name gets another one: links to the name mean the code."
+
     def one(m: re.Match) -> str:
         identifier = re.sub(r"\s+", "-", re.sub(r"[^\w\s.-]", "", m[2]).strip().lower())
         return f"{m[1]}{m[2]} {{#about-{identifier}}}" if identifier in taken else m[0]
+
     return re.sub(r"^(#{2,6} +)([^{\n]+?)[ \t]*$", one, markdown, flags=re.M)
 
 
@@ -372,9 +395,11 @@ REF = re.compile(r"(?<![\w@\\])\[?@((?:fig|tbl|eq)-[\w-]*\w)\]?")
 
 def numbered_caption(source: str, kind: str, number: str) -> str:
     "The source of a cell whose caption begins with its number; the same where it has no caption."
+
     def one(m: re.Match) -> str:
         caption = yaml.safe_load(m[2]) if m[2][0] in "\"'" else m[2]
         return m[1] + json.dumps(number + caption, ensure_ascii=False)  # in quotes: it holds a colon now
+
     return re.sub(rf"^(#\|\s*{kind}-cap:\s*)(\S.*)$", one, source, count=1, flags=re.M)
 
 
@@ -408,15 +433,19 @@ def cross_references(nb: dict, where: str) -> list[str]:
                 if cell["source"] == source:
                     problems.append(f"{where}: {label[1]} has no {kind}-cap")
         elif cell["cell_type"] == "markdown":
+
             def both(part: str) -> str:
                 part = re.sub(r"\$\$(.+?)\$\$\s*\{#(eq-[\w-]+)\}", equation, part, flags=re.S)
                 return re.sub(r"!\[([^\]]*)\]\(([^)]*)\)\{#(fig-[\w-]+)([^}]*)\}", picture, part)
+
             cell["source"] = outside_code(source, both)
 
     def reference(m: re.Match) -> str:
         if m[1] not in numbers:
-            problems.append(f"{where}: @{m[1]} has no such figure, table or equation on the page "
-                            "(link to other pages by an ordinary link)")
+            problems.append(
+                f"{where}: @{m[1]} has no such figure, table or equation on the page "
+                "(link to other pages by an ordinary link)"
+            )
             return m[0]
         return f"[{numbers[m[1]]}](#{m[1]})"
 
@@ -435,6 +464,7 @@ def cross_references(nb: dict, where: str) -> list[str]:
 
 # ------------------------------------------------------------------------------------------------- the build
 
+
 def linked_files(nb: dict, page: str, root: Path) -> set[str]:
     "Files of the repository, other than pages, that the text of a page links to."
     found = set()
@@ -446,7 +476,7 @@ def linked_files(nb: dict, page: str, root: Path) -> set[str]:
             if not path or ":" in path or path.endswith(".ipynb"):
                 continue
             name = posixpath.normpath(posixpath.join(posixpath.dirname(page), path))
-            if not name.startswith((".", "/", "_")) and (root/name).is_file():
+            if not name.startswith((".", "/", "_")) and (root / name).is_file():
                 found.add(name)
     return found
 
@@ -456,6 +486,7 @@ def render(proc: Path, renderer: str) -> list[str]:
     if renderer == "quarto":
         return render_by_quarto(proc)
     from smalldocs.site import build as smalldocs_build
+
     known = ("html-math-method", "broken link")  # done by tools/rendered.py
     return [w for w in smalldocs_build(proc, quiet=True).warnings if not any(k in w for k in known)]
 
@@ -475,7 +506,7 @@ def render_by_quarto(proc: Path) -> list[str]:
 def replace_folder(new: Path, old: Path) -> None:
     "Put a finished site in place of the old one; a folder that is no site is never removed."
     if old.exists():
-        if any(old.iterdir()) and not (old/"site_libs").is_dir():
+        if any(old.iterdir()) and not (old / "site_libs").is_dir():
             hint = f"{old} has no site_libs; choose another --out or empty it"
             raise SiteError("the output folder holds something else", [hint])
         shutil.rmtree(old)
@@ -483,14 +514,22 @@ def replace_folder(new: Path, old: Path) -> None:
     shutil.move(str(new), str(old))
 
 
-def build(root: Path = ROOT, out: Path | None = None, *, allow_missing: bool = False,
-          renderer: str = RENDERERS[0], say=print) -> Path:
+def build(
+    root: Path = ROOT,
+    out: Path | None = None,
+    *,
+    allow_missing: bool = False,
+    renderer: str = RENDERERS[0],
+    say=print,
+) -> Path:
     "Build the site of a repository; raises `SiteError` with one line for each problem."
     start, root = time.perf_counter(), root.resolve()
-    def tell(what: str) -> None: say(f"site: {what}  ({time.perf_counter() - start:.1f} s)")
+
+    def tell(what: str) -> None:
+        say(f"site: {what}  ({time.perf_counter() - start:.1f} s)")
 
     config = description(root)
-    out = (out or root/config["project"].get("output-dir", "_site")).resolve()
+    out = (out or root / config["project"].get("output-dir", "_site")).resolve()
     pages, missing = gather(root, config, allow_missing=allow_missing)
     for page in pages:
         read(page)
@@ -498,16 +537,16 @@ def build(root: Path = ROOT, out: Path | None = None, *, allow_missing: bool = F
     for name in bare(pages):
         say(f"site: note       {name} has no stored outputs; run tools/page.py run {name}")
 
-    proc = root/"_proc"
+    proc = root / "_proc"
     problems, files = write_sources(pages, root, proc, renderer)
     write_project(without(config, missing), root, proc)
     tell("processed  into _proc/")
     problems += [f"{renderer} says: {line}" for line in render(proc, renderer)]
-    site = proc/"_site"
+    site = proc / "_site"
     tell(f"rendered   by {renderer}")
     for name in files:
-        (site/name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(root/name, site/name)
+        (site / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(root / name, site / name)
     problems += finish(site)
     if pages:
         front_door(site, pages[0].html, config.get("website", {}).get("title", "Start"))
@@ -550,7 +589,7 @@ def write_sources(pages: list[Page], root: Path, proc: Path, renderer: str) -> t
             if renderer != "quarto":
                 problems += cross_references(nb, page.path)
             files |= linked_files(nb, page.path, root)
-            write_notebook(nb, proc/page.path)
+            write_notebook(nb, proc / page.path)
     finally:
         os.chdir(here)
     return problems, files
@@ -560,18 +599,19 @@ def write_project(config: dict, root: Path, proc: Path) -> None:
     "`_quarto.yml` and the style sheets it names, for the renderer."
     config["project"]["output-dir"] = "_site"
     said = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
-    (proc/"_quarto.yml").write_text(said, encoding="utf-8")
+    (proc / "_quarto.yml").write_text(said, encoding="utf-8")
     css = config.get("format", {}).get("html", {}).get("css", [])
     for name in [css] if isinstance(css, str) else css:
-        (proc/name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(root/name, proc/name)
+        (proc / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(root / name, proc / name)
 
 
 def nbdev_prefix(root: Path) -> str:
     "What nbdev puts before its links to documentation."
     from configparser import ConfigParser
+
     config = ConfigParser(delimiters=["="])
-    config.read(root/"settings.ini", encoding="utf-8")
+    config.read(root / "settings.ini", encoding="utf-8")
     d = config["DEFAULT"]
     return f"{d.get('doc_host', '').rstrip('/')}{d.get('doc_baseurl', '').rstrip('/')}"
 
@@ -582,15 +622,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("verb", choices=["build", "check"])
     parser.add_argument("--out", type=Path, help="folder of the site (default: output-dir of _quarto.yml)")
     parser.add_argument("--root", type=Path, default=ROOT, help="the repository (default: this one)")
-    parser.add_argument("--allow-missing", action="store_true", help="leave out listed pages that do not exist")
+    parser.add_argument(
+        "--allow-missing", action="store_true", help="leave out listed pages that do not exist"
+    )
     parser.add_argument("--renderer", choices=RENDERERS, default=RENDERERS[0], help="default: %(default)s")
     args = parser.parse_args(argv)
     try:
         if args.verb == "build":
             build(args.root, args.out, allow_missing=args.allow_missing, renderer=args.renderer)
         else:
-            site = args.out or args.root/"_site"
-            if not (site/"index.html").exists():
+            site = args.out or args.root / "_site"
+            if not (site / "index.html").exists():
                 hint = f"{site}/index.html does not exist; run `python tools/site.py build` first"
                 raise SiteError("there is no site here", [hint])
             problems = check(site)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from functools import cached_property
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -25,212 +25,269 @@ __all__ = ['FAMILIES', 'LEAST', 'MOST_SYMBOLS', 'FARTHEST', 'LENGTHS', 'round_th
 
 # %% ../../nbs/codec/entropy.ipynb #0c9fdaac
 def round_through(
-    r: Float[Tensor, "*s"], # any numbers
-) -> Float[Tensor, "*s"]: # whole numbers
+    r: Float[Tensor, "*s"],  # any numbers
+) -> Float[Tensor, "*s"]:  # whole numbers
     "Rounding whose derivative is taken to be one."
     return r + (r.round() - r).detach()
 
+
 def add_uniform(
-    r: Float[Tensor, "*s"], # any numbers
-    generator: torch.Generator, # of the noise, on the CPU
-) -> Float[Tensor, "*s"]: # numbers at most a half away
+    r: Float[Tensor, "*s"],  # any numbers
+    generator: torch.Generator,  # of the noise, on the CPU
+) -> Float[Tensor, "*s"]:  # numbers at most a half away
     "Uniform noise of width one, the differentiable stand-in for rounding."
     return r + (torch.rand(r.shape, generator=generator, dtype=r.dtype) - 0.5).to(r.device)
 
 # %% ../../nbs/codec/entropy.ipynb #9e76111b
 FAMILIES = Registry("family")  # cumulative distributions of scale one, on tensors
-LEAST = 1e-9                   # probability below which training stops counting bits
+LEAST = 1e-9  # probability below which training stops counting bits
+
 
 @FAMILIES.register("gaussian")
 def gaussian(x: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
     "The normal distribution; accurate in the lower tail."
-    return 0.5*torch.erfc(-x*math.sqrt(0.5))
+    return 0.5 * torch.erfc(-x * math.sqrt(0.5))
+
 
 @FAMILIES.register("logistic")
 def logistic(x: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
     "The logistic distribution with the standard deviation one."
-    return torch.sigmoid(x*(math.pi/math.sqrt(3)))
+    return torch.sigmoid(x * (math.pi / math.sqrt(3)))
 
+# %% ../../nbs/codec/entropy.ipynb #7003d7a4
 def code_length(
-    k: Float[Tensor, "*s"], # whole numbers, or numbers with uniform noise
-    scale: Float[Tensor, "*s"], # standard deviation of each, before rounding
-    family: str = "gaussian", # a name in `FAMILIES`
-) -> Float[Tensor, "*s"]: # bits
+    k: Float[Tensor, "*s"],  # whole numbers, or numbers with uniform noise
+    scale: Float[Tensor, "*s"],  # standard deviation of each, before rounding
+    family: str = "gaussian",  # a name in `FAMILIES`
+) -> Float[Tensor, "*s"]:  # bits
     "Ideal number of bits of each number."
     cdf, far = FAMILIES[family], -k.abs()
-    p = cdf((far + 0.5)/scale) - cdf((far - 0.5)/scale)  # in the lower tail, where nothing cancels
+    p = cdf((far + 0.5) / scale) - cdf((far - 0.5) / scale)  # in the lower tail, where nothing cancels
     return -p.clamp(min=LEAST).log2()
 
 # %% ../../nbs/codec/entropy.ipynb #647738f0
 def probabilities(
-    scale: float, # standard deviation before rounding
-    family: str, # a name in `FAMILIES`
-    tail: float, # largest probability of the escape, unless three symbols are too many
-) -> list[float]: # of -K..K and of the escape
+    scale: float,  # standard deviation before rounding
+    family: str,  # a name in `FAMILIES`
+    tail: float,  # largest probability of the escape, unless three symbols are too many
+) -> list[float]:  # of -K..K and of the escape
     "Probabilities of the symbols of one scale; the last one is the escape."
-    def below(k): return FAMILIES[family](-(torch.as_tensor(k, dtype=torch.float64) + 0.5)/scale)
+
+    def below(k):
+        return FAMILIES[family](-(torch.as_tensor(k, dtype=torch.float64) + 0.5) / scale)
+
     top = 1
-    while 2*below(top).item() > tail: top += max(1, top//8)
+    while 2 * below(top).item() > tail:
+        top += max(1, top // 8)
     edges = below(torch.arange(top + 1))
     half = (edges[:-1] - edges[1:]).tolist()
-    return [*half[::-1], 1 - 2*edges[0].item(), *half, 2*edges[-1].item()]
+    return [*half[::-1], 1 - 2 * edges[0].item(), *half, 2 * edges[-1].item()]
 
+# %% ../../nbs/codec/entropy.ipynb #18f139ef
 def integer_counts(
-    p: list[float], # probabilities
-    total: int, # what the counts sum to
-) -> list[int]: # one or more each
+    p: list[float],  # probabilities
+    total: int,  # what the counts sum to
+) -> list[int]:  # one or more each
     "Whole counts in proportion to probabilities: floor(F (total - n) + 1/2) + j, differenced."
-    if total <= len(p): raise InputError(f"{len(p)} symbols need a total above their number, got {total}")
-    sums, F = [0], 0.
+    if total <= len(p):
+        raise InputError(f"{len(p)} symbols need a total above their number, got {total}")
+    sums, F = [0], 0.0
     for j, q in enumerate(p, 1):
         F += q
-        sums.append(math.floor(F*(total - len(p)) + 0.5) + j)
+        sums.append(math.floor(F * (total - len(p)) + 0.5) + j)
     return [b - a for a, b in zip(sums[:-1], [*sums[1:-1], total], strict=True)]
 
-MOST_SYMBOLS = 1 << 18 # of all tables together
+# %% ../../nbs/codec/entropy.ipynb #8a4ca4ab
+MOST_SYMBOLS = 1 << 18  # of all tables together
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tables:
     "Integer tables of a family on a log grid of scales."
-    family: str = "gaussian" # a name in `FAMILIES`
-    smallest: float = 0.11   # first scale
-    largest: float = 64.     # last scale
-    levels: int = 64         # number of scales, at most 256
-    precision: int = 16      # bits of the total count
-    tail: float = 2.**-14    # largest probability of an escape
+
+    family: str = "gaussian"  # a name in `FAMILIES`
+    smallest: float = 0.11  # first scale
+    largest: float = 64.0  # last scale
+    levels: int = 64  # number of scales, at most 256
+    precision: int = 16  # bits of the total count
+    tail: float = 2.0**-14  # largest probability of an escape
 
     def __post_init__(self):
         FAMILIES[self.family]
-        if not (0 < self.smallest < self.largest < 4096 and 2 <= self.levels <= 256 and 14 <= self.precision <= 22 and 2.**-24 <= self.tail < 0.1):
-            raise InputError(f"Tables: allowed 0 < smallest < largest < 4096, 2..256 levels, 14..22 bits and a tail from 2^-24 to 0.1, got {self}")
+        if not (
+            0 < self.smallest < self.largest < 4096
+            and 2 <= self.levels <= 256
+            and 14 <= self.precision <= 22
+            and 2.0**-24 <= self.tail < 0.1
+        ):
+            raise InputError(
+                "Tables: allowed 0 < smallest < largest < 4096, 2..256 levels, 14..22 bits and a tail from"
+                f" 2^-24 to 0.1, got {self}"
+            )
 
     @property
-    def step(self) -> float: # ratio of neighbouring scales, as a log
-        return math.log(self.largest/self.smallest)/(self.levels - 1)
+    def step(self) -> float:  # ratio of neighbouring scales, as a log
+        return math.log(self.largest / self.smallest) / (self.levels - 1)
 
     @cached_property
-    def scales(self) -> list[float]: # ascending
-        return [self.smallest*math.exp(i*self.step) for i in range(self.levels)]
+    def scales(self) -> list[float]:  # ascending
+        return [self.smallest * math.exp(i * self.step) for i in range(self.levels)]
 
     @cached_property
-    def counts(self) -> list[list[int]]: # a list a scale, the escape last
+    def counts(self) -> list[list[int]]:  # a list a scale, the escape last
         found, size = [], 0
         for scale in self.scales:
             found.append(integer_counts(probabilities(scale, self.family, self.tail), 1 << self.precision))
             size += len(found[-1])
-            if size > MOST_SYMBOLS: raise InputError(f"Tables: allowed are {MOST_SYMBOLS} symbols in all, these have more; hint: fewer or smaller scales, or a larger tail")
+            if size > MOST_SYMBOLS:
+                raise InputError(
+                    f"Tables: allowed are {MOST_SYMBOLS} symbols in all, these have more; hint: fewer or"
+                    " smaller scales, or a larger tail"
+                )
         return found
 
     @cached_property
-    def mark(self) -> str: # 16 hexadecimal digits
+    def mark(self) -> str:  # 16 hexadecimal digits
         return hashlib.sha256(repr((self.precision, self.counts)).encode()).hexdigest()[:16]
 
-    def index(self, log_scale: Float[Tensor, "*s"]) -> Int[Tensor, "*s"]: # 0 .. levels-1
+    def index(self, log_scale: Float[Tensor, "*s"]) -> Int[Tensor, "*s"]:  # 0 .. levels-1
         "The nearest scale on the grid; what lies outside goes to an end."
-        if log_scale.isnan().any(): raise InputError("a scale is not a number; hint: the model has diverged")
-        return ((log_scale - math.log(self.smallest))/self.step).round().clamp(0, self.levels - 1).long()
+        if log_scale.isnan().any():
+            raise InputError("a scale is not a number; hint: the model has diverged")
+        return ((log_scale - math.log(self.smallest)) / self.step).round().clamp(0, self.levels - 1).long()
 
 # %% ../../nbs/codec/entropy.ipynb #bcc1c0ae
 FARTHEST = 1 << 22  # largest distance from zero of a symbol
-LENGTHS = 24        # bit lengths of an excess: 1 .. 23
+LENGTHS = 24  # bit lengths of an excess: 1 .. 23
+
 
 def range_coder():
     "The stream module of constriction, or an error that names the extra."
-    try: from constriction import stream
+    try:
+        from constriction import stream
     except ImportError as error:
-        raise InputError("coding to bytes needs the package constriction, which is not installed; "
-                         "hint: pip install -e '.[codec]' in a checkout") from error
+        raise InputError(
+            "coding to bytes needs the package constriction, which is not installed; "
+            "hint: pip install -e '.[codec]' in a checkout"
+        ) from error
     return stream
 
+# %% ../../nbs/codec/entropy.ipynb #5f748494
 def make_models(
-    tables: Tables, # integer tables
-) -> Callable: # index -> model of constriction
+    tables: Tables,  # integer tables
+) -> Callable:  # index -> model of constriction
     "Models of the range coder, made when first asked for."
     make, made = range_coder().model.Categorical, {}
+
     def get(i: int):
-        if i not in made: made[i] = make(np.array(tables.counts[i], dtype=np.float64)/(1 << tables.precision), perfect=False)
+        if i not in made:
+            made[i] = make(
+                np.array(tables.counts[i], dtype=np.float64) / (1 << tables.precision), perfect=False
+            )
         return made[i]
+
     return get
 
+# %% ../../nbs/codec/entropy.ipynb #be907f07
 def split_excess(
-    far: Int[np.ndarray, " n"], # signed distance beyond the table, never zero
-) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"], Int[np.ndarray, " n"]]: # head symbol, bit length, rest
+    far: Int[np.ndarray, " n"],  # signed distance beyond the table, never zero
+) -> tuple[
+    Int[np.ndarray, " n"], Int[np.ndarray, " n"], Int[np.ndarray, " n"]
+]:  # head symbol, bit length, rest
     "An excess as head (sign and bit length) and the bits after its leading one."
     size = np.abs(far)
     bits = np.frexp(size.astype(np.float64))[1]  # exact for these numbers
-    return 2*(bits - 1) + (far < 0), bits, size - (1 << (bits - 1))
+    return 2 * (bits - 1) + (far < 0), bits, size - (1 << (bits - 1))
 
+# %% ../../nbs/codec/entropy.ipynb #d2a1d147
 class Writer:
     "Collects symbols and gives bytes."
+
     def __init__(self, tables: Tables):
         self.tables, self.models, self.coder = tables, make_models(tables), range_coder().queue.RangeEncoder()
 
-    def put(self,
-        symbols: Int[np.ndarray, " n"], # whole numbers
-        index: Int[np.ndarray, " n"], # the table of each
+    def put(
+        self,
+        symbols: Int[np.ndarray, " n"],  # whole numbers
+        index: Int[np.ndarray, " n"],  # the table of each
     ) -> None:
         "Code symbols with their tables; beyond a table, with the escape."
         symbols, index = np.asarray(symbols, dtype=np.int64).ravel(), np.asarray(index).ravel()
-        if symbols.shape != index.shape: raise InputError(f"each symbol has a table, got {len(symbols)} symbols and {len(index)} tables")
-        if len(symbols) and np.abs(symbols).max() > FARTHEST: raise InputError(f"symbols lie within {FARTHEST} of zero, got {np.abs(symbols).max()}")
+        if symbols.shape != index.shape:
+            raise InputError(f"each symbol has a table, got {len(symbols)} symbols and {len(index)} tables")
+        if len(symbols) and np.abs(symbols).max() > FARTHEST:
+            raise InputError(f"symbols lie within {FARTHEST} of zero, got {np.abs(symbols).max()}")
         for i in np.unique(index):
-            top = len(self.tables.counts[i])//2 - 1
+            top = len(self.tables.counts[i]) // 2 - 1
             k = symbols[index == i]
             out = np.abs(k) > top
-            self.coder.encode(np.where(out, 2*top + 1, k + top).astype(np.int32), self.models(int(i)))
-            if out.any(): self._escape(k[out] - np.sign(k[out])*top)
+            self.coder.encode(np.where(out, 2 * top + 1, k + top).astype(np.int32), self.models(int(i)))
+            if out.any():
+                self._escape(k[out] - np.sign(k[out]) * top)
 
     def _escape(self, far: np.ndarray) -> None:
         "Code what lies beyond a table."
         uniform = range_coder().model.Uniform
         head, bits, rest = split_excess(far)
-        self.coder.encode(head.astype(np.int32), uniform(2*LENGTHS))
-        for n in np.unique(bits[bits > 1]): self.coder.encode(rest[bits == n].astype(np.int32), uniform(1 << int(n - 1)))
+        self.coder.encode(head.astype(np.int32), uniform(2 * LENGTHS))
+        for n in np.unique(bits[bits > 1]):
+            self.coder.encode(rest[bits == n].astype(np.int32), uniform(1 << int(n - 1)))
 
-    def finish(self) -> bytes: # a multiple of four bytes
+    def finish(self) -> bytes:  # a multiple of four bytes
         "All that was put, as bytes in little-endian words."
         return self.coder.get_compressed().astype("<u4").tobytes()
 
 # %% ../../nbs/codec/entropy.ipynb #4ff6ae6a
 class Reader:
     "Takes symbols out of the bytes of a `Writer`."
-    def __init__(self,
-        data: bytes, # what `finish` gave
-        tables: Tables, # those of the writer
+
+    def __init__(
+        self,
+        data: bytes,  # what `finish` gave
+        tables: Tables,  # those of the writer
     ):
-        if len(data) % 4: raise InputError(f"coded symbols are words of four bytes, got {len(data)} bytes")
+        if len(data) % 4:
+            raise InputError(f"coded symbols are words of four bytes, got {len(data)} bytes")
         self.tables, self.models = tables, make_models(tables)
         self.coder = range_coder().queue.RangeDecoder(np.frombuffer(data, dtype="<u4").astype(np.uint32))
 
     def _decode(self, model, n: int) -> np.ndarray:
         "Symbols of one model; impossible bytes raise."
-        try: return np.asarray(self.coder.decode(model, n), dtype=np.int64)
-        except (AssertionError, ValueError) as error: raise InputError(f"the coded symbols are damaged: {error}") from error
+        try:
+            return np.asarray(self.coder.decode(model, n), dtype=np.int64)
+        except (AssertionError, ValueError) as error:
+            raise InputError(f"the coded symbols are damaged: {error}") from error
 
-    def take(self,
-        index: Int[np.ndarray, " n"], # the table of each symbol
-    ) -> Int[np.ndarray, " n"]: # whole numbers
+    def take(
+        self,
+        index: Int[np.ndarray, " n"],  # the table of each symbol
+    ) -> Int[np.ndarray, " n"]:  # whole numbers
         "The next symbols."
         index = np.asarray(index).ravel()
         symbols = np.zeros(len(index), dtype=np.int64)
         for i in np.unique(index):
-            top = len(self.tables.counts[i])//2 - 1
+            top = len(self.tables.counts[i]) // 2 - 1
             k = self._decode(self.models(int(i)), int((index == i).sum())) - top
             out = k > top
-            if out.any(): k[out] = self._escape(int(out.sum()), top)
+            if out.any():
+                k[out] = self._escape(int(out.sum()), top)
             symbols[index == i] = k
         return symbols
 
     def _escape(self, n: int, top: int) -> np.ndarray:
         "Symbols beyond a table."
         uniform = range_coder().model.Uniform
-        head = self._decode(uniform(2*LENGTHS), n)
-        bits, size = head//2 + 1, np.ones(n, dtype=np.int64)
+        head = self._decode(uniform(2 * LENGTHS), n)
+        bits, size = head // 2 + 1, np.ones(n, dtype=np.int64)
         for b in np.unique(bits[bits > 1]):
-            size[bits == b] = (1 << int(b - 1)) + self._decode(uniform(1 << int(b - 1)), int((bits == b).sum()))
-        if (size + top > FARTHEST).any(): raise InputError(f"the coded symbols are damaged: one lies beyond {FARTHEST}")
-        return np.where(head % 2 == 1, -1, 1)*(size + top)
+            size[bits == b] = (1 << int(b - 1)) + self._decode(
+                uniform(1 << int(b - 1)), int((bits == b).sum())
+            )
+        if (size + top > FARTHEST).any():
+            raise InputError(f"the coded symbols are damaged: one lies beyond {FARTHEST}")
+        return np.where(head % 2 == 1, -1, 1) * (size + top)
 
     def finish(self) -> None:
         "Raise when bytes are left over."
-        if not self.coder.maybe_exhausted(): raise InputError("the coded symbols are damaged: bytes are left over")
+        if not self.coder.maybe_exhausted():
+            raise InputError("the coded symbols are damaged: bytes are left over")

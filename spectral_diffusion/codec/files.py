@@ -20,27 +20,33 @@ from ..data.pictures import read_picture
 __all__ = ['LARGEST_CODED', 'read_image', 'write_image', 'check_png', 'check_out', 'run_encode', 'run_decode']
 
 # %% ../../nbs/codec/files.ipynb #e78c42b4
-LARGEST_CODED = 1 << 28 # bytes of a coded file
+LARGEST_CODED = 1 << 28  # bytes of a coded file
+
 
 def read_image(
-    path: Path | str, # a picture file
-    background: int | tuple[int, int, int] | None = None, # what shines through transparent pixels; without it they are refused
-) -> UInt8[Tensor, "3 h w"]: # grey values
+    path: Path | str,  # a picture file
+    background: (
+        int | tuple[int, int, int] | None
+    ) = None,  # what shines through transparent pixels; without it they are refused
+) -> UInt8[Tensor, "3 h w"]:  # grey values
     "Read a picture in colour."
     return read_picture(path, 3, background, max_pixels=MAX_PIXELS)
 
+# %% ../../nbs/codec/files.ipynb #9aa86e71
 def write_image(
-    path: Path | str, # ends in .png
-    image: UInt8[Tensor, "3 h w"], # grey values
+    path: Path | str,  # ends in .png
+    image: UInt8[Tensor, "3 h w"],  # grey values
 ) -> None:
     "Write a picture without losses."
     from PIL import Image
+
     check_png(path)
     with atomic_file(path) as partial:
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(partial, "PNG")
 
+# %% ../../nbs/codec/files.ipynb #5c59e6af
 def check_png(
-    path: Path | str, # of a file to write
+    path: Path | str,  # of a file to write
 ) -> None:
     "Raise `InputError` for a name that does not end in .png."
     if Path(path).suffix.lower() != ".png":
@@ -48,8 +54,8 @@ def check_png(
 
 # %% ../../nbs/codec/files.ipynb #5605f455
 def check_out(
-    out: Path | str, # the file to write
-    *read: Path | str, # files and folders that the work needs
+    out: Path | str,  # the file to write
+    *read: Path | str,  # files and folders that the work needs
 ) -> None:
     "Raise `InputError` where writing would destroy what is read, or where a folder is in the way."
     out = Path(out)
@@ -58,8 +64,11 @@ def check_out(
     for path in map(Path, read):
         needed = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
         if out.exists() and any(p.exists() and p.samefile(out) for p in needed):
-            raise InputError(f"{str(out)!r} is read by this command and would be overwritten; hint: write to another file")
+            raise InputError(
+                f"{str(out)!r} is read by this command and would be overwritten; hint: write to another file"
+            )
 
+# %% ../../nbs/codec/files.ipynb #4cf2c586
 def run_encode(args: argparse.Namespace) -> int:
     "Code a picture with a trained codec."
     check_out(args.out, args.image, args.model)
@@ -67,9 +76,10 @@ def run_encode(args: argparse.Namespace) -> int:
     data = compress(load_codec(args.model), image, args.quality)
     with atomic_file(args.out) as partial:
         partial.write_bytes(data)
-    print(f"{Path(args.out).name}: {len(data)} bytes, {8*len(data)/image[0].numel():.3f} bits per pixel")
+    print(f"{Path(args.out).name}: {len(data)} bytes, {8 * len(data) / image[0].numel():.3f} bits per pixel")
     return 0
 
+# %% ../../nbs/codec/files.ipynb #be34f989
 def run_decode(args: argparse.Namespace) -> int:
     "Decode a file of `encode` to a PNG."
     check_png(args.out)

@@ -28,160 +28,242 @@ __all__ = ['BD_METHODS', 'EXPONENTS', 'ANCHORS', 'pchip', 'akima', 'cubic', 'che
 # %% ../../nbs/codec/rate_distortion.ipynb #ae004013
 BD_METHODS = Registry("way to interpolate")  # (psnr, log rate, from, to) -> integral
 
+
 @BD_METHODS.register("pchip")
 def pchip(q: np.ndarray, r: np.ndarray, low: float, high: float) -> float:
     "Piecewise cubics that keep monotony."
     from scipy.interpolate import PchipInterpolator
+
     return float(PchipInterpolator(q, r).integrate(low, high))
+
 
 @BD_METHODS.register("akima")
 def akima(q: np.ndarray, r: np.ndarray, low: float, high: float) -> float:
     "Akima's piecewise cubics."
     from scipy.interpolate import Akima1DInterpolator
+
     return float(Akima1DInterpolator(q, r).integrate(low, high))
 
+# %% ../../nbs/codec/rate_distortion.ipynb #3d59a30e
 @BD_METHODS.register("cubic")
 def cubic(q: np.ndarray, r: np.ndarray, low: float, high: float) -> float:
     "One cubic polynomial, by least squares where there are more than four points."
     curve = np.polynomial.Polynomial.fit(q, r, 3).integ()
     return float(curve(high) - curve(low))
 
+# %% ../../nbs/codec/rate_distortion.ipynb #21b35a05
 def check_curve(
-    rate: Sequence[float], # bits
-    quality: Sequence[float], # dB
-    name: str, # for the error
-) -> tuple[np.ndarray, np.ndarray]: # quality ascending, log rate
+    rate: Sequence[float],  # bits
+    quality: Sequence[float],  # dB
+    name: str,  # for the error
+) -> tuple[np.ndarray, np.ndarray]:  # quality ascending, log rate
     "A curve with at least four points that rises."
     r, q = np.asarray(rate, dtype=np.float64), np.asarray(quality, dtype=np.float64)
-    if r.ndim != 1 or r.shape != q.shape or len(r) < 4: raise InputError(f"curve {name} needs four points or more, as many rates as qualities; got {r.shape} and {q.shape}")
-    if not (np.isfinite(r).all() and np.isfinite(q).all() and (r > 0).all()): raise InputError(f"curve {name} needs positive rates and finite qualities, got {r} and {q}")
+    if r.ndim != 1 or r.shape != q.shape or len(r) < 4:
+        raise InputError(
+            f"curve {name} needs four points or more, as many rates as qualities; got {r.shape} and {q.shape}"
+        )
+    if not (np.isfinite(r).all() and np.isfinite(q).all() and (r > 0).all()):
+        raise InputError(f"curve {name} needs positive rates and finite qualities, got {r} and {q}")
     order = np.argsort(r)
-    if not ((np.diff(r[order]) > 0).all() and (np.diff(q[order]) > 0).all()): raise InputError(f"curve {name} must rise: quality {q[order]} at rates {r[order]}")
+    if not ((np.diff(r[order]) > 0).all() and (np.diff(q[order]) > 0).all()):
+        raise InputError(f"curve {name} must rise: quality {q[order]} at rates {r[order]}")
     return q[order], np.log(r[order])
 
+# %% ../../nbs/codec/rate_distortion.ipynb #17c6bccf
 def bd_rate(
-    rate_a: Sequence[float], # of the anchor, any unit
-    psnr_a: Sequence[float], # dB
-    rate_b: Sequence[float], # of what is compared, the same unit
-    psnr_b: Sequence[float], # dB
-    method: str = "pchip", # a name in `BD_METHODS`
-) -> float: # per cent; negative where B needs fewer bits
+    rate_a: Sequence[float],  # of the anchor, any unit
+    psnr_a: Sequence[float],  # dB
+    rate_b: Sequence[float],  # of what is compared, the same unit
+    psnr_b: Sequence[float],  # dB
+    method: str = "pchip",  # a name in `BD_METHODS`
+) -> float:  # per cent; negative where B needs fewer bits
     "Mean difference in rate of B against A at equal quality (Bjøntegaard 2001)."
     integral, a, b = BD_METHODS[method], check_curve(rate_a, psnr_a, "A"), check_curve(rate_b, psnr_b, "B")
     low, high = max(a[0][0], b[0][0]), min(a[0][-1], b[0][-1])
-    if not high > low: raise InputError(f"the curves share no quality: A has {a[0][0]:.2f} to {a[0][-1]:.2f} dB, B {b[0][0]:.2f} to {b[0][-1]:.2f} dB")
-    return 100*math.expm1((integral(*b, low, high) - integral(*a, low, high))/(high - low))
+    if not high > low:
+        raise InputError(
+            f"the curves share no quality: A has {a[0][0]:.2f} to {a[0][-1]:.2f} dB, B {b[0][0]:.2f} to"
+            f" {b[0][-1]:.2f} dB"
+        )
+    return 100 * math.expm1((integral(*b, low, high) - integral(*a, low, high)) / (high - low))
 
 # %% ../../nbs/codec/rate_distortion.ipynb #74c2a1d1
 EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # finest to coarsest
 
+
 def ms_ssim(
-    x: Float[Tensor, "b c h w"], # images
-    y: Float[Tensor, "b c h w"], # images to compare with
+    x: Float[Tensor, "b c h w"],  # images
+    y: Float[Tensor, "b c h w"],  # images to compare with
     *,
-    data_range: float = 2., # largest minus smallest value a pixel may have
-    black: float = -1., # the value that means no light
-    reduction: str = "mean", # over images: "mean" or "none"
-) -> Float[Tensor, "*b"]: # 1 for equal images
+    data_range: float = 2.0,  # largest minus smallest value a pixel may have
+    black: float = -1.0,  # the value that means no light
+    reduction: str = "mean",  # over images: "mean" or "none"
+) -> Float[Tensor, "*b"]:  # 1 for equal images
     "Multi-scale structural similarity, per image and then averaged."
     check_pair(x, y)
-    least = 10*2**(len(EXPONENTS) - 1) + 1
-    if min(x.shape[-2:]) < least: raise InputError(f"MS-SSIM needs sides of at least {least}, got {tuple(x.shape[-2:])}")
-    x, y, c1, c2, value = x - black, y - black, (0.01*data_range)**2, (0.03*data_range)**2, 1.
+    least = 10 * 2 ** (len(EXPONENTS) - 1) + 1
+    if min(x.shape[-2:]) < least:
+        raise InputError(f"MS-SSIM needs sides of at least {least}, got {tuple(x.shape[-2:])}")
+    x, y, c1, c2, value = x - black, y - black, (0.01 * data_range) ** 2, (0.03 * data_range) ** 2, 1.0
     for j, power in enumerate(EXPONENTS):
-        if j: x, y = (avg_pool2d(z, 2, ceil_mode=True, count_include_pad=False) for z in (x, y))
-        mx, my, xx, yy, xy = (window_blur(z, 11, 1.5) for z in (x, y, x*x, y*y, x*y))
-        part = (2*(xy - mx*my) + c2)/(xx - mx*mx + yy - my*my + c2)
-        if j == len(EXPONENTS) - 1: part = part*(2*mx*my + c1)/(mx*mx + my*my + c1)
-        value = value*part.mean((2, 3)).clamp(min=0).pow(power)
+        if j:
+            x, y = (avg_pool2d(z, 2, ceil_mode=True, count_include_pad=False) for z in (x, y))
+        mx, my, xx, yy, xy = (window_blur(z, 11, 1.5) for z in (x, y, x * x, y * y, x * y))
+        part = (2 * (xy - mx * my) + c2) / (xx - mx * mx + yy - my * my + c2)
+        if j == len(EXPONENTS) - 1:
+            part = part * (2 * mx * my + c1) / (mx * mx + my * my + c1)
+        value = value * part.mean((2, 3)).clamp(min=0).pow(power)
     return reduce(value.mean(1), reduction)
 
 # %% ../../nbs/codec/rate_distortion.ipynb #84293698
 class Anchor(NamedTuple):
     "A classical codec."
-    format: str      # Pillow's name
-    feature: str | None # what Pillow must have been built with
-    options: Callable[[float], dict] # setting -> options of `Image.save`
-    settings: tuple[float, ...] # low rate to high
 
+    format: str  # Pillow's name
+    feature: str | None  # what Pillow must have been built with
+    options: Callable[[float], dict]  # setting -> options of `Image.save`
+    settings: tuple[float, ...]  # low rate to high
+
+# %% ../../nbs/codec/rate_distortion.ipynb #785f793f
 ANCHORS = Registry("anchor")
-ANCHORS.register("jpeg")(Anchor("JPEG", "jpg", lambda q: {"quality": int(q), "subsampling": "4:2:0", "optimize": True}, (5, 8, 12, 18, 27, 40, 60)))
-ANCHORS.register("jpeg444")(Anchor("JPEG", "jpg", lambda q: {"quality": int(q), "subsampling": "4:4:4", "optimize": True}, (5, 8, 12, 18, 27, 40, 60)))
-ANCHORS.register("jpeg2000")(Anchor("JPEG2000", "jpg_2000", lambda r: {"quality_mode": "rates", "quality_layers": [24/r], "irreversible": True, "no_jp2": True}, (0.08, 0.13, 0.2, 0.3, 0.45, 0.7, 1.)))
-ANCHORS.register("webp")(Anchor("WEBP", "webp", lambda q: {"quality": int(q), "method": 6}, (1, 8, 20, 40, 60, 75, 85)))
-ANCHORS.register("avif")(Anchor("AVIF", "avif", lambda q: {"quality": int(q), "subsampling": "4:2:0", "speed": 6}, (12, 22, 32, 42, 52, 62, 72)))
+ANCHORS.register("jpeg")(
+    Anchor(
+        "JPEG",
+        "jpg",
+        lambda q: {"quality": int(q), "subsampling": "4:2:0", "optimize": True},
+        (5, 8, 12, 18, 27, 40, 60),
+    )
+)
+ANCHORS.register("jpeg444")(
+    Anchor(
+        "JPEG",
+        "jpg",
+        lambda q: {"quality": int(q), "subsampling": "4:4:4", "optimize": True},
+        (5, 8, 12, 18, 27, 40, 60),
+    )
+)
+ANCHORS.register("jpeg2000")(
+    Anchor(
+        "JPEG2000",
+        "jpg_2000",
+        lambda r: {"quality_mode": "rates", "quality_layers": [24 / r], "irreversible": True, "no_jp2": True},
+        (0.08, 0.13, 0.2, 0.3, 0.45, 0.7, 1.0),
+    )
+)
+ANCHORS.register("webp")(
+    Anchor("WEBP", "webp", lambda q: {"quality": int(q), "method": 6}, (1, 8, 20, 40, 60, 75, 85))
+)
+ANCHORS.register("avif")(
+    Anchor(
+        "AVIF",
+        "avif",
+        lambda q: {"quality": int(q), "subsampling": "4:2:0", "speed": 6},
+        (12, 22, 32, 42, 52, 62, 72),
+    )
+)
+
 
 def missing(
-    name: str, # an anchor
-) -> str | None: # why it cannot run; None when it can
+    name: str,  # an anchor
+) -> str | None:  # why it cannot run; None when it can
     "What this Pillow lacks for an anchor."
     from PIL import features
+
     feature = ANCHORS[name].feature
     return None if features.check(feature) else f"{name} is left out: this Pillow was built without {feature}"
 
+# %% ../../nbs/codec/rate_distortion.ipynb #f1712df6
 def classical(
-    name: str, # an anchor
-    image: UInt8[Tensor, "3 h w"], # grey values
-    setting: float, # of the anchor
-) -> tuple[bytes, UInt8[Tensor, "3 h w"]]: # the file and what it decodes to
+    name: str,  # an anchor
+    image: UInt8[Tensor, "3 h w"],  # grey values
+    setting: float,  # of the anchor
+) -> tuple[bytes, UInt8[Tensor, "3 h w"]]:  # the file and what it decodes to
     "Code and decode a picture with a classical codec."
     from PIL import Image
-    if (why := missing(name)) is not None: raise InputError(why)
+
+    if (why := missing(name)) is not None:
+        raise InputError(why)
     anchor, file = ANCHORS[name], io.BytesIO()
     Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, anchor.format, **anchor.options(setting))
-    with Image.open(io.BytesIO(file.getvalue())) as back: pixels = np.array(back.convert("RGB"))
+    with Image.open(io.BytesIO(file.getvalue())) as back:
+        pixels = np.array(back.convert("RGB"))
     return file.getvalue(), torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
+# %% ../../nbs/codec/rate_distortion.ipynb #03fa5a94
 class Point(NamedTuple):
     "One file of one picture."
-    setting: float # of the codec
-    bpp: float     # bits on disk for each pixel
-    psnr: float    # dB, over grey values of all colours
-    ms_ssim: float # NaN where the picture is too small
 
+    setting: float  # of the codec
+    bpp: float  # bits on disk for each pixel
+    psnr: float  # dB, over grey values of all colours
+    ms_ssim: float  # NaN where the picture is too small
+
+# %% ../../nbs/codec/rate_distortion.ipynb #c041ad16
 def measure_file(
-    image: UInt8[Tensor, "3 h w"], # grey values
-    data: bytes, # the file
-    decoded: UInt8[Tensor, "3 h w"], # what it decodes to
-    setting: float = math.nan, # of the codec
-) -> Point: # bits, PSNR, MS-SSIM
+    image: UInt8[Tensor, "3 h w"],  # grey values
+    data: bytes,  # the file
+    decoded: UInt8[Tensor, "3 h w"],  # what it decodes to
+    setting: float = math.nan,  # of the codec
+) -> Point:  # bits, PSNR, MS-SSIM
     "What a file costs and how near it comes."
-    if image.shape != decoded.shape: raise InputError(f"a codec gives back the size it was given, got {tuple(image.shape)} and {tuple(decoded.shape)}")
+    if image.shape != decoded.shape:
+        raise InputError(
+            f"a codec gives back the size it was given, got {tuple(image.shape)} and {tuple(decoded.shape)}"
+        )
     x, y = image[None].double(), decoded[None].double()
     fits = min(image.shape[1:]) > 160
-    return Point(setting, 8*len(data)/image[0].numel(), psnr(x, y, data_range=255.).item(), ms_ssim(x, y, data_range=255., black=0.).item() if fits else math.nan)
+    return Point(
+        setting,
+        8 * len(data) / image[0].numel(),
+        psnr(x, y, data_range=255.0).item(),
+        ms_ssim(x, y, data_range=255.0, black=0.0).item() if fits else math.nan,
+    )
 
+# %% ../../nbs/codec/rate_distortion.ipynb #47941df7
 def curve(
-    code: Callable[[UInt8[Tensor, "3 h w"], float], tuple[bytes, UInt8[Tensor, "3 h w"]]], # (picture, setting) -> file, decoded
-    image: UInt8[Tensor, "3 h w"], # grey values
-    settings: Sequence[float], # of the codec
-) -> list[Point]: # one a setting
+    code: Callable[
+        [UInt8[Tensor, "3 h w"], float], tuple[bytes, UInt8[Tensor, "3 h w"]]
+    ],  # (picture, setting) -> file, decoded
+    image: UInt8[Tensor, "3 h w"],  # grey values
+    settings: Sequence[float],  # of the codec
+) -> list[Point]:  # one a setting
     "The rate-distortion curve of one picture."
     return [measure_file(image, *code(image, s), s) for s in settings]
 
+# %% ../../nbs/codec/rate_distortion.ipynb #13c371c6
 def bd_points(
-    a: Sequence[Point], # the anchor
-    b: Sequence[Point], # what is compared
-    method: str = "pchip", # a name in `BD_METHODS`
-    quality: str = "psnr", # or "ms_ssim", which is taken in decibels
-) -> float: # per cent
+    a: Sequence[Point],  # the anchor
+    b: Sequence[Point],  # what is compared
+    method: str = "pchip",  # a name in `BD_METHODS`
+    quality: str = "psnr",  # or "ms_ssim", which is taken in decibels
+) -> float:  # per cent
     "BD-rate of two measured curves."
-    if quality not in ("psnr", "ms_ssim"): raise unknown_name("quality", quality, ["psnr", "ms_ssim"])
-    def axes(points): return [p.bpp for p in points], [p.psnr if quality == "psnr" else -10*math.log10(1 - p.ms_ssim) for p in points]
+    if quality not in ("psnr", "ms_ssim"):
+        raise unknown_name("quality", quality, ["psnr", "ms_ssim"])
+
+    def axes(points):
+        return [p.bpp for p in points], [
+            p.psnr if quality == "psnr" else -10 * math.log10(1 - p.ms_ssim) for p in points
+        ]
+
     return bd_rate(*axes(a), *axes(b), method)
 
 # %% ../../nbs/codec/rate_distortion.ipynb #b0406605
 def bound_bits(
-    field: GaussianField, # data with a known spectrum
-    distortion: float, # squared error of one image
-) -> float: # of one image
+    field: GaussianField,  # data with a known spectrum
+    distortion: float,  # squared error of one image
+) -> float:  # of one image
     "The least number of bits at a distortion (reverse water-filling)."
-    most = (multiplicity(field)*field.power).sum().item()
-    if not distortion > 0: raise InputError(f"a bound in bits needs a distortion above zero, got {distortion}")
-    if distortion >= most: return 0.
-    low, high = 0., field.power.max().item()
+    most = (multiplicity(field) * field.power).sum().item()
+    if not distortion > 0:
+        raise InputError(f"a bound in bits needs a distortion above zero, got {distortion}")
+    if distortion >= most:
+        return 0.0
+    low, high = 0.0, field.power.max().item()
     for _ in range(200):
-        level = (low + high)/2
-        if level in (low, high): break
+        level = (low + high) / 2
+        if level in (low, high):
+            break
         low, high = (level, high) if rate_distortion(field, level).distortion < distortion else (low, level)
     return rate_distortion(field, high).bits

@@ -29,32 +29,42 @@ __all__ = ['LARGEST_YAML', 'MOST_VALUES', 'KINDS', 'LONGEST_NUMBER', 'LARGEST_FI
 
 # %% ../../nbs/core/config.ipynb #61844237
 def read_value(
-    value: object, # as it came from YAML or JSON
-    kind: object, # the annotated type of the field
-    where: str, # dotted name, for the error
-) -> object: # the value, as the field wants it
+    value: object,  # as it came from YAML or JSON
+    kind: object,  # the annotated type of the field
+    where: str,  # dotted name, for the error
+) -> object:  # the value, as the field wants it
     "Check one value against its annotated type; lists become tuples and mappings become dataclasses."
     if dataclasses.is_dataclass(kind):
         return value if isinstance(value, kind) else from_dict(kind, value, where)
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in args: return None
+        if value is None and type(None) in args:
+            return None
         return read_value(value, next(a for a in args if a is not type(None)), where)
     if origin is tuple and isinstance(value, (list, tuple)):
-        kinds = args[:1]*len(value) if args[-1] is Ellipsis else args
-        if len(kinds) == len(value): return tuple(read_value(v, k, f"{where}[{i}]") for i, (v, k) in enumerate(zip(value, kinds, strict=True)))
-    if kind is float and type(value) is int: return float(value)
-    if isinstance(kind, type) and type(value) is kind: return value
-    if origin is dict and isinstance(value, dict): return dict(value)
+        kinds = args[:1] * len(value) if args[-1] is Ellipsis else args
+        if len(kinds) == len(value):
+            return tuple(
+                read_value(v, k, f"{where}[{i}]") for i, (v, k) in enumerate(zip(value, kinds, strict=True))
+            )
+    if kind is float and type(value) is int:
+        return float(value)
+    if isinstance(kind, type) and type(value) is kind:
+        return value
+    if origin is dict and isinstance(value, dict):
+        return dict(value)
     hint = "; hint: a truth is true or false" if kind is bool else ""
-    raise InputError(f"{where} must be {getattr(kind, '__name__', kind)}, got {value!r} of type {type(value).__name__}{hint}")
+    raise InputError(
+        f"{where} must be {getattr(kind, '__name__', kind)}, got {value!r} of type"
+        f" {type(value).__name__}{hint}"
+    )
 
 # %% ../../nbs/core/config.ipynb #a1300fbd
 def from_dict(
-    cls: type, # a frozen dataclass
-    values: object, # a mapping, as YAML gives it; None stands for an empty one
-    where: str = "", # dotted prefix for errors
-) -> object: # an instance of `cls`
+    cls: type,  # a frozen dataclass
+    values: object,  # a mapping, as YAML gives it; None stands for an empty one
+    where: str = "",  # dotted prefix for errors
+) -> object:  # an instance of `cls`
     "Build a configuration from plain data; unknown keys and wrong types raise `InputError`."
     values, name = {} if values is None else values, where or cls.__name__
     if not isinstance(values, dict):
@@ -62,56 +72,72 @@ def from_dict(
     kinds = typing.get_type_hints(cls)
     fields = [f.name for f in dataclasses.fields(cls) if f.init]
     for key in values:
-        if key not in fields: raise unknown_name(f"key of {name}", key, fields)
+        if key not in fields:
+            raise unknown_name(f"key of {name}", key, fields)
     return cls(**{k: read_value(v, kinds[k], f"{name}.{k}") for k, v in values.items()})
 
 # %% ../../nbs/core/config.ipynb #0b784f3b
 def later(
-    default: object, # what every run had before the field was there
-) -> object: # a dataclass field
-    "A field that was added after runs were recorded: at its default it is not written, so old runs keep their name."
+    default: object,  # what every run had before the field was there
+) -> object:  # a dataclass field
+    """A field that was added after runs were recorded: at its default it is not written, so old runs keep
+    their name."""
     return dataclasses.field(default=default, metadata={"later": True})
 
+
 def open_mapping(
-    make: Callable[[], dict], # makes the default
-) -> object: # a dataclass field
+    make: Callable[[], dict],  # makes the default
+) -> object:  # a dataclass field
     "A field that holds a mapping whose keys its reader checks: `override` may add some by dotted names."
     return dataclasses.field(default_factory=make, metadata={"open": True})
 
-def as_plain(value: object, whole: bool = False) -> object: # nested lists and dicts
+# %% ../../nbs/core/config.ipynb #796710cd
+def as_plain(value: object, whole: bool = False) -> object:  # nested lists and dicts
     "Dataclasses as dicts, without later fields at their default unless all are wanted."
     if dataclasses.is_dataclass(value):
-        return {f.name: as_plain(getattr(value, f.name), whole) for f in dataclasses.fields(value) if whole or not (f.metadata.get("later") and getattr(value, f.name) == f.default)}
-    if isinstance(value, dict): return {k: as_plain(v, whole) for k, v in value.items()}
+        return {
+            f.name: as_plain(getattr(value, f.name), whole)
+            for f in dataclasses.fields(value)
+            if whole or not (f.metadata.get("later") and getattr(value, f.name) == f.default)
+        }
+    if isinstance(value, dict):
+        return {k: as_plain(v, whole) for k, v in value.items()}
     return [as_plain(v, whole) for v in value] if isinstance(value, list | tuple) else value
 
+# %% ../../nbs/core/config.ipynb #365eef86
 def to_dict(
-    config: object, # a dataclass instance
-) -> dict: # literals, lists and dicts only
+    config: object,  # a dataclass instance
+) -> dict:  # literals, lists and dicts only
     "The configuration as plain data, ready for JSON or YAML."
     return json.loads(canonical(as_plain(config), sort_keys=False))
 
+# %% ../../nbs/core/config.ipynb #a35e87c2
 def canonical(
-    data: object, # plain data
-    sort_keys: bool = True, # an order that does not depend on the writer
-) -> str: # JSON without blanks
+    data: object,  # plain data
+    sort_keys: bool = True,  # an order that does not depend on the writer
+) -> str:  # JSON without blanks
     "Plain data as JSON; what JSON does not have, such as NaN or a date, raises."
-    try: return json.dumps(data, sort_keys=sort_keys, separators=(",", ":"), allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error: raise InputError(f"a configuration holds plain data with finite numbers: {error}") from error
+    try:
+        return json.dumps(data, sort_keys=sort_keys, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"a configuration holds plain data with finite numbers: {error}") from error
 
 # %% ../../nbs/core/config.ipynb #9924fbdc
 LARGEST_YAML = 1 << 20  # characters of a YAML text
-MOST_VALUES = 1_000_000 # that it may stand for, once its aliases are written out
+MOST_VALUES = 1_000_000  # that it may stand for, once its aliases are written out
+
 
 def count_values(
-    node: yaml.Node, # as composed, aliases shared
-    seen: dict[int, float], # counts of the nodes that are known
-) -> float: # infinite for a node that contains itself
+    node: yaml.Node,  # as composed, aliases shared
+    seen: dict[int, float],  # counts of the nodes that are known
+) -> float:  # infinite for a node that contains itself
     "How many values a node stands for."
     if id(node) not in seen:
         seen[id(node)] = math.inf  # until it is known: a node that meets itself never ends
         parts = node.value if isinstance(node, yaml.CollectionNode) else ()
-        seen[id(node)] = 1 + sum(count_values(n, seen) for part in parts for n in (part if isinstance(part, tuple) else (part,)))
+        seen[id(node)] = 1 + sum(
+            count_values(n, seen) for part in parts for n in (part if isinstance(part, tuple) else (part,))
+        )
     return seen[id(node)]
 
 # %% ../../nbs/core/config.ipynb #c16f81ec
@@ -119,10 +145,14 @@ KINDS = {  # the core schema of YAML 1.2: kind, how it is written, characters th
     "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
     "int": (r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
-    "float": (r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", list("-+.0123456789")),
+    "float": (
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
     "merge": (r"<<", ["<"]),  # recognised to be refused
 }
 LONGEST_NUMBER = 64  # characters
+
 
 def read_number(text: str) -> int | float:
     "The number that a text is in the core schema; another text raises."
@@ -134,6 +164,7 @@ def read_number(text: str) -> int | float:
         return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
     raise InputError(f"{text!r} is no number")
 
+# %% ../../nbs/core/config.ipynb #6e8f9a10
 def place_of(mark: yaml.Mark) -> str:
     "Where something stands in a text, for a message of one line."
     return f"line {mark.line + 1}, column {mark.column + 1}"
@@ -141,10 +172,13 @@ def place_of(mark: yaml.Mark) -> str:
 # %% ../../nbs/core/config.ipynb #8e23f35c
 class StrictLoader(yaml.SafeLoader):
     "A safe loader of the core schema; doubled keys, endless aliases and endless numbers are refused."
+
     yaml_implicit_resolvers: typing.ClassVar[dict] = {}
     yaml_constructors: typing.ClassVar[dict] = {
-        tag: make for tag, make in yaml.SafeLoader.yaml_constructors.items()
-        if tag is None or tag.rsplit(":", 1)[-1] in ("null", "str", "seq", "map")}
+        tag: make
+        for tag, make in yaml.SafeLoader.yaml_constructors.items()
+        if tag is None or tag.rsplit(":", 1)[-1] in ("null", "str", "seq", "map")
+    }
 
     def get_single_node(self):
         node = super().get_single_node()
@@ -165,7 +199,9 @@ class StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node, deep=False):
         for key, _ in node.value:
             if key.tag.endswith(":merge"):
-                raise InputError(f"merge keys (<<) are not read, {place_of(key.start_mark)}; hint: write the keys out")
+                raise InputError(
+                    f"merge keys (<<) are not read, {place_of(key.start_mark)}; hint: write the keys out"
+                )
         keys = [self.construct_object(k, deep=True) for k, _ in node.value]
         where = place_of(node.start_mark)
         if other := [k for k in keys if not isinstance(k, str)]:
@@ -179,23 +215,31 @@ class StrictDumper(yaml.SafeDumper):
     "Quotes every text that a reader of YAML 1.1 or 1.2 would take for something else."
 
     def represent_text(self, text):
-        style = '"' if re.search("[\x85\u2028\u2029]", text) else None  # line ends, which PyYAML folds into blanks
+        style = (
+            '"' if re.search("[\x85\u2028\u2029]", text) else None
+        )  # line ends, which PyYAML folds into blanks
         return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
 
 StrictDumper.add_representer(str, StrictDumper.represent_text)
 for _kind, (_rule, _first) in KINDS.items():
     for _class in (StrictLoader, StrictDumper):
         _class.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_rule})$"), _first)
-for _kind, _make in (("int", StrictLoader.construct_number), ("float", StrictLoader.construct_number), ("bool", StrictLoader.construct_truth)):
+for _kind, _make in (
+    ("int", StrictLoader.construct_number),
+    ("float", StrictLoader.construct_number),
+    ("bool", StrictLoader.construct_truth),
+):
     StrictLoader.add_constructor(f"tag:yaml.org,2002:{_kind}", _make)
 
 # %% ../../nbs/core/config.ipynb #ca93f8d0
 def parse_yaml(
-    text: str, # YAML, as a person or a file gives it
-    where: str = "YAML", # named in the error
-) -> object: # plain data
+    text: str,  # YAML, as a person or a file gives it
+    where: str = "YAML",  # named in the error
+) -> object:  # plain data
     "Plain data from YAML text; nothing is executed and nothing but literals comes out."
-    if len(text) > LARGEST_YAML: raise InputError(f"{where} has {len(text)} characters, allowed are {LARGEST_YAML}")
+    if len(text) > LARGEST_YAML:
+        raise InputError(f"{where} has {len(text)} characters, allowed are {LARGEST_YAML}")
     try:
         return yaml.load(text, Loader=StrictLoader)  # noqa: S506  (a subclass of SafeLoader)
     except yaml.MarkedYAMLError as error:
@@ -207,105 +251,149 @@ def parse_yaml(
         raise InputError(f"{where} is not valid YAML: it is nested too deeply") from None
 
 # %% ../../nbs/core/config.ipynb #d7be9cb8
-LARGEST_FILE = 1 << 26 # bytes of a text file that is read whole
-DEEPEST = 100          # levels of lists and mappings in JSON
+LARGEST_FILE = 1 << 26  # bytes of a text file that is read whole
+DEEPEST = 100  # levels of lists and mappings in JSON
+
 
 def read_text(
-    path: Path | str, # a file
-    where: str = "", # named in the error; the file's name when not given
-) -> str: # its content
+    path: Path | str,  # a file
+    where: str = "",  # named in the error; the file's name when not given
+) -> str:  # its content
     "The text of a file, encoded in UTF-8 whatever this machine prefers; a file that cannot be one raises."
     path, where = Path(path), where or Path(path).name
     try:
-        if path.stat().st_size > LARGEST_FILE: raise InputError(f"{where} has {path.stat().st_size} bytes, allowed are {LARGEST_FILE}")
-        return path.read_text(encoding="utf-8-sig")  # Windows editors begin a file with a mark of its order of bytes
-    except UnicodeDecodeError as error: raise InputError(f"{where} is damaged: it is not text in UTF-8 ({error}); hint: save it as UTF-8") from error
-    except (OSError, ValueError) as error: raise error if isinstance(error, InputError) else InputError(f"{where} cannot be read: {error}") from error
+        if path.stat().st_size > LARGEST_FILE:
+            raise InputError(f"{where} has {path.stat().st_size} bytes, allowed are {LARGEST_FILE}")
+        return path.read_text(
+            encoding="utf-8-sig"
+        )  # Windows editors begin a file with a mark of its order of bytes
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{where} is damaged: it is not text in UTF-8 ({error}); hint: save it as UTF-8"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise (
+            error if isinstance(error, InputError) else InputError(f"{where} cannot be read: {error}")
+        ) from error
 
+# %% ../../nbs/core/config.ipynb #c258d43c
 def parse_json(
-    text: str, # JSON
-    where: str = "JSON", # named in the error
-) -> object: # plain data
+    text: str,  # JSON
+    where: str = "JSON",  # named in the error
+) -> object:  # plain data
     "Plain data from JSON text; anything else raises `InputError`."
     deep = InputError(f"{where} is damaged: it is nested too deeply")
-    try: data = json.loads(text)
-    except ValueError as error: raise InputError(f"{where} is damaged: it is not JSON ({error})") from error
-    except RecursionError: raise deep from None
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{where} is damaged: it is not JSON ({error})") from error
+    except RecursionError:
+        raise deep from None
     level, left = [data], DEEPEST
-    while level and left: level, left = [part for x in level if isinstance(x, list | dict) for part in (x.values() if isinstance(x, dict) else x)], left - 1
-    if any(isinstance(x, list | dict) for x in level): raise deep
+    while level and left:
+        level, left = (
+            [
+                part
+                for x in level
+                if isinstance(x, list | dict)
+                for part in (x.values() if isinstance(x, dict) else x)
+            ],
+            left - 1,
+        )
+    if any(isinstance(x, list | dict) for x in level):
+        raise deep
     return data
 
 # %% ../../nbs/core/config.ipynb #f3fe30bc
 def load_yaml(
-    cls: type, # a frozen dataclass
-    path: Path | str, # a YAML file
-) -> object: # an instance of `cls`
+    cls: type,  # a frozen dataclass
+    path: Path | str,  # a YAML file
+) -> object:  # an instance of `cls`
     "Read a configuration file strictly."
     path = Path(path)
-    if not path.is_file(): raise InputError(f"configuration file {path.name!r} not found in {str(path.parent)!r}")
+    if not path.is_file():
+        raise InputError(f"configuration file {path.name!r} not found in {str(path.parent)!r}")
     return from_dict(cls, parse_yaml(read_text(path), path.name))
 
+# %% ../../nbs/core/config.ipynb #7c2c0c9f
 def dump_yaml(
-    config: object, # a dataclass instance
-) -> str: # YAML in the order of the fields
+    config: object,  # a dataclass instance
+) -> str:  # YAML in the order of the fields
     "The configuration as YAML text that `load_yaml` reads back."
     return yaml.dump(to_dict(config), Dumper=StrictDumper, sort_keys=False, allow_unicode=True)
 
 # %% ../../nbs/core/config.ipynb #3e8ce5e2
 def override(
-    config: object, # a dataclass instance
-    changes: dict[str, object], # dotted key -> new value
-) -> object: # a new configuration
+    config: object,  # a dataclass instance
+    changes: dict[str, object],  # dotted key -> new value
+) -> object:  # a new configuration
     "A copy with some keys changed; a key that does not exist raises."
     data, kind = to_dict(config), type(config)
     for key, value in changes.items():
         node, last = _place(data, kind, key.split("."))
-        if node is None: raise unknown_name(f"key of {kind.__name__}", key, _leaves(as_plain(config, whole=True)))
+        if node is None:
+            raise unknown_name(f"key of {kind.__name__}", key, _leaves(as_plain(config, whole=True)))
         node[last] = value
     return from_dict(kind, data)
 
+# %% ../../nbs/core/config.ipynb #3b921ddc
 def _place(node: dict, cls: object, parts: list[str]) -> tuple[dict | None, str]:
     "Where in nested plain data a dotted key belongs, and its last name; None where there is no such place."
     free = False
     for part in parts[:-1]:
-        if not dataclasses.is_dataclass(cls) or part not in node: return None, part
+        if not dataclasses.is_dataclass(cls) or part not in node:
+            return None, part
         free = cls.__dataclass_fields__[part].metadata.get("open", False)
         node, cls = node[part], typing.get_type_hints(cls)[part]
     known = cls.__dataclass_fields__ if dataclasses.is_dataclass(cls) else node
     return (node if free or parts[-1] in known else None), parts[-1]
 
+# %% ../../nbs/core/config.ipynb #6d9e12d5
 def _leaves(data: dict, prefix: str = "") -> list[str]:
     "Dotted names of every key in nested plain data."
-    return [n for k, v in data.items() for n in ([prefix + k] + (_leaves(v, f"{prefix}{k}.") if isinstance(v, dict) else []))]
+    return [
+        n
+        for k, v in data.items()
+        for n in [prefix + k] + (_leaves(v, f"{prefix}{k}.") if isinstance(v, dict) else [])
+    ]
 
 # %% ../../nbs/core/config.ipynb #b9ec9a01
 class Key(typing.NamedTuple):
     "One key of a configuration."
-    name: str        # dotted
-    kind: str        # type, as it is written
-    default: object  # plain data
-    meaning: str     # the comment beside the field
 
+    name: str  # dotted
+    kind: str  # type, as it is written
+    default: object  # plain data
+    meaning: str  # the comment beside the field
+
+# %% ../../nbs/core/config.ipynb #059faef9
 def known_keys(
-    cls: type, # a dataclass that is defined in a file
-    prefix: str = "", # dotted prefix of the names
-) -> list[Key]: # in the order of the fields, sections opened
+    cls: type,  # a dataclass that is defined in a file
+    prefix: str = "",  # dotted prefix of the names
+) -> list[Key]:  # in the order of the fields, sections opened
     "Every key with its type, its default and what it means."
     kinds, out = typing.get_type_hints(cls), []
     comments = dict(re.findall(r"^\s+(\w+)\s*:[^#\n]*#\s*(.*?)\s*$", inspect.getsource(cls), re.M))
     for f in dataclasses.fields(cls):
-        if dataclasses.is_dataclass(kinds[f.name]): out += known_keys(kinds[f.name], f"{prefix}{f.name}.")
+        if dataclasses.is_dataclass(kinds[f.name]):
+            out += known_keys(kinds[f.name], f"{prefix}{f.name}.")
         else:
             default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
-            out.append(Key(prefix + f.name, f.type, None if default is dataclasses.MISSING else as_plain(default), comments.get(f.name, "")))
+            out.append(
+                Key(
+                    prefix + f.name,
+                    f.type,
+                    None if default is dataclasses.MISSING else as_plain(default),
+                    comments.get(f.name, ""),
+                )
+            )
     return out
 
 # %% ../../nbs/core/config.ipynb #7bbcebad
 def fingerprint(
-    config: object, # a dataclass instance, or plain data
-    length: int = 12, # hexadecimal digits
-) -> str: # lower-case hexadecimal
+    config: object,  # a dataclass instance, or plain data
+    length: int = 12,  # hexadecimal digits
+) -> str:  # lower-case hexadecimal
     "A short name for a configuration: SHA-256 of its canonical JSON."
     data = to_dict(config) if dataclasses.is_dataclass(config) else config
     return hashlib.sha256(canonical(data).encode()).hexdigest()[:length]

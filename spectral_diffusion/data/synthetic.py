@@ -22,117 +22,159 @@ __all__ = ['FAMILIES', 'INDEPENDENT', 'PATTERNS', 'uniform', 'grid', 'make', 'ch
 
 # %% ../../nbs/data/synthetic.ipynb #c73a2b85
 FAMILIES = Registry("image family")
-INDEPENDENT = ("noise", "power_law") # families whose channels are drawn independently
+INDEPENDENT = ("noise", "power_law")  # families whose channels are drawn independently
+
 
 def uniform(
-    shape: tuple[int, ...], # of the draws
-    low: float, # least value
-    high: float, # largest value
-    generator: torch.Generator, # its device is followed
-) -> Tensor: # float32 draws, by torch's default
+    shape: tuple[int, ...],  # of the draws
+    low: float,  # least value
+    high: float,  # largest value
+    generator: torch.Generator,  # its device is followed
+) -> Tensor:  # float32 draws, by torch's default
     "Uniform draws between two values."
-    return low + (high - low)*torch.rand(shape, generator=generator)
+    return low + (high - low) * torch.rand(shape, generator=generator)
 
+# %% ../../nbs/data/synthetic.ipynb #2592cf1f
 def grid(
-    h: int, # rows
-    w: int, # columns
-) -> tuple[Float[Tensor, "h w"], Float[Tensor, "h w"]]: # y and x in [-1, 1]
+    h: int,  # rows
+    w: int,  # columns
+) -> tuple[Float[Tensor, "h w"], Float[Tensor, "h w"]]:  # y and x in [-1, 1]
     "Coordinates of the pixels; a side of one pixel sits at zero."
-    def axis(n): return torch.linspace(-1, 1, n) if n > 1 else torch.zeros(1)
+
+    def axis(n):
+        return torch.linspace(-1, 1, n) if n > 1 else torch.zeros(1)
+
     y, x = torch.meshgrid(axis(h), axis(w), indexing="ij")
     return y, x
 
+# %% ../../nbs/data/synthetic.ipynb #753a0ca9
 def make(
-    family: str, # a name in FAMILIES
-    n: int, # how many images
-    size: int | tuple[int, int], # side, or (h, w)
-    generator: torch.Generator, # decides all of them
+    family: str,  # a name in FAMILIES
+    n: int,  # how many images
+    size: int | tuple[int, int],  # side, or (h, w)
+    generator: torch.Generator,  # decides all of them
     *,
-    channels: int = 1, # copies of one channel, or independent ones for noise and power_law
-    **options: object, # of the family
-) -> Float[Tensor, "n c h w"]: # images; in [-1, 1] but for noise and power_law
+    channels: int = 1,  # copies of one channel, or independent ones for noise and power_law
+    **options: object,  # of the family
+) -> Float[Tensor, "n c h w"]:  # images; in [-1, 1] but for noise and power_law
     "Random images of one family."
     h, w = two_sides(size)
-    if min(n, h, w, channels) < 1: raise InputError(f"n, size and channels must be at least 1, got n={n}, size={(h, w)}, channels={channels}")
+    if min(n, h, w, channels) < 1:
+        raise InputError(
+            f"n, size and channels must be at least 1, got n={n}, size={(h, w)}, channels={channels}"
+        )
     draw = FAMILIES[family]
     known = list(inspect.signature(draw).parameters)[4:]
     for name in options:
-        if name not in known: raise unknown_name(f"option of {family}", name, [*known, "channels"])
-    if family in INDEPENDENT: return draw(n*channels, h, w, generator, **options).reshape(n, channels, h, w)
+        if name not in known:
+            raise unknown_name(f"option of {family}", name, [*known, "channels"])
+    if family in INDEPENDENT:
+        return draw(n * channels, h, w, generator, **options).reshape(n, channels, h, w)
     return draw(n, h, w, generator, **options).unsqueeze(1).repeat(1, channels, 1, 1)
 
 # %% ../../nbs/data/synthetic.ipynb #f6503f50
 def checkerboards(n: int, h: int, w: int, g: torch.Generator, frequency: tuple[float, float]) -> Tensor:
     "Sign of a product of sines."
     (y, x), f = grid(h, w), uniform((n, 1, 1), *frequency, g)
-    return torch.where(torch.sin(math.pi*f*x)*torch.sin(math.pi*f*y) < 0, -1., 1.)
+    return torch.where(torch.sin(math.pi * f * x) * torch.sin(math.pi * f * y) < 0, -1.0, 1.0)
+
 
 def stripes(n: int, h: int, w: int, g: torch.Generator, frequency: tuple[float, float]) -> Tensor:
     "Sign of a plane wave of any direction."
     (y, x), f, angle = grid(h, w), uniform((n, 1, 1), *frequency, g), uniform((n, 1, 1), 0, math.pi, g)
-    return torch.where(torch.sin(math.pi*f*(x*torch.cos(angle) + y*torch.sin(angle))) < 0, -1., 1.)
+    return torch.where(torch.sin(math.pi * f * (x * torch.cos(angle) + y * torch.sin(angle))) < 0, -1.0, 1.0)
+
 
 def circles(n: int, h: int, w: int, g: torch.Generator, frequency: tuple[float, float]) -> Tensor:
     "A centred disc, one inside and minus one outside."
     y, x = grid(h, w)
-    return torch.where((x.square() + y.square()).sqrt() < uniform((n, 1, 1), 0.2, 0.6, g), 1., -1.)
+    return torch.where((x.square() + y.square()).sqrt() < uniform((n, 1, 1), 0.2, 0.6, g), 1.0, -1.0)
 
+# %% ../../nbs/data/synthetic.ipynb #b6363e87
 def mondrian(n: int, h: int, w: int, g: torch.Generator, frequency: tuple[float, float]) -> Tensor:
     "Three to seven rectangles of random grey, the later ones on top."
     image, count = torch.zeros(n, h, w), torch.randint(3, 8, (n, 1, 1), generator=g)
     rows, cols = torch.arange(h)[:, None], torch.arange(w)
     for i in range(7):  # over rectangles, not over images
-        top, left = ((torch.rand(n, 1, 1, generator=g)*side).floor() for side in (h, w))
-        bottom, right = (a + 1 + (torch.rand(n, 1, 1, generator=g)*(side - a)).floor() for a, side in ((top, h), (left, w)))
+        top, left = ((torch.rand(n, 1, 1, generator=g) * side).floor() for side in (h, w))
+        bottom, right = (
+            a + 1 + (torch.rand(n, 1, 1, generator=g) * (side - a)).floor()
+            for a, side in ((top, h), (left, w))
+        )
         inside = (rows >= top) & (rows < bottom) & (cols >= left) & (cols < right) & (i < count)
         image = torch.where(inside, uniform((n, 1, 1), -1, 1, g), image)
     return image
 
-PATTERNS: dict[str, Callable] = {"checkerboard": checkerboards, "stripes": stripes, "circles": circles, "mondrian": mondrian}
+
+PATTERNS: dict[str, Callable] = {
+    "checkerboard": checkerboards,
+    "stripes": stripes,
+    "circles": circles,
+    "mondrian": mondrian,
+}
 
 # %% ../../nbs/data/synthetic.ipynb #82ef4789
 @FAMILIES.register("piecewise")
 def piecewise(
-    n: int, h: int, w: int, generator: torch.Generator,
-    pattern_types: tuple[str, ...] = tuple(PATTERNS), # kinds to draw from
-    frequency_range: tuple[float, float] = (2., 8.), # waves across the image, for boards and stripes
-    edge_blur_sigma: float = 0., # pixels; a Gaussian blur of the edges
-    contrast: float = 1., # factor before clamping
+    n: int,
+    h: int,
+    w: int,
+    generator: torch.Generator,
+    pattern_types: tuple[str, ...] = tuple(PATTERNS),  # kinds to draw from
+    frequency_range: tuple[float, float] = (2.0, 8.0),  # waves across the image, for boards and stripes
+    edge_blur_sigma: float = 0.0,  # pixels; a Gaussian blur of the edges
+    contrast: float = 1.0,  # factor before clamping
 ) -> Float[Tensor, "n h w"]:
     "Images that are flat between edges."
     for name in pattern_types:
-        if name not in PATTERNS: raise unknown_name("pattern", name, list(PATTERNS))
+        if name not in PATTERNS:
+            raise unknown_name("pattern", name, list(PATTERNS))
     kinds = torch.stack([PATTERNS[name](n, h, w, generator, frequency_range) for name in pattern_types])
     x = kinds[torch.randint(len(pattern_types), (n,), generator=generator), torch.arange(n)]
-    if edge_blur_sigma > 0: x = irfft2(rfft2(x)*torch.exp(-2*(math.pi*edge_blur_sigma*radius(h, w)).square()).to(x), (h, w))
-    return (contrast*x).clamp(-1, 1)
+    if edge_blur_sigma > 0:
+        x = irfft2(
+            rfft2(x) * torch.exp(-2 * (math.pi * edge_blur_sigma * radius(h, w)).square()).to(x), (h, w)
+        )
+    return (contrast * x).clamp(-1, 1)
 
 # %% ../../nbs/data/synthetic.ipynb #6540123b
 @FAMILIES.register("texture")
 def texture(
-    n: int, h: int, w: int, generator: torch.Generator,
-    frequency_range: tuple[float, float] = (1., 10.), # waves over a length of one, half of the image
-    sigma: float = 0.25, # width of the envelope across the ridge
-    amplitude: float = 1., # height before clamping
+    n: int,
+    h: int,
+    w: int,
+    generator: torch.Generator,
+    frequency_range: tuple[float, float] = (1.0, 10.0),  # waves over a length of one, half of the image
+    sigma: float = 0.25,  # width of the envelope across the ridge
+    amplitude: float = 1.0,  # height before clamping
 ) -> Float[Tensor, "n h w"]:
     "Waves of one direction under an envelope across it."
     y, x = grid(h, w)
-    f, angle, phase = (uniform((n, 1, 1), *r, generator) for r in (frequency_range, (0, math.pi), (-math.pi, math.pi)))
-    p = x*torch.cos(angle) + y*torch.sin(angle)
-    return (amplitude*torch.sin(2*math.pi*f*p + phase)*torch.exp(-p.square()/(2*sigma**2))).clamp(-1, 1)
+    f, angle, phase = (
+        uniform((n, 1, 1), *r, generator) for r in (frequency_range, (0, math.pi), (-math.pi, math.pi))
+    )
+    p = x * torch.cos(angle) + y * torch.sin(angle)
+    return (
+        amplitude * torch.sin(2 * math.pi * f * p + phase) * torch.exp(-p.square() / (2 * sigma**2))
+    ).clamp(-1, 1)
 
+# %% ../../nbs/data/synthetic.ipynb #4c0eb5aa
 @FAMILIES.register("random_field")
 def random_field(
-    n: int, h: int, w: int, generator: torch.Generator,
-    exponent_range: tuple[float, float] = (0., 2.), # power falls as k^-exponent
+    n: int,
+    h: int,
+    w: int,
+    generator: torch.Generator,
+    exponent_range: tuple[float, float] = (0.0, 2.0),  # power falls as k^-exponent
 ) -> Float[Tensor, "n h w"]:
     "Filtered white noise with a random exponent, divided by its largest value."
     alpha = uniform((n, 1, 1), *exponent_range, generator)
     k = radius(h, w).to(alpha)
-    gain = torch.where(k > 0, k.clamp(min=torch.finfo(k.dtype).tiny).pow(-alpha/2), torch.ones_like(k))
-    x = irfft2(gain*rfft2(torch.randn(n, h, w, generator=generator)), (h, w))
-    return x/x.abs().amax((-2, -1), keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
+    gain = torch.where(k > 0, k.clamp(min=torch.finfo(k.dtype).tiny).pow(-alpha / 2), torch.ones_like(k))
+    x = irfft2(gain * rfft2(torch.randn(n, h, w, generator=generator)), (h, w))
+    return x / x.abs().amax((-2, -1), keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
 
+# %% ../../nbs/data/synthetic.ipynb #5a82d68a
 @FAMILIES.register("noise")
 def noise(n: int, h: int, w: int, generator: torch.Generator) -> Float[Tensor, "n h w"]:
     "White Gaussian noise of unit variance, not clamped."
@@ -140,22 +182,26 @@ def noise(n: int, h: int, w: int, generator: torch.Generator) -> Float[Tensor, "
 
 # %% ../../nbs/data/synthetic.ipynb #c76f3da3
 def power_law_spectrum(
-    h: int, # rows
-    w: int, # columns
-    exponent: float = 2., # power falls as k^-exponent
-    variance: float = 1., # of a pixel
-) -> Float[Tensor, "h k"]: # power of each rfft2 bin, float64
+    h: int,  # rows
+    w: int,  # columns
+    exponent: float = 2.0,  # power falls as k^-exponent
+    variance: float = 1.0,  # of a pixel
+) -> Float[Tensor, "h k"]:  # power of each rfft2 bin, float64
     "Power of the family `power_law` on the half spectrum."
     k, weights = radius(h, w), bin_weights(h, w)
-    power = k.clamp(min=k[k > 0].min() if h*w > 1 else 1.).pow(-exponent)
-    return power*(variance*h*w/(weights*power).sum())
+    power = k.clamp(min=k[k > 0].min() if h * w > 1 else 1.0).pow(-exponent)
+    return power * (variance * h * w / (weights * power).sum())
 
+# %% ../../nbs/data/synthetic.ipynb #8b03ecb5
 @FAMILIES.register("power_law")
 def power_law(
-    n: int, h: int, w: int, generator: torch.Generator,
-    exponent: float = 2., # power falls as k^-exponent
-    variance: float = 1., # of a pixel
+    n: int,
+    h: int,
+    w: int,
+    generator: torch.Generator,
+    exponent: float = 2.0,  # power falls as k^-exponent
+    variance: float = 1.0,  # of a pixel
 ) -> Float[Tensor, "n h w"]:
     "Gaussian fields whose power on the half spectrum is `power_law_spectrum`."
     z = torch.randn(n, h, w, generator=generator)
-    return irfft2(power_law_spectrum(h, w, exponent, variance).sqrt().to(z)*rfft2(z), (h, w))
+    return irfft2(power_law_spectrum(h, w, exponent, variance).sqrt().to(z) * rfft2(z), (h, w))

@@ -25,75 +25,78 @@ __all__ = ['polynomial_product', 'agreement_polynomial', 'agreements', 'word_len
 
 # %% ../../nbs/doe/aliasing.ipynb #6be610e4
 def polynomial_product(
-    p: list[int], # coefficients
+    p: list[int],  # coefficients
     q: list[int],
 ) -> list[int]:
     "Product of two polynomials with integer coefficients, exact."
-    out = [0]*(len(p) + len(q) - 1)
+    out = [0] * (len(p) + len(q) - 1)
     for i, x in enumerate(p):
         for j, y in enumerate(q):
-            out[i+j] += x*y
+            out[i + j] += x * y
     return out
 
+# %% ../../nbs/doe/aliasing.ipynb #780b4587
 def agreement_polynomial(
-    q: int, # levels
-    agree: int, # factors in which two runs agree
-    differ: int, # and in which they do not
-) -> list[int]: # coefficients
+    q: int,  # levels
+    agree: int,  # factors in which two runs agree
+    differ: int,  # and in which they do not
+) -> list[int]:  # coefficients
     "Product of 1 + z(q-1) over the first and of 1 - z over the second."
-    first = [math.comb(agree, i)*(q - 1)**i for i in range(agree + 1)]
-    second = [math.comb(differ, i)*(-1)**i for i in range(differ + 1)]
+    first = [math.comb(agree, i) * (q - 1) ** i for i in range(agree + 1)]
+    second = [math.comb(differ, i) * (-1) ** i for i in range(differ + 1)]
     return polynomial_product(first, second)
 
 # %% ../../nbs/doe/aliasing.ipynb #b5593d6b
 def agreements(
-    a: Int[np.ndarray, "n k"], # an array
-    kinds: Int[np.ndarray, " m"], # numbers of levels that occur
-) -> Int[np.ndarray, "n2 m"]: # one row per pair of runs
+    a: Int[np.ndarray, "n k"],  # an array
+    kinds: Int[np.ndarray, " m"],  # numbers of levels that occur
+) -> Int[np.ndarray, "n2 m"]:  # one row per pair of runs
     "In how many factors of each number of levels two runs agree."
     same = (a[:, None] == a[None]).astype(np.int64)
     found = np.array(levels(a))
     return np.stack([same[..., found == q].sum(-1) for q in kinds], -1).reshape(-1, len(kinds))
 
+# %% ../../nbs/doe/aliasing.ipynb #f6330727
 def word_lengths(
-    a: Int[np.ndarray, "n k"], # an array
-) -> Float[np.ndarray, " k+1"]: # A_0 = 1, A_1, ..., A_k
+    a: Int[np.ndarray, "n k"],  # an array
+) -> Float[np.ndarray, " k+1"]:  # A_0 = 1, A_1, ..., A_k
     "Generalised word-length pattern (Xu and Wu 2001), computed in integers."
     a = check_array(a)
     kinds, width = np.unique(levels(a), return_counts=True)
     patterns, counts = np.unique(agreements(a, kinds), axis=0, return_counts=True)
-    total = [0]*(a.shape[1] + 1)
+    total = [0] * (a.shape[1] + 1)
     for pattern, count in zip(patterns.tolist(), counts.tolist(), strict=True):
         p = [count]
         for q, k, agree in zip(kinds.tolist(), width.tolist(), pattern, strict=True):
             p = polynomial_product(p, agreement_polynomial(q, agree, k - agree))
         total = [t + x for t, x in zip(total, p, strict=True)]
-    return np.array([float(Fraction(t, len(a)**2)) for t in total])
+    return np.array([float(Fraction(t, len(a) ** 2)) for t in total])
 
 # %% ../../nbs/doe/aliasing.ipynb #2bd1bda2
 def triple_words(
-    a: Int[np.ndarray, "n k"], # an array of strength 2
-) -> Float[np.ndarray, "k k k"]: # zero where two of the three are the same
+    a: Int[np.ndarray, "n k"],  # an array of strength 2
+) -> Float[np.ndarray, "k k k"]:  # zero where two of the three are the same
     "What each triple of columns adds to A_3."
     q = np.array(levels(a))
-    v = q[:, None, None]*(a.T[:, :, None] == a.T[:, None, :]) - 1.
+    v = q[:, None, None] * (a.T[:, :, None] == a.T[:, None, :]) - 1.0
     flat = v.reshape(len(v), -1)
-    words = np.stack([(row*flat)@flat.T for row in flat])/len(a)**2
+    words = np.stack([(row * flat) @ flat.T for row in flat]) / len(a) ** 2
     for i in range(len(v)):
         words[i, i], words[i, :, i], words[:, i, i] = 0, 0, 0
-    return np.where(words > 1e-9, words, 0.)
+    return np.where(words > 1e-9, words, 0.0)
 
+# %% ../../nbs/doe/aliasing.ipynb #bfc00be6
 def alias_report(
-    a: Int[np.ndarray, "n k"], # an orthogonal array
+    a: Int[np.ndarray, "n k"],  # an orthogonal array
     *,
-    names: Sequence[str] | None = None, # of the columns; their numbers when not given
-) -> pd.DataFrame: # a, b, column, share, kind
+    names: Sequence[str] | None = None,  # of the columns; their numbers when not given
+) -> pd.DataFrame:  # a, b, column, share, kind
     "Which two-factor interactions are aliased with which main effects, fully or partially."
     a = verify(a, proportional=True)
     call = list(names or range(a.shape[1]))
     if len(call) != a.shape[1]:
         raise InputError(f"names must be one per column, {a.shape[1]}; got {len(call)}")
-    shares = triple_words(a)/(np.array(levels(a)) - 1)
+    shares = triple_words(a) / (np.array(levels(a)) - 1)
     met = [(i, j, k) for i, j, k in zip(*np.nonzero(shares), strict=True) if i < j]
     rows = [(call[i], call[j], call[k], shares[i, j, k]) for i, j, k in met]
     report = pd.DataFrame(rows, columns=["a", "b", "column", "share"])
@@ -101,61 +104,69 @@ def alias_report(
 
 # %% ../../nbs/doe/aliasing.ipynb #30d4273d
 def interaction_table(
-    a: Int[np.ndarray, "n k"], # a two-level array
-) -> Int[np.ndarray, "k k"]: # -1 where no column holds the product
+    a: Int[np.ndarray, "n k"],  # a two-level array
+) -> Int[np.ndarray, "k k"]:  # -1 where no column holds the product
     "The column that holds the interaction of each pair of columns."
     a = verify(a)
     if set(levels(a)) != {2}:
-        raise InputError(f"an interaction table needs two levels everywhere, got {sorted(set(levels(a)))}; "
-                         "hint: alias_report")
+        raise InputError(
+            f"an interaction table needs two levels everywhere, got {sorted(set(levels(a)))}; "
+            "hint: alias_report"
+        )
     words = triple_words(a) > 1 - 1e-9
     return np.where(words.any(-1), words.argmax(-1), -1)
 
+# %% ../../nbs/doe/aliasing.ipynb #e097cf25
 class Graph(NamedTuple):
     "A linear graph: points and lines of columns."
-    points: tuple[int, ...]
-    lines: tuple[tuple[int, int, int], ...] # two points and the column of their interaction
 
+    points: tuple[int, ...]
+    lines: tuple[tuple[int, int, int], ...]  # two points and the column of their interaction
+
+# %% ../../nbs/doe/aliasing.ipynb #0709f9b2
 def linear_graph(
-    a: Int[np.ndarray, "n k"], # a regular two-level array
-    pairs: Sequence[tuple[int, int]], # interactions that are wanted, as pairs of columns
-) -> Graph: # every column once: points, lines, and points without a line
+    a: Int[np.ndarray, "n k"],  # a regular two-level array
+    pairs: Sequence[tuple[int, int]],  # interactions that are wanted, as pairs of columns
+) -> Graph:  # every column once: points, lines, and points without a line
     "The columns that the wanted interactions occupy; an error when they collide."
     table = interaction_table(a)
     lines = tuple((i, j, int(table[i, j])) for i, j in pairs)
     ends, held = {c for i, j, _ in lines for c in (i, j)}, [c for *_, c in lines]
     clash = sorted({c for c in held if c in ends or c < 0 or held.count(c) > 1})
     if clash:
-        raise InputError(f"interactions {list(pairs)} collide in columns {clash}; "
-                         "hint: another choice of columns, or an array with more runs")
+        raise InputError(
+            f"interactions {list(pairs)} collide in columns {clash}; "
+            "hint: another choice of columns, or an array with more runs"
+        )
     return Graph(tuple(c for c in range(a.shape[1]) if c not in held), lines)
 
 # %% ../../nbs/doe/aliasing.ipynb #86b57b4c
 def graph_layout(
-    graph: Graph, # from `linear_graph`
-) -> dict[int, tuple[float, float]]: # column -> place
+    graph: Graph,  # from `linear_graph`
+) -> dict[int, tuple[float, float]]:  # column -> place
     "Joined points on a circle, one that all lines share in its middle, single ones in a row below."
     degree = {c: sum(c in line[:2] for line in graph.lines) for c in graph.points}
     hub = [c for c in degree if degree[c] == len(graph.lines) > 1]
     rim = [c for c in degree if degree[c] and c not in hub]
     single = [c for c in degree if not degree[c]]
-    angles = [2*math.pi*i/len(rim) for i in range(len(rim))]
+    angles = [2 * math.pi * i / len(rim) for i in range(len(rim))]
     circle = {c: (math.sin(angle), math.cos(angle)) for c, angle in zip(rim, angles, strict=True)}
-    below = {c: (0.6*(i - (len(single) - 1)/2), -1.3) for i, c in enumerate(single)}
-    return circle | {c: (0., 0.) for c in hub} | below
+    below = {c: (0.6 * (i - (len(single) - 1) / 2), -1.3) for i, c in enumerate(single)}
+    return circle | {c: (0.0, 0.0) for c in hub} | below
 
+# %% ../../nbs/doe/aliasing.ipynb #2833aec6
 def draw_linear_graph(
-    graph: Graph, # from `linear_graph`
-    ax: Axes, # where
-) -> Axes: # the same axes
+    graph: Graph,  # from `linear_graph`
+    ax: Axes,  # where
+) -> Axes:  # the same axes
     "Draw a linear graph with its column numbers."
     at = graph_layout(graph)
     label = {"ha": "center", "va": "center"}
     for i, j, k in graph.lines:
         (x0, y0), (x1, y1) = at[i], at[j]
-        ax.plot([x0, x1], [y0, y1], color=COLORS["theory"], linewidth=1., zorder=0)
+        ax.plot([x0, x1], [y0, y1], color=COLORS["theory"], linewidth=1.0, zorder=0)
         box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
-        ax.text((x0 + x1)/2, (y0 + y1)/2, str(k), bbox=box, **label)
+        ax.text((x0 + x1) / 2, (y0 + y1) / 2, str(k), bbox=box, **label)
     for c, (x, y) in at.items():
         ax.plot(x, y, "o", color=COLORS["baseline"], markersize=17)
         ax.text(x, y, str(c), color="white", **label)

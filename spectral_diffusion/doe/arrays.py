@@ -17,13 +17,18 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
-from ..core.moved import names_elsewhere
 from ..core.config import read_text
+from ..core.moved import names_elsewhere
 from ..core.registry import InputError, Registry, unknown_name
 from ..core.runtime import atomic_file
 from .balance import check_array, levels, verify
-from .constructions import develop, difference_scheme, from_hadamard
-from .constructions import merge_columns, merged_array
+from spectral_diffusion.doe.constructions import (
+    develop,
+    difference_scheme,
+    from_hadamard,
+    merge_columns,
+    merged_array,
+)
 from .fields import rao_hamming
 
 # %% auto #0
@@ -33,19 +38,21 @@ __all__ = ['ARRAYS', 'USUAL', 'LINEAR', 'HADAMARD', 'FOURS', 'MOST_FULL', 'FULL'
            'read_array']
 
 # %% ../../nbs/doe/arrays.ipynb #e1bf7414
-ARRAYS = Registry("orthogonal array") # name -> function that makes it
-USUAL: dict[str, str] = {} # short name -> full name
+ARRAYS = Registry("orthogonal array")  # name -> function that makes it
+USUAL: dict[str, str] = {}  # short name -> full name
+
 
 def shape_name(
-    runs: int | str, # rows
-    counts: Sequence[tuple[int, int]], # (levels, columns), levels rising
-) -> str: # such as "L8(2^4 4^1)"
+    runs: int | str,  # rows
+    counts: Sequence[tuple[int, int]],  # (levels, columns), levels rising
+) -> str:  # such as "L8(2^4 4^1)"
     "The full name of an array."
     return f"L{runs}({' '.join(f'{q}^{k}' for q, k in counts)})"
 
+# %% ../../nbs/doe/arrays.ipynb #e83cb4d5
 def canonical(
-    name: str, # such as "L8(4 2^4)" or "l16"
-) -> str: # such as "L8(2^4 4^1)"
+    name: str,  # such as "L8(4 2^4)" or "l16"
+) -> str:  # such as "L8(2^4 4^1)"
     "The name with levels rising, exponents written out, one space between."
     match = re.fullmatch(r"L(\d+)\((.*)\)", name.strip(), re.IGNORECASE)
     if not match:
@@ -55,16 +62,17 @@ def canonical(
         return name.strip()
     return shape_name(match[1], sorted((int(p[1]), int(p[2] or 1)) for p in parts))
 
+# %% ../../nbs/doe/arrays.ipynb #bce7db86
 def name_of(
-    a: Int[np.ndarray, "n k"], # an array
-) -> str: # such as "L9(3^4)"
+    a: Int[np.ndarray, "n k"],  # an array
+) -> str:  # such as "L9(3^4)"
     "Runs and levels of an array as a name."
     return shape_name(len(a), list(zip(*np.unique(levels(a), return_counts=True), strict=True)))
 
 # %% ../../nbs/doe/arrays.ipynb #c2ba4f62
 def orthogonal_array(
-    name: str, # full or short name
-) -> Int[np.ndarray, "n k"]: # levels 0..q-1
+    name: str,  # full or short name
+) -> Int[np.ndarray, "n k"]:  # levels 0..q-1
     "The named array, made anew and verified."
     if not isinstance(name, str):
         raise unknown_name("orthogonal array", name, list(ARRAYS))
@@ -78,8 +86,8 @@ def orthogonal_array(
 
 # %% ../../nbs/doe/arrays.ipynb #032d6ca9
 def register_array(
-    name: str, # runs and levels, such as "L9(3^4)"
-    make: Callable[[], Int[np.ndarray, "n k"]], # returns the array
+    name: str,  # runs and levels, such as "L9(3^4)"
+    make: Callable[[], Int[np.ndarray, "n k"]],  # returns the array
 ) -> None:
     "Add an array under its name; the first of its size also answers to the short name."
     full = canonical(name)
@@ -90,39 +98,43 @@ def register_array(
 # (q, m): q levels, q^m runs
 LINEAR = ((2, 2), (2, 3), (3, 2), (2, 4), (5, 2), (3, 3), (2, 5), (7, 2), (2, 6), (3, 4))
 HADAMARD = (12, 20, 24, 28, 36, 40, 44, 48, 52, 56, 60)
-FOURS = {3: 1, 4: 4, 5: 8} # m -> most factors of four levels that are merged from 2^m runs
+FOURS = {3: 1, 4: 4, 5: 8}  # m -> most factors of four levels that are merged from 2^m runs
+
 
 def register_levels() -> None:
     "Arrays with as many levels in every column."
     for q, m in LINEAR:
-        register_array(f"L{q**m}({q}^{(q**m - 1)//(q - 1)})", lambda q=q, m=m: rao_hamming(q, m))
+        register_array(f"L{q**m}({q}^{(q**m - 1) // (q - 1)})", lambda q=q, m=m: rao_hamming(q, m))
     for n in HADAMARD:
         register_array(f"L{n}(2^{n - 1})", lambda n=n: from_hadamard(n))
     register_array("L16(4^5)", lambda: rao_hamming(4, 2))
     register_array("L64(4^21)", lambda: rao_hamming(4, 3))
 
+# %% ../../nbs/doe/arrays.ipynb #b2f98543
 def register_merged() -> None:
     "Arrays of two-level columns, some of them merged."
     for m, most in FOURS.items():
         for f in range(1, most + 1):
-            register_array(f"L{2**m}(2^{2**m - 1 - 3*f} 4^{f})", lambda m=m, f=f: merged_array(m, f))
+            register_array(f"L{2**m}(2^{2**m - 1 - 3 * f} 4^{f})", lambda m=m, f=f: merged_array(m, f))
     register_array("L16(2^8 8^1)", lambda: merge_columns(rao_hamming(2, 4), (0, 1, 3)))
 
 # %% ../../nbs/doe/arrays.ipynb #54e9b0d6
 def developed(
-    q: int, # levels of the scheme
-    rows: int, # of the scheme
-    extra: Int[np.ndarray, "r e"], # an array with as many runs
-) -> Int[np.ndarray, "n m"]: # the extra columns, then those of the scheme
+    q: int,  # levels of the scheme
+    rows: int,  # of the scheme
+    extra: Int[np.ndarray, "r e"],  # an array with as many runs
+) -> Int[np.ndarray, "n m"]:  # the extra columns, then those of the scheme
     "The array of a difference scheme here and an array beside it."
     return develop(difference_scheme(q, rows), q, extra)
 
+
 def all_combinations(
-    *levels: int, # of each factor
+    *levels: int,  # of each factor
 ) -> Int[np.ndarray, "n k"]:
     "Every combination of levels, the last factor changing fastest."
     return np.array(list(itertools.product(*map(range, levels))))
 
+# %% ../../nbs/doe/arrays.ipynb #e271597f
 def register_mixed() -> None:
     "Arrays of difference schemes."
     register_array("L18(2^1 3^7)", lambda: developed(3, 6, all_combinations(2, 3)))
@@ -134,20 +146,22 @@ def register_mixed() -> None:
     register_array("L54(2^1 3^25)", lambda: developed(3, 18, orthogonal_array("L18")))
     USUAL["L36"] = "L36(2^11 3^12)"
 
+
 register_levels()
 register_merged()
 register_mixed()
 
 # %% ../../nbs/doe/arrays.ipynb #de4000a1
 def level_text(
-    level: object, # plain data
+    level: object,  # plain data
 ) -> str:
     "A level as JSON."
     return json.dumps(level, sort_keys=True, ensure_ascii=False, default=str)
 
+# %% ../../nbs/doe/arrays.ipynb #c51610f0
 def level_names(
-    levels: Sequence, # of one factor
-) -> list: # one a level, all different
+    levels: Sequence,  # of one factor
+) -> list:  # one a level, all different
     "The levels, where a table can tell them apart, else the JSON text of each."
     try:
         plain = None not in levels and len(set(levels)) == len(levels)
@@ -155,36 +169,43 @@ def level_names(
         plain = False
     return list(levels) if plain else [level_text(x) for x in levels]
 
+# %% ../../nbs/doe/arrays.ipynb #01e43e82
 def declared(
-    column: Sequence, # the level of each run
-    levels: Sequence, # of the factor, in their order
-) -> pd.Categorical: # ordered
+    column: Sequence,  # the level of each run
+    levels: Sequence,  # of the factor, in their order
+) -> pd.Categorical:  # ordered
     "The column of a design, with its levels named and in the order in which they were declared."
     place = {level_text(x): i for i, x in enumerate(levels)}
     lost = [x for x in column if level_text(x) not in place]
     if lost:
         raise unknown_name("level", lost[0], list(place))
-    return pd.Categorical.from_codes([place[level_text(x)] for x in column], pd.Index(level_names(levels), dtype=object), ordered=True)
+    return pd.Categorical.from_codes(
+        [place[level_text(x)] for x in column], pd.Index(level_names(levels), dtype=object), ordered=True
+    )
 
 # %% ../../nbs/doe/arrays.ipynb #2ab573f2
 MOST_FULL = 128  # runs of all combinations that are taken without being asked for
-FULL = "full"    # their name
+FULL = "full"  # their name
+
 
 def full_factorial(
-    levels: Sequence[int], # of each factor, at least two
-) -> Int[np.ndarray, "n k"]: # the last factor changes fastest
+    levels: Sequence[int],  # of each factor, at least two
+) -> Int[np.ndarray, "n k"]:  # the last factor changes fastest
     "All combinations of the levels."
     runs = math.prod(int(q) for q in levels)
     if runs > 4096:
-        raise InputError(f"all combinations of {list(levels)} levels are {runs} runs, allowed are 4096; hint: an orthogonal array")
+        raise InputError(
+            f"all combinations of {list(levels)} levels are {runs} runs, allowed are 4096; hint: an"
+            " orthogonal array"
+        )
     return verify(np.array(list(itertools.product(*(range(q) for q in levels)))))
 
 # %% ../../nbs/doe/arrays.ipynb #11314d3a
 def write_array(
-    a: Int[np.ndarray, "n k"], # an array
-    path: str | Path, # CSV file
+    a: Int[np.ndarray, "n k"],  # an array
+    path: str | Path,  # CSV file
     *,
-    names: Sequence[str] | None = None, # of the columns; F0, F1, ... when not given
+    names: Sequence[str] | None = None,  # of the columns; F0, F1, ... when not given
 ) -> Path:
     "Write an array as CSV with a header, levels from 0."
     a = check_array(a)
@@ -195,9 +216,10 @@ def write_array(
         csv.writer(f).writerows([head, *a.tolist()])
     return Path(path)
 
+# %% ../../nbs/doe/arrays.ipynb #794b0e3f
 def read_cells(
-    path: str | Path, # CSV file with a header
-) -> tuple[list[str], list[list[str]]]: # header, rows without blank lines
+    path: str | Path,  # CSV file with a header
+) -> tuple[list[str], list[list[str]]]:  # header, rows without blank lines
     "The cells of a table, without blanks around them; a row of another length than the header is refused."
     if not Path(path).is_file():
         raise InputError(f"no array file at {str(path)!r}")
@@ -208,7 +230,9 @@ def read_cells(
             if not any(cells):
                 continue
             if rows and len(cells) != len(rows[0]):
-                raise InputError(f"line {number} of {name} has {len(cells)} cells, its header has {len(rows[0])}")
+                raise InputError(
+                    f"line {number} of {name} has {len(cells)} cells, its header has {len(rows[0])}"
+                )
             rows.append(cells)
     except csv.Error as error:
         raise InputError(f"{name} is no table in CSV: {error}") from error
@@ -216,11 +240,12 @@ def read_cells(
         raise InputError(f"{name} must hold a header and at least one row below it, got {len(rows)} lines")
     return rows[0], rows[1:]
 
+# %% ../../nbs/doe/arrays.ipynb #5925dac7
 def read_array(
-    path: str | Path, # CSV file with a header
+    path: str | Path,  # CSV file with a header
     *,
-    columns: Sequence[str] | None = None, # factor columns; all when not given
-) -> pd.DataFrame: # one column a factor, levels from 0
+    columns: Sequence[str] | None = None,  # factor columns; all when not given
+) -> pd.DataFrame:  # one column a factor, levels from 0
     "A verified array from a CSV file; one that is not orthogonal is refused with the pairs at fault."
     head, rows = read_cells(path)
     chosen = list(columns) if columns is not None else head
@@ -228,11 +253,19 @@ def read_array(
         if c not in head:
             raise unknown_name("column", c, head)
         if not c or head.count(c) > 1 or chosen.count(c) > 1:
-            raise InputError(f"columns of an array file have different names, got {head}; hint: columns=[...] picks the factors")
+            raise InputError(
+                f"columns of an array file have different names, got {head}; hint: columns=[...] picks the"
+                " factors"
+            )
     cells = {c: [row[head.index(c)] for row in rows] for c in chosen}
-    bad = [c for c, column in cells.items() if not all(re.fullmatch(r"[-+]?[0-9]{1,9}", cell) for cell in column)]
+    bad = [
+        c for c, column in cells.items() if not all(re.fullmatch(r"[-+]?[0-9]{1,9}", cell) for cell in column)
+    ]
     if not chosen or bad:
-        raise InputError(f"columns of an array file hold integer levels under a header; got others in {bad}; hint: columns=[...] picks the factors")
+        raise InputError(
+            f"columns of an array file hold integer levels under a header; got others in {bad}; hint:"
+            " columns=[...] picks the factors"
+        )
     table = pd.DataFrame({c: [int(cell) for cell in column] for c, column in cells.items()})
     table = table - table.min()
     verify(table.to_numpy(), names=chosen)

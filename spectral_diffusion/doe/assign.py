@@ -28,7 +28,8 @@ __all__ = ['Assignment', 'contrast_kernel', 'interactions_meet', 'fits', 'place_
 # %% ../../nbs/doe/assign.ipynb #a527b9ca
 class Assignment(NamedTuple):
     "Factors on the columns of an array."
-    name: str                # of the array
+
+    name: str  # of the array
     array: Int[np.ndarray, "n k"]
     columns: dict[str, int]  # factor -> column
 
@@ -44,28 +45,29 @@ class Assignment(NamedTuple):
 
 # %% ../../nbs/doe/assign.ipynb #30050cc7
 def contrast_kernel(
-    column: Int[np.ndarray, " n"], # levels of a factor
+    column: Int[np.ndarray, " n"],  # levels of a factor
 ) -> Float[np.ndarray, "n n"]:
     "Sum over a factor's orthonormal contrasts of their products in two runs."
-    return (column.max() + 1)*(column[:, None] == column) - 1.
+    return (column.max() + 1) * (column[:, None] == column) - 1.0
 
+# %% ../../nbs/doe/assign.ipynb #e4e0fce1
 def interactions_meet(
-    a: Int[np.ndarray, "n k"], # an array of strength 2
-    p: tuple[int, int], # columns of one interaction
-    q: tuple[int, int], # columns of the other
+    a: Int[np.ndarray, "n k"],  # an array of strength 2
+    p: tuple[int, int],  # columns of one interaction
+    q: tuple[int, int],  # columns of the other
 ) -> bool:
     "Whether two two-factor interactions have contrasts that are not orthogonal."
     if set(p) == set(q):
         return True
     overlap = np.prod([contrast_kernel(a[:, j]) for j in (*p, *q)], axis=0).sum()
-    return bool(overlap > 1e-9*len(a)**2)
+    return bool(overlap > 1e-9 * len(a) ** 2)
 
 # %% ../../nbs/doe/assign.ipynb #5eadae7e
 def fits(
-    a: Int[np.ndarray, "n k"], # an orthogonal array
-    words: Bool[np.ndarray, "k k k"], # which triples of columns disturb each other
-    at: dict[str, int], # factor -> column, the last one just added
-    avoid: Sequence[tuple[str, str]], # interactions to be kept clear
+    a: Int[np.ndarray, "n k"],  # an orthogonal array
+    words: Bool[np.ndarray, "k k k"],  # which triples of columns disturb each other
+    at: dict[str, int],  # factor -> column, the last one just added
+    avoid: Sequence[tuple[str, str]],  # interactions to be kept clear
 ) -> bool:
     "Whether the placed interactions are clear of the placed factors, and of each other."
     last = list(at.values())[-1]
@@ -75,12 +77,13 @@ def fits(
     pairs = [(p, q) for p, q in itertools.combinations(ready, 2) if last in (*p, *q)]
     return not any(interactions_meet(a, p, q) for p, q in pairs)
 
+# %% ../../nbs/doe/assign.ipynb #fd7fc9bb
 def place_factors(
-    a: Int[np.ndarray, "n k"], # an orthogonal array
-    factors: dict[str, int], # name -> levels
-    avoid: Sequence[tuple[str, str]], # interactions to be kept clear
-    budget: int = 20_000, # positions tried before giving up
-) -> dict[str, int] | None: # factor -> column; None when nothing was found
+    a: Int[np.ndarray, "n k"],  # an orthogonal array
+    factors: dict[str, int],  # name -> levels
+    avoid: Sequence[tuple[str, str]],  # interactions to be kept clear
+    budget: int = 20_000,  # positions tried before giving up
+) -> dict[str, int] | None:  # factor -> column; None when nothing was found
     "Backtracking over the columns, factors with named interactions first."
     words, found = triple_words(a) > 0, levels(a)
     order = sorted(factors, key=lambda f: -sum(f in pair for pair in avoid))
@@ -103,19 +106,20 @@ def place_factors(
 
 # %% ../../nbs/doe/assign.ipynb #6655b710
 def columns_by_level(
-    name: str, # full name of an array
-) -> Counter: # levels -> columns
+    name: str,  # full name of an array
+) -> Counter:  # levels -> columns
     "How many columns of each number of levels a name promises."
     return Counter({int(q): int(k) for q, k in re.findall(r"(\d+)\^(\d+)", name)})
 
+# %% ../../nbs/doe/assign.ipynb #05be22b7
 def candidates(
-    factors: dict[str, int], # name -> levels
-    avoid: Sequence[tuple[str, str]], # interactions to be kept clear
-) -> Iterator[tuple[str, Int[np.ndarray, "n k"]]]: # names and arrays, runs rising
+    factors: dict[str, int],  # name -> levels
+    avoid: Sequence[tuple[str, str]],  # interactions to be kept clear
+) -> Iterator[tuple[str, Int[np.ndarray, "n k"]]]:  # names and arrays, runs rising
     "Arrays with enough columns and degrees of freedom, and all combinations where they are few."
     effects = sum(q - 1 for q in factors.values())
-    interactions = sum((factors[x] - 1)*(factors[y] - 1) for x, y in avoid)
-    runs = {name: int(name[1:name.index("(")]) for name in ARRAYS}
+    interactions = sum((factors[x] - 1) * (factors[y] - 1) for x, y in avoid)
+    runs = {name: int(name[1 : name.index("(")]) for name in ARRAYS}
     whole = math.prod(int(q) for q in factors.values())
     if whole <= MOST_FULL:
         runs[FULL] = whole
@@ -127,8 +131,8 @@ def candidates(
 
 # %% ../../nbs/doe/assign.ipynb #6558e1f1
 def check_factors(
-    factors: dict[str, int], # name -> number of levels
-    avoid: Sequence[tuple[str, str]], # two-factor interactions
+    factors: dict[str, int],  # name -> number of levels
+    avoid: Sequence[tuple[str, str]],  # two-factor interactions
 ) -> None:
     "Raise unless these are factors, and pairs of different ones among them."
     if not factors or not all(isinstance(q, (int, np.integer)) and q >= 2 for q in factors.values()):
@@ -140,21 +144,22 @@ def check_factors(
             if f not in factors:
                 raise unknown_name("factor in avoid", f, list(factors))
 
+# %% ../../nbs/doe/assign.ipynb #fce9a031
 def no_place(
-    where: str, # which arrays were tried
-    factors: dict[str, int], # name -> number of levels
-    avoid: Sequence[tuple[str, str]], # two-factor interactions
-    hint: str, # what to do
-) -> InputError: # ready to be raised
+    where: str,  # which arrays were tried
+    factors: dict[str, int],  # name -> number of levels
+    avoid: Sequence[tuple[str, str]],  # two-factor interactions
+    hint: str,  # what to do
+) -> InputError:  # ready to be raised
     "The error for factors that do not fit."
     clear = [f"{x}x{y}" for x, y in avoid]
     return InputError(f"no place found in {where} for {dict(factors)} with {clear} clear; hint: {hint}")
 
 # %% ../../nbs/doe/assign.ipynb #0aa248a5
 def named_array(
-    array: str | Int[np.ndarray, "n k"], # a name, "full", or the array itself
-    factors: dict[str, int], # name -> number of levels
-) -> tuple[str, Int[np.ndarray, "n k"]]: # its name and the array
+    array: str | Int[np.ndarray, "n k"],  # a name, "full", or the array itself
+    factors: dict[str, int],  # name -> number of levels
+) -> tuple[str, Int[np.ndarray, "n k"]]:  # its name and the array
     "The array that was asked for."
     if not isinstance(array, str):
         return name_of(array), verify(array)
@@ -162,10 +167,13 @@ def named_array(
         return FULL, full_factorial(list(factors.values()))
     return array, orthogonal_array(array)
 
+# %% ../../nbs/doe/assign.ipynb #36653118
 def assign(
-    factors: dict[str, int], # name -> number of levels
-    array: str | Int[np.ndarray, "n k"] | None = None, # its name, or "full"; the smallest that works when not given
-    avoid: Sequence[tuple[str, str]] = (), # interactions to be kept clear of main effects and of each other
+    factors: dict[str, int],  # name -> number of levels
+    array: (
+        str | Int[np.ndarray, "n k"] | None
+    ) = None,  # its name, or "full"; the smallest that works when not given
+    avoid: Sequence[tuple[str, str]] = (),  # interactions to be kept clear of main effects and of each other
 ) -> Assignment:
     "A column for each factor, with the named interactions not aliased."
     check_factors(factors, avoid)

@@ -21,61 +21,68 @@ __all__ = ['whole_numbers', 'check_array', 'levels', 'balance', 'combination_cou
 
 # %% ../../nbs/doe/balance.ipynb #65e0e0fc
 def whole_numbers(
-    a: Int[np.ndarray, "n k"] | Sequence[Sequence[int]] | pd.DataFrame, # runs x factors
-) -> Int[np.ndarray, "n k"]: # int64
+    a: Int[np.ndarray, "n k"] | Sequence[Sequence[int]] | pd.DataFrame,  # runs x factors
+) -> Int[np.ndarray, "n k"]:  # int64
     "The entries as integers; anything that is no table of whole numbers raises."
     raw = np.asarray(a)
     if raw.ndim != 2 or not raw.size:
-        raise InputError(f"an array has runs x factors, two axes with at least one entry; "
-                         f"got shape {raw.shape}")
+        raise InputError(
+            f"an array has runs x factors, two axes with at least one entry; got shape {raw.shape}"
+        )
     try:
         out = raw.astype(np.int64)
         whole = bool((out == raw.astype(np.float64)).all())
     except (TypeError, ValueError, OverflowError):
         whole = False
     if not whole:
-        raise InputError(f"levels of an array must be integers 0..q-1, got entries of {raw.dtype}; "
-                         "hint: number the levels")
+        raise InputError(
+            f"levels of an array must be integers 0..q-1, got entries of {raw.dtype}; hint: number the levels"
+        )
     return out
 
+# %% ../../nbs/doe/balance.ipynb #a6c2f4fa
 def check_array(
-    a: Int[np.ndarray, "n k"] | Sequence[Sequence[int]] | pd.DataFrame, # runs x factors
-) -> Int[np.ndarray, "n k"]: # int64
+    a: Int[np.ndarray, "n k"] | Sequence[Sequence[int]] | pd.DataFrame,  # runs x factors
+) -> Int[np.ndarray, "n k"]:  # int64
     "The array as integers, with levels 0..q-1 and at least two of them in each column."
     out = whole_numbers(a)
     for j, column in enumerate(out.T):
         seen = np.unique(column)
         if len(seen) < 2 or not np.array_equal(seen, np.arange(len(seen))):
-            raise InputError(f"column {j} must use all levels 0..q-1, at least two; got {seen[:8].tolist()}; "
-                             "hint: number its levels from 0")
+            raise InputError(
+                f"column {j} must use all levels 0..q-1, at least two; got {seen[:8].tolist()}; "
+                "hint: number its levels from 0"
+            )
     return out
 
 # %% ../../nbs/doe/balance.ipynb #bc152ab3
 def levels(
-    a: Int[np.ndarray, "n k"], # an array
-) -> tuple[int, ...]: # one per column
+    a: Int[np.ndarray, "n k"],  # an array
+) -> tuple[int, ...]:  # one per column
     "Number of levels of each column."
     return tuple(int(q) for q in check_array(a).max(0) + 1)
 
+
 def balance(
-    a: Int[np.ndarray, "n k"], # an array
-) -> list[list[int]]: # runs at each level, one list per column
+    a: Int[np.ndarray, "n k"],  # an array
+) -> list[list[int]]:  # runs at each level, one list per column
     "How often each level occurs in each column."
     return [np.bincount(column).tolist() for column in check_array(a).T]
 
 # %% ../../nbs/doe/balance.ipynb #d95152af
 def combination_counts(
-    a: Int[np.ndarray, "n k"], # an array
-    columns: Sequence[int], # which ones
-) -> Int[np.ndarray, " m"]: # one count for each possible combination of levels
+    a: Int[np.ndarray, "n k"],  # an array
+    columns: Sequence[int],  # which ones
+) -> Int[np.ndarray, " m"]:  # one count for each possible combination of levels
     "How often each combination of levels occurs in the named columns."
     chosen = a[:, list(columns)]
     shape = tuple(int(q) for q in chosen.max(0) + 1)
     return np.bincount(np.ravel_multi_index(tuple(chosen.T), shape), minlength=math.prod(shape))
 
+# %% ../../nbs/doe/balance.ipynb #03a06492
 def strength(
-    a: Int[np.ndarray, "n k"], # an array
-) -> int: # from 0 to k
+    a: Int[np.ndarray, "n k"],  # an array
+) -> int:  # from 0 to k
     "Largest t for which any t columns hold all combinations equally often."
     a = check_array(a)
     for t in range(1, a.shape[1] + 1):
@@ -86,21 +93,22 @@ def strength(
 
 # %% ../../nbs/doe/balance.ipynb #e4135c02
 def offending_pairs(
-    a: Int[np.ndarray, "n k"], # an array
-) -> list[tuple[int, int]]: # pairs of columns
+    a: Int[np.ndarray, "n k"],  # an array
+) -> list[tuple[int, int]]:  # pairs of columns
     "Pairs whose combinations do not occur in proportion to the levels of each."
     n, bad = len(a), []
     for i, j in itertools.combinations(range(a.shape[1]), 2):
         expected = np.outer(np.bincount(a[:, i]), np.bincount(a[:, j])).ravel()
-        if (n*combination_counts(a, (i, j)) != expected).any():
+        if (n * combination_counts(a, (i, j)) != expected).any():
             bad.append((i, j))
     return bad
 
+# %% ../../nbs/doe/balance.ipynb #1eafc17b
 def faults(
-    a: Int[np.ndarray, "n k"], # an array
-    names: Sequence[object], # of the columns
-    proportional: bool, # allow uneven levels
-) -> list[str]: # none when it is orthogonal
+    a: Int[np.ndarray, "n k"],  # an array
+    names: Sequence[object],  # of the columns
+    proportional: bool,  # allow uneven levels
+) -> list[str]:  # none when it is orthogonal
     "What keeps an array from being orthogonal, in words."
     found = []
     counts = {name: c for name, c in zip(names, balance(a), strict=True) if len(set(c)) > 1}
@@ -108,24 +116,26 @@ def faults(
         uneven = [f"{name} ({', '.join(map(str, c))})" for name, c in counts.items()]
         found.append(f"uneven levels in {', '.join(uneven)}")
     if pairs := offending_pairs(a):
-        listed = [f"{names[i]}-{names[j]}" for i, j in pairs[:20]] + ["..."]*(len(pairs) > 20)
+        listed = [f"{names[i]}-{names[j]}" for i, j in pairs[:20]] + ["..."] * (len(pairs) > 20)
         found.append(f"{len(pairs)} of {math.comb(a.shape[1], 2)} pairs not orthogonal: {', '.join(listed)}")
     return found
 
 # %% ../../nbs/doe/balance.ipynb #3a9aaa33
 def verify(
-    a: Int[np.ndarray, "n k"], # an array
-    levels: Sequence[int] | None = None, # levels each column must have; as found when not given
+    a: Int[np.ndarray, "n k"],  # an array
+    levels: Sequence[int] | None = None,  # levels each column must have; as found when not given
     *,
-    names: Sequence[str] | None = None, # of the columns, for the message
-    proportional: bool = False, # allow uneven levels
-) -> Int[np.ndarray, "n k"]: # the same array
+    names: Sequence[str] | None = None,  # of the columns, for the message
+    proportional: bool = False,  # allow uneven levels
+) -> Int[np.ndarray, "n k"]:  # the same array
     "The array, if it is orthogonal; otherwise an error with the columns and pairs at fault."
     a = check_array(a)
     found = tuple(int(q) for q in a.max(0) + 1)
     if levels is not None and tuple(levels) != found:
         raise InputError(f"the array must have levels {tuple(levels)}, got {found}")
     if wrong := faults(a, list(names or range(a.shape[1])), proportional):
-        raise InputError(f"not an orthogonal array of {len(a)} runs: {'; '.join(wrong)}; "
-                         "hint: take one from `orthogonal_array`")
+        raise InputError(
+            f"not an orthogonal array of {len(a)} runs: {'; '.join(wrong)}; "
+            "hint: take one from `orthogonal_array`"
+        )
     return a

@@ -23,8 +23,8 @@ __all__ = ['QUADRATICS', 'TWELVE', 'SCHEMES', 'paley_core', 'has_characters', 'p
 
 # %% ../../nbs/doe/constructions.ipynb #6f20e1f2
 def paley_core(
-    q: int, # odd prime, 9 or 25
-) -> Int[np.ndarray, "m m"]: # q+1 square, zero diagonal
+    q: int,  # odd prime, 9 or 25
+) -> Int[np.ndarray, "m m"]:  # q+1 square, zero diagonal
     "The bordered table of quadratic characters, with C C^T = q I."
     add, mul = field(q)
     chi = -np.ones(q, dtype=np.int64)
@@ -36,27 +36,29 @@ def paley_core(
     core[1:, 0] = 1 if q % 4 == 1 else -1
     return core
 
+# %% ../../nbs/doe/constructions.ipynb #6f7d6f2b
 def has_characters(
-    q: int, # a number
+    q: int,  # a number
 ) -> bool:
     "Whether there is a field here of this odd number of elements."
     return q in (9, 25) or (q > 2 and all(q % p for p in range(2, math.isqrt(q) + 1)))
 
 # %% ../../nbs/doe/constructions.ipynb #9c5c726d
 def paley(
-    n: int, # rows, a multiple of 4
-) -> Int[np.ndarray, "n n"] | None: # None where neither construction has this size
+    n: int,  # rows, a multiple of 4
+) -> Int[np.ndarray, "n n"] | None:  # None where neither construction has this size
     "A Hadamard matrix by one of Paley's two constructions."
     if has_characters(n - 1):
         return paley_core(n - 1) + np.eye(n, dtype=np.int64)
-    if n % 8 == 4 and (n//2 - 1) % 4 == 1 and has_characters(n//2 - 1):
+    if n % 8 == 4 and (n // 2 - 1) % 4 == 1 and has_characters(n // 2 - 1):
         off, diagonal = np.array([[1, 1], [1, -1]]), np.array([[1, -1], [-1, -1]])
-        return np.kron(paley_core(n//2 - 1), off) + np.kron(np.eye(n//2, dtype=np.int64), diagonal)
+        return np.kron(paley_core(n // 2 - 1), off) + np.kron(np.eye(n // 2, dtype=np.int64), diagonal)
     return None
 
+# %% ../../nbs/doe/constructions.ipynb #2841d722
 def hadamard(
-    n: int, # 1, 2 or a multiple of 4
-) -> Int[np.ndarray, "n n"]: # first row and column are ones
+    n: int,  # 1, 2 or a multiple of 4
+) -> Int[np.ndarray, "n n"]:  # first row and column are ones
     "A Hadamard matrix by Paley's two constructions and Sylvester's doubling."
     n = as_int(n)
     if not isinstance(n, int) or n < 1 or (n > 2 and n % 4) or n > 1024:
@@ -66,22 +68,23 @@ def hadamard(
     if n & (n - 1):  # a power of two is doubled
         made = paley(n)
         if made is not None:
-            made = made*made[0]
-            return made*made[:, :1]
+            made = made * made[0]
+            return made * made[:, :1]
         if n % 8:
-            raise InputError(f"no Hadamard matrix of {n} rows from Paley or doubling here; "
-                             f"hint: {n - 4} or {n + 4} rows")
-    return np.kron(hadamard(2), hadamard(n//2))
+            raise InputError(
+                f"no Hadamard matrix of {n} rows from Paley or doubling here; hint: {n - 4} or {n + 4} rows"
+            )
+    return np.kron(hadamard(2), hadamard(n // 2))
 
 # %% ../../nbs/doe/constructions.ipynb #77f9c418
 def from_hadamard(
-    n: int, # runs, a multiple of 4
-) -> Int[np.ndarray, "n k"]: # n - 1 columns of two levels, first run all zero
+    n: int,  # runs, a multiple of 4
+) -> Int[np.ndarray, "n k"]:  # n - 1 columns of two levels, first run all zero
     "The two-level array of a Hadamard matrix."
     n = as_int(n)
     if not isinstance(n, int) or n < 4:
         raise InputError(f"a two-level array from a Hadamard matrix needs at least 4 runs, got {n!r}")
-    return verify((1 - hadamard(n)[:, 1:])//2)
+    return verify((1 - hadamard(n)[:, 1:]) // 2)
 
 # %% ../../nbs/doe/constructions.ipynb #9ed83670
 QUADRATICS = {  # levels -> four blocks: alpha, beta, gamma
@@ -89,22 +92,35 @@ QUADRATICS = {  # levels -> four blocks: alpha, beta, gamma
     5: ((1, 0, 0), (1, 1, 0), (1, 0, 1), (3, 3, 3)),
 }
 TWELVE = (  # D(12, 12, 3)
-    "000000000000", "000011112222", "001201220112", "002102121021", "012021022101", "012100212210",
-    "010222011012", "011220100221", "021012202011", "021110021202", "022212110100", "020121201120",
+    "000000000000",
+    "000011112222",
+    "001201220112",
+    "002102121021",
+    "012021022101",
+    "012100212210",
+    "010222011012",
+    "011220100221",
+    "021012202011",
+    "021110021202",
+    "022212110100",
+    "020121201120",
 )
 
+
 def quadratic_scheme(
-    q: int, # 3 or 5
-) -> Int[np.ndarray, "r r"]: # 2q rows
+    q: int,  # 3 or 5
+) -> Int[np.ndarray, "r r"]:  # 2q rows
     "Four blocks of quadratic polynomials modulo q (after Masuyama 1957)."
     i, j = np.meshgrid(range(q), range(q), indexing="ij")
-    blocks = [(a*i*j + b*i*i + c*j*j) % q for a, b, c in QUADRATICS[q]]
+    blocks = [(a * i * j + b * i * i + c * j * j) % q for a, b, c in QUADRATICS[q]]
     return np.block([blocks[:2], blocks[2:]])
 
+# %% ../../nbs/doe/constructions.ipynb #dbd4afa7
 def eighteen_scheme() -> Int[np.ndarray, "r r"]:
     "The scheme of eighteen rows and three levels: that of six with the multiples of 0, 1 and 2 added."
     six, table = quadratic_scheme(3), np.outer(range(3), range(3))
     return (six[:, None, :, None] + table[:, None]).reshape(18, 18) % 3
+
 
 SCHEMES = {  # (levels, rows) -> the function that makes the scheme
     (3, 6): lambda: quadratic_scheme(3),
@@ -115,8 +131,8 @@ SCHEMES = {  # (levels, rows) -> the function that makes the scheme
 
 # %% ../../nbs/doe/constructions.ipynb #71ef8077
 def difference_scheme(
-    q: int, # 3 or 5
-    rows: int, # 2q; for q = 3 also 12 and 18
+    q: int,  # 3 or 5
+    rows: int,  # 2q; for q = 3 also 12 and 18
 ) -> Int[np.ndarray, "r r"]:
     "A square table over 0..q-1 in which any two columns differ by every value equally often."
     if (q, rows) not in SCHEMES:
@@ -125,40 +141,46 @@ def difference_scheme(
     scheme = SCHEMES[q, rows]()
     for x, y in itertools.combinations(scheme.T, 2):
         if np.ptp(np.bincount((x - y) % q, minlength=q)):
-            raise InputError(f"the stored scheme ({q}, {rows}) was changed: "
-                             "its columns no longer differ evenly")
+            raise InputError(
+                f"the stored scheme ({q}, {rows}) was changed: its columns no longer differ evenly"
+            )
     return scheme
 
+# %% ../../nbs/doe/constructions.ipynb #6f4c1751
 def develop(
-    scheme: Int[np.ndarray, "r k"], # a difference scheme
-    q: int, # its levels
-    extra: Int[np.ndarray, "r e"], # an array with as many runs as the scheme has rows
-) -> Int[np.ndarray, "n m"]: # q*r runs: the extra columns, then those of the scheme
+    scheme: Int[np.ndarray, "r k"],  # a difference scheme
+    q: int,  # its levels
+    extra: Int[np.ndarray, "r e"],  # an array with as many runs as the scheme has rows
+) -> Int[np.ndarray, "n m"]:  # q*r runs: the extra columns, then those of the scheme
     "The array of a difference scheme: each row with 0..q-1 added, beside its row of `extra`."
     rows = (scheme[:, None, :] + np.arange(q)[:, None]) % q
     return verify(np.hstack([np.repeat(extra, q, axis=0), rows.reshape(-1, scheme.shape[1])]))
 
 # %% ../../nbs/doe/constructions.ipynb #be01c07c
 def check_merge(
-    a: Int[np.ndarray, "n k"], # an array
-    columns: Sequence[int], # to be merged
-) -> list[int]: # the columns
+    a: Int[np.ndarray, "n k"],  # an array
+    columns: Sequence[int],  # to be merged
+) -> list[int]:  # the columns
     "Raise unless these are different columns that hold all their combinations equally often."
     chosen = list(columns)
     known = all(isinstance(c, (int, np.integer)) and 0 <= c < a.shape[1] for c in chosen)
     if len(chosen) < 2 or len(set(chosen)) < len(chosen) or not known:
-        raise InputError(f"merge_columns needs at least two different columns of 0..{a.shape[1] - 1}, "
-                         f"got {columns!r}")
+        raise InputError(
+            f"merge_columns needs at least two different columns of 0..{a.shape[1] - 1}, got {columns!r}"
+        )
     counts = combination_counts(a, chosen)
     if np.ptp(counts):
-        raise InputError(f"columns {chosen} do not hold all combinations equally often, "
-                         f"got counts {counts.tolist()}; hint: leave out the one that the others determine")
+        raise InputError(
+            f"columns {chosen} do not hold all combinations equally often, "
+            f"got counts {counts.tolist()}; hint: leave out the one that the others determine"
+        )
     return chosen
 
+# %% ../../nbs/doe/constructions.ipynb #33975af2
 def merge_columns(
-    a: Int[np.ndarray, "n k"], # an array
-    columns: Sequence[int], # two or more to be merged
-) -> Int[np.ndarray, "n m"]: # the remaining columns, then the merged one
+    a: Int[np.ndarray, "n k"],  # an array
+    columns: Sequence[int],  # two or more to be merged
+) -> Int[np.ndarray, "n m"]:  # the remaining columns, then the merged one
     "The array with columns merged into a factor of their combinations, without those that they determine."
     a = check_array(a)
     chosen = check_merge(a, columns)
@@ -171,32 +193,36 @@ def merge_columns(
         elif ((pair > 0).sum(1) > 1).any():
             partial.append(j)
     if partial:
-        raise InputError(f"merging {chosen} would leave columns {partial} partly aliased with the new one; "
-                         "hint: merge columns of a regular array such as L8 or L16")
+        raise InputError(
+            f"merging {chosen} would leave columns {partial} partly aliased with the new one; "
+            "hint: merge columns of a regular array such as L8 or L16"
+        )
     return verify(np.column_stack([a[:, kept], merged]))
 
 # %% ../../nbs/doe/constructions.ipynb #0e31f9f8
 def dummy_level(
-    a: Int[np.ndarray, "n k"], # an array
-    column: int, # which factor has one level too many
-    repeat: int = 0, # the level that is repeated in place of the last
-) -> Int[np.ndarray, "n k"]: # proportional, no longer balanced in this column
+    a: Int[np.ndarray, "n k"],  # an array
+    column: int,  # which factor has one level too many
+    repeat: int = 0,  # the level that is repeated in place of the last
+) -> Int[np.ndarray, "n k"]:  # proportional, no longer balanced in this column
     "The array with the last level of a column replaced by another one (Taguchi's dummy level)."
     a = check_array(a).copy()
     if not 0 <= column < a.shape[1]:
         raise InputError(f"column must be in 0..{a.shape[1] - 1}, got {column!r}")
     top = int(a[:, column].max())
     if top < 2 or not 0 <= repeat < top:
-        raise InputError(f"column {column} has {top + 1} levels; dummy_level needs three or more "
-                         f"and repeats one of 0..{max(top - 1, 0)}, got {repeat!r}")
+        raise InputError(
+            f"column {column} has {top + 1} levels; dummy_level needs three or more "
+            f"and repeats one of 0..{max(top - 1, 0)}, got {repeat!r}"
+        )
     a[a[:, column] == top, column] = repeat
     return verify(a, proportional=True)
 
 # %% ../../nbs/doe/constructions.ipynb #2450e435
 def disjoint_lines(
-    size: int, # 2^m
-    count: int, # how many
-) -> list[tuple[int, int, int]] | None: # None where there are not so many
+    size: int,  # 2^m
+    count: int,  # how many
+) -> list[tuple[int, int, int]] | None:  # None where there are not so many
     "Triples {i, j, i xor j} of 1..size-1 without a common number, by backtracking."
     lines = [(i, j, i ^ j) for i in range(1, size) for j in range(i + 1, size) if i ^ j > j]
 
@@ -212,17 +238,20 @@ def disjoint_lines(
 
     return search([], frozenset(), 0)
 
+# %% ../../nbs/doe/constructions.ipynb #8491fac3
 def merged_array(
-    m: int, # starts from the two-level array of 2^m runs
-    fours: int, # factors of four levels
-) -> Int[np.ndarray, "n k"]: # the remaining two-level columns, then the four-level ones
+    m: int,  # starts from the two-level array of 2^m runs
+    fours: int,  # factors of four levels
+) -> Int[np.ndarray, "n k"]:  # the remaining two-level columns, then the four-level ones
     "Two and four levels in 2^m runs by merging disjoint triples of columns {i, j, i xor j}."
     size = 2**m
     lines = disjoint_lines(size, fours)
     if lines is None:
-        raise InputError(f"{size} runs hold no {fours} disjoint triples of two-level columns; "
-                         "hint: fewer four-level factors, or more runs")
+        raise InputError(
+            f"{size} runs hold no {fours} disjoint triples of two-level columns; "
+            "hint: fewer four-level factors, or more runs"
+        )
     zero = np.zeros(size, dtype=np.int64)
     a = np.column_stack([zero, rao_hamming(2, m)])  # column i is the direction with the binary digits of i
     rest = sorted(set(range(1, size)) - set(itertools.chain(*lines)))
-    return verify(np.column_stack([a[:, rest], *(2*a[:, i] + a[:, j] for i, j, _ in lines)]))
+    return verify(np.column_stack([a[:, rest], *(2 * a[:, i] + a[:, j] for i, j, _ in lines)]))

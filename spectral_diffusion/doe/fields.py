@@ -21,42 +21,47 @@ __all__ = ['MODULI', 'Field', 'product_digits', 'smallest_divisor', 'as_int', 'f
 # irreducible polynomials, constant term first
 MODULI = {4: (1, 1, 1), 8: (1, 1, 0, 1), 9: (2, 2, 1), 25: (2, 1, 1)}
 
+
 class Field(NamedTuple):
     "Addition and multiplication tables of a finite field."
+
     add: Int[np.ndarray, "q q"]
     mul: Int[np.ndarray, "q q"]
 
+# %% ../../nbs/doe/fields.ipynb #a656e156
 def product_digits(
-    digits: Int[np.ndarray, "q m"], # coefficients of every element, constant term first
-    modulus: tuple[int, ...], # m + 1 coefficients
-) -> Int[np.ndarray, "q q m"]: # not yet reduced modulo the prime
+    digits: Int[np.ndarray, "q m"],  # coefficients of every element, constant term first
+    modulus: tuple[int, ...],  # m + 1 coefficients
+) -> Int[np.ndarray, "q q m"]:  # not yet reduced modulo the prime
     "The product of every two elements, modulo a polynomial whose leading coefficient is one."
     q, m = digits.shape
-    product = np.zeros((q, q, 2*m - 1), dtype=np.int64)
+    product = np.zeros((q, q, 2 * m - 1), dtype=np.int64)
     for i, j in itertools.product(range(m), range(m)):
-        product[..., i+j] += digits[:, None, i]*digits[None, :, j]
-    for top in range(2*m - 2, m - 1, -1):  # x^m = -(lower terms)
+        product[..., i + j] += digits[:, None, i] * digits[None, :, j]
+    for top in range(2 * m - 2, m - 1, -1):  # x^m = -(lower terms)
         for i in range(m):
-            product[..., top-m+i] -= product[..., top]*modulus[i]
+            product[..., top - m + i] -= product[..., top] * modulus[i]
     return product[..., :m]
 
 # %% ../../nbs/doe/fields.ipynb #5df77485
 def smallest_divisor(
-    q: object, # a number
-) -> int: # 0 where it is no number above 1
+    q: object,  # a number
+) -> int:  # 0 where it is no number above 1
     "The smallest divisor above 1, a prime."
     if not isinstance(q, int) or q < 2:
         return 0
     return next(p for p in range(2, q + 1) if q % p == 0)
 
+
 def as_int(
-    n: object, # a number
-) -> object: # Python's own integer for one of numpy, which would wrap around at 64 bits; else the same
+    n: object,  # a number
+) -> object:  # Python's own integer for one of numpy, which would wrap around at 64 bits; else the same
     "A whole number of numpy as Python's; what is none stays and is refused by name later."
     return int(n) if isinstance(n, np.integer) else n
 
+# %% ../../nbs/doe/fields.ipynb #ee001e63
 def field(
-    q: int, # number of elements
+    q: int,  # number of elements
 ) -> Field:
     "The field with q elements."
     q = as_int(q)
@@ -65,18 +70,18 @@ def field(
         raise InputError(f"a field needs a prime number of elements, or one of {sorted(MODULI)}; got {q!r}")
     x = np.arange(q)
     if prime == q:
-        return Field((x[:, None] + x) % q, (x[:, None]*x) % q)
-    place = prime**np.arange(len(MODULI[q]) - 1)
-    digits = x[:, None]//place % prime
+        return Field((x[:, None] + x) % q, (x[:, None] * x) % q)
+    place = prime ** np.arange(len(MODULI[q]) - 1)
+    digits = x[:, None] // place % prime
     product = product_digits(digits, MODULI[q])
     return Field((digits[:, None] + digits) % prime @ place, product % prime @ place)
 
 # %% ../../nbs/doe/fields.ipynb #3ccc93a7
 def field_forms(
-    q: int, # levels
-    coefficients: Int[np.ndarray, "k m"], # one linear form per column
-    variables: Int[np.ndarray, "n m"], # one point per run
-) -> Int[np.ndarray, "n k"]: # values of the forms
+    q: int,  # levels
+    coefficients: Int[np.ndarray, "k m"],  # one linear form per column
+    variables: Int[np.ndarray, "n m"],  # one point per run
+) -> Int[np.ndarray, "n k"]:  # values of the forms
     "Sum of coefficient times variable in the field of q elements."
     add, mul = field(q)
     total = np.zeros((len(variables), len(coefficients)), dtype=np.int64)
@@ -84,10 +89,11 @@ def field_forms(
         total = add[total, mul[variables[:, i, None], coefficients[None, :, i]]]
     return total
 
+# %% ../../nbs/doe/fields.ipynb #3ce46660
 def rao_hamming(
-    q: int, # levels
-    m: int, # the array has q^m runs
-) -> Int[np.ndarray, "n k"]: # (q^m - 1)/(q - 1) columns in Taguchi's order
+    q: int,  # levels
+    m: int,  # the array has q^m runs
+) -> Int[np.ndarray, "n k"]:  # (q^m - 1)/(q - 1) columns in Taguchi's order
     "The saturated linear array of strength 2."
     q, m = as_int(q), as_int(m)
     if not isinstance(m, int) or m < 2 or q**m > 4096:
@@ -100,9 +106,9 @@ def rao_hamming(
 
 # %% ../../nbs/doe/fields.ipynb #82cb0974
 def bush(
-    levels: int, # q, a prime or 4, 8, 9
-    strength: int, # t, from 2 to q + 1
-) -> Int[np.ndarray, "n k"]: # q^t runs, q + 1 columns (q + 2 for even q and strength 3)
+    levels: int,  # q, a prime or 4, 8, 9
+    strength: int,  # t, from 2 to q + 1
+) -> Int[np.ndarray, "n k"]:  # q^t runs, q + 1 columns (q + 2 for even q and strength 3)
     "An array of the asked strength in which any t columns hold every combination once."
     q, t = as_int(levels), as_int(strength)
     _, mul = field(q)

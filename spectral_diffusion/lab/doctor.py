@@ -24,107 +24,203 @@ __all__ = ['PACKAGE', 'LEAST', 'Finding', 'installed', 'requirements', 'unmet', 
 # %% ../../nbs/lab/doctor.ipynb #629f1f6e
 class Finding(NamedTuple):
     "One thing looked at."
-    what: str         # name
-    state: str        # ok, absent or broken
-    says: str         # what was found; no folders, so that it can be shown to anybody
+
+    what: str  # name
+    state: str  # ok, absent or broken
+    says: str  # what was found; no folders, so that it can be shown to anybody
     remedy: str = ""  # a command or a sentence; empty when ok
 
+# %% ../../nbs/lab/doctor.ipynb #e1886a3b
 PACKAGE = "spectral-diffusion"
 
-def installed(name: str) -> str | None: # its version
-    "The version of a distribution, asked without importing it."
-    try: return metadata.version(name)
-    except metadata.PackageNotFoundError: return None
 
-def requirements(package: str = PACKAGE) -> dict[str, list]: # name of the extra, "" for the core -> requirements
+def installed(name: str) -> str | None:  # its version
+    "The version of a distribution, asked without importing it."
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+# %% ../../nbs/lab/doctor.ipynb #0563cbae
+def requirements(
+    package: str = PACKAGE,
+) -> dict[str, list]:  # name of the extra, "" for the core -> requirements
     "What a package says it needs, by extra."
     from packaging.requirements import Requirement
+
     groups: dict[str, list] = {"": []}
     for line in metadata.requires(package) or []:
         need = Requirement(line)
-        extra = next((e for e in metadata.metadata(package).get_all("Provides-Extra") or [] if need.marker and need.marker.evaluate({"extra": e}) and not need.marker.evaluate({"extra": ""})), "")
-        if not extra and need.marker and not need.marker.evaluate({"extra": ""}): continue  # for another system
+        extra = next(
+            (
+                e
+                for e in metadata.metadata(package).get_all("Provides-Extra") or []
+                if need.marker
+                and need.marker.evaluate({"extra": e})
+                and not need.marker.evaluate({"extra": ""})
+            ),
+            "",
+        )
+        if not extra and need.marker and not need.marker.evaluate({"extra": ""}):
+            continue  # for another system
         groups.setdefault(extra, []).append(need)
     return groups
 
-def unmet(needs: list) -> list[str]: # "name>=2, got 1" or "name>=2"
+# %% ../../nbs/lab/doctor.ipynb #9b822eb1
+def unmet(needs: list) -> list[str]:  # "name>=2, got 1" or "name>=2"
     "The requirements that this installation does not meet."
     found = {n: installed(n.name) for n in needs}
-    return [f"{n.name}{n.specifier}" + (f", got {v}" if v else "") for n, v in found.items() if v is None or not n.specifier.contains(v, prereleases=True)]
+    return [
+        f"{n.name}{n.specifier}" + (f", got {v}" if v else "")
+        for n, v in found.items()
+        if v is None or not n.specifier.contains(v, prereleases=True)
+    ]
 
 # %% ../../nbs/lab/doctor.ipynb #48b78d3f
-LEAST = 2.  # GB: below this, a results folder is called full
+LEAST = 2.0  # GB: below this, a results folder is called full
+
 
 def look_software() -> Iterator[Finding]:
     "Python, packages and the notebook kernel."
     from packaging.specifiers import SpecifierSet
-    python, wanted = ".".join(map(str, sys.version_info[:3])), metadata.metadata(PACKAGE)["Requires-Python"] or ""
+
+    python, wanted = (
+        ".".join(map(str, sys.version_info[:3])),
+        metadata.metadata(PACKAGE)["Requires-Python"] or "",
+    )
     fits = SpecifierSet(wanted).contains(python)
-    yield Finding("python", "ok" if fits else "broken", python, "" if fits else f"this package needs Python {wanted}")
+    yield Finding(
+        "python", "ok" if fits else "broken", python, "" if fits else f"this package needs Python {wanted}"
+    )
     groups = requirements()
     bad = unmet(groups.pop(""))
-    yield Finding("packages", "broken" if bad else "ok", "; ".join(bad) or f"all of the core, torch {installed('torch')}", "pip install -e . in a checkout" if bad else "")
+    yield Finding(
+        "packages",
+        "broken" if bad else "ok",
+        "; ".join(bad) or f"all of the core, torch {installed('torch')}",
+        "pip install -e . in a checkout" if bad else "",
+    )
     from jupyter_client.kernelspec import KernelSpecManager
+
     there = "python3" in KernelSpecManager().find_kernel_specs()
-    yield Finding("notebook kernel", "ok" if there else "broken", "python3" if there else "papermill starts `python3`, and there is none", "" if there else "python -m ipykernel install --sys-prefix")
+    yield Finding(
+        "notebook kernel",
+        "ok" if there else "broken",
+        "python3" if there else "papermill starts `python3`, and there is none",
+        "" if there else "python -m ipykernel install --sys-prefix",
+    )
     for extra, needs in sorted(groups.items()):
         bad = unmet(needs)
-        yield Finding(f"extra {extra}", "absent" if bad else "ok", "; ".join(bad) or ", ".join(f"{n.name} {installed(n.name)}" for n in needs), f"pip install -e '.[{extra}]' in a checkout" if bad else "")
+        yield Finding(
+            f"extra {extra}",
+            "absent" if bad else "ok",
+            "; ".join(bad) or ", ".join(f"{n.name} {installed(n.name)}" for n in needs),
+            f"pip install -e '.[{extra}]' in a checkout" if bad else "",
+        )
 
+# %% ../../nbs/lab/doctor.ipynb #061cb6d3
 def look_hardware() -> Iterator[Finding]:
     "Processor, memory and GPU."
     import torch
-    size = os.sysconf("SC_PAGE_SIZE")*os.sysconf("SC_PHYS_PAGES")/1e9 if hasattr(os, "sysconf") else None
-    yield Finding("processor", "ok", f"{os.cpu_count()} cores" + (f", {size:.0f} GB of memory" if size else ""))
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    yield Finding("gpu", "ok" if gpu else "absent", gpu or "none that torch can use", "" if gpu else "the presets smoke and cpu need none")
 
-def training_step(half: bool, device: str) -> object: # a function without arguments
+    size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9 if hasattr(os, "sysconf") else None
+    yield Finding(
+        "processor", "ok", f"{os.cpu_count()} cores" + (f", {size:.0f} GB of memory" if size else "")
+    )
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    yield Finding(
+        "gpu",
+        "ok" if gpu else "absent",
+        gpu or "none that torch can use",
+        "" if gpu else "the presets smoke and cpu need none",
+    )
+
+# %% ../../nbs/lab/doctor.ipynb #3a374c3c
+def training_step(half: bool, device: str) -> object:  # a function without arguments
     "A step of a small convolution network, forwards and backwards, in float32 or under bfloat16 autocast."
     import torch
     from torch import nn
+
     layers = nn.Conv2d(32, 64, 3, padding=1), nn.SiLU(), nn.Conv2d(64, 32, 3, padding=1)
     network, x = nn.Sequential(*layers).to(device), torch.ones(8, 32, 32, 32, device=device)
+
     def step() -> None:
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=half): loss = network(x).square().mean()
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=half):
+            loss = network(x).square().mean()
         loss.backward()
+
     return step
 
+# %% ../../nbs/lab/doctor.ipynb #cb858845
 def look_precision() -> Iterator[Finding]:
     "Whether bfloat16 pays here: it is measured, since processors without it compute it many times slower."
     import torch
 
     from spectral_diffusion.measure.timing import compare_times
+
     device = "cuda" if torch.cuda.is_available() else "cpu"
     steps = {"bfloat16": training_step(True, device), "float32": training_step(False, device)}
-    race = compare_times(steps, repeats=5, warmup=1, clock="wall", device=device, threads=torch.get_num_threads())
+    race = compare_times(
+        steps, repeats=5, warmup=1, clock="wall", device=device, threads=torch.get_num_threads()
+    )
     ratio = race.ratio("bfloat16", "float32").median
     faster = "bfloat16" if ratio < 1 else "float32"
-    yield Finding("precision", "ok", f"{faster} is faster on this {device}: a step under bfloat16 autocast takes {ratio:.2g} times that of float32")
+    yield Finding(
+        "precision",
+        "ok",
+        f"{faster} is faster on this {device}: a step under bfloat16 autocast takes {ratio:.2g} times that of"
+        " float32",
+    )
 
+# %% ../../nbs/lab/doctor.ipynb #fb4ebfcb
 def look_folders(results: Path | str | None = None, data: Path | str | None = None) -> Iterator[Finding]:
     "Room for results, and the data."
     root = Path(results) if results else results_root()
     near = next(p for p in (root, *root.resolve().parents) if p.exists())
-    free, may = shutil.disk_usage(near).free/1e9, os.access(near, os.W_OK)
+    free, may = shutil.disk_usage(near).free / 1e9, os.access(near, os.W_OK)
     good = may and near.is_dir() and free > LEAST
-    yield Finding("results", "ok" if good else "broken", f"{free:.0f} GB free" if may and near.is_dir() else "the folder cannot be written", "" if good else "--results DIR names another folder")
-    try: found, says = find_cifar10(data), ""
-    except InputError as error: found, says = None, str(error)
-    yield Finding("cifar10", "ok" if found else "absent", "found" if found else says or "not on this machine", "" if found else f"{PACKAGE} data")
+    yield Finding(
+        "results",
+        "ok" if good else "broken",
+        f"{free:.0f} GB free" if may and near.is_dir() else "the folder cannot be written",
+        "" if good else "--results DIR names another folder",
+    )
+    try:
+        found, says = find_cifar10(data), ""
+    except InputError as error:
+        found, says = None, str(error)
+    yield Finding(
+        "cifar10",
+        "ok" if found else "absent",
+        "found" if found else says or "not on this machine",
+        "" if found else f"{PACKAGE} data",
+    )
     quarto = shutil.which("quarto")
-    yield Finding("quarto", "ok" if quarto else "absent", "found" if quarto else "the site is rendered by smalldocs", "" if quarto else "only for the published site: quarto.org")
+    yield Finding(
+        "quarto",
+        "ok" if quarto else "absent",
+        "found" if quarto else "the site is rendered by smalldocs",
+        "" if quarto else "only for the published site: quarto.org",
+    )
 
+# %% ../../nbs/lab/doctor.ipynb #3f55350b
 def examine(
-    results: Path | str | None = None, # folder of the results
-    data: Path | str | None = None, # folder of the data
+    results: Path | str | None = None,  # folder of the results
+    data: Path | str | None = None,  # folder of the data
 ) -> list[Finding]:
     "Everything that is looked at."
     return [*look_software(), *look_hardware(), *look_precision(), *look_folders(results, data)]
 
-def report(findings: list[Finding]) -> str: # lines
+# %% ../../nbs/lab/doctor.ipynb #a5f91ccf
+def report(findings: list[Finding]) -> str:  # lines
     "The findings as a table of text, with a remedy below each line that needs one."
     wide = max(len(f.what) for f in findings)
-    lines = [f"{f.state:7} {f.what:{wide}}  {f.says}" + (f"\n{'':7} {'':{wide}}  -> {f.remedy}" if f.remedy else "") for f in findings]
+    lines = [
+        f"{f.state:7} {f.what:{wide}}  {f.says}"
+        + (f"\n{'':7} {'':{wide}}  -> {f.remedy}" if f.remedy else "")
+        for f in findings
+    ]
     bad = [f.what for f in findings if f.state == "broken"]
-    return "\n".join([*lines, "", f"to be repaired: {', '.join(bad)}" if bad else "ready: what is absent is optional"])
+    return "\n".join(
+        [*lines, "", f"to be repaired: {', '.join(bad)}" if bad else "ready: what is absent is optional"]
+    )

@@ -16,7 +16,15 @@ from torch import Tensor
 from ..codec.hierarchical import MAX_PIXELS
 from ..core.registry import InputError, unknown_name
 from ..core.runtime import progress
-from ..data.pictures import MOST_PIXELS, SUFFIXES, check_request, picture_files, picture_name, read_picture, resized
+from spectral_diffusion.data.pictures import (
+    MOST_PIXELS,
+    SUFFIXES,
+    check_request,
+    picture_files,
+    picture_name,
+    read_picture,
+    resized,
+)
 from ..data.real import to_float
 from ..measure.features import EXTRACTORS, unbiased_distance
 from ..measure.pixel import decibels, mae, mse, ssim
@@ -28,10 +36,10 @@ __all__ = ['PERCEPTUAL', 'CHUNK', 'list_folder', 'check_size', 'read_batch', 'pa
 
 # %% ../../nbs/lab/evaluate.ipynb #dbb9c4fc
 def list_folder(
-    folder: Path | str, # with image files, and folders of these
+    folder: Path | str,  # with image files, and folders of these
     *,
-    endings: bool = False, # keep the endings in the names; without them, two files of one name are refused
-) -> dict[str, Path]: # name -> file
+    endings: bool = False,  # keep the endings in the names; without them, two files of one name are refused
+) -> dict[str, Path]:  # name -> file
     "The pictures of a folder, by name."
     folder = Path(folder)
     if not folder.is_dir():
@@ -41,25 +49,37 @@ def list_folder(
         name = picture_name(path, folder)
         name = name if endings else PurePosixPath(name).with_suffix("").as_posix()
         if name in found:
-            raise InputError(f"folder {folder.name!r} has two files called {name!r}, with two endings or in two forms of Unicode: pairs are made by name; hint: remove one")
+            raise InputError(
+                f"folder {folder.name!r} has two files called {name!r}, with two endings or in two forms of"
+                " Unicode: pairs are made by name; hint: remove one"
+            )
         found[name] = path
     if not found:
         raise InputError(f"folder {folder.name!r} has no pictures; endings read: {', '.join(SUFFIXES)}")
     return found
 
+# %% ../../nbs/lab/evaluate.ipynb #d45d730a
 def check_size(
-    size: tuple[int, int] | None, # height and width to resize to
+    size: tuple[int, int] | None,  # height and width to resize to
 ) -> None:
     "Raise `InputError` unless a picture can have this size."
-    if size is not None and not (min(size) >= 1 and size[0]*size[1] <= MAX_PIXELS):
-        raise InputError(f"--image-size takes a height and a width of at least 1, and at most {MAX_PIXELS} pixels; got {size[0]} {size[1]}")
+    if size is not None and not (min(size) >= 1 and size[0] * size[1] <= MAX_PIXELS):
+        raise InputError(
+            f"--image-size takes a height and a width of at least 1, and at most {MAX_PIXELS} pixels; got"
+            f" {size[0]} {size[1]}"
+        )
 
+# %% ../../nbs/lab/evaluate.ipynb #61d06ea0
 def read_batch(
-    paths: list[Path], # of picture files
-    size: tuple[int, int] | None = None, # height and width to resize to
-    shape: tuple[int, int] | None = None, # the height and width that all must have; those of the first when not given
-    background: int | tuple[int, int, int] | None = None, # what shines through transparent pixels; without it they are refused
-) -> Float[Tensor, "n 3 h w"]: # in [-1, 1]
+    paths: list[Path],  # of picture files
+    size: tuple[int, int] | None = None,  # height and width to resize to
+    shape: (
+        tuple[int, int] | None
+    ) = None,  # the height and width that all must have; those of the first when not given
+    background: (
+        int | tuple[int, int, int] | None
+    ) = None,  # what shines through transparent pixels; without it they are refused
+) -> Float[Tensor, "n 3 h w"]:  # in [-1, 1]
     "Pictures of one size."
     pictures = []
     for path in paths:
@@ -67,24 +87,32 @@ def read_batch(
         x = x if size is None else resized(x, size)
         shape = shape or tuple(x.shape[1:])
         if tuple(x.shape[1:]) != shape:
-            raise InputError(f"the pictures differ in size: {path} has {tuple(x.shape[1:])} pixels, others {shape}; hint: --image-size HEIGHT WIDTH resizes them")
+            raise InputError(
+                f"the pictures differ in size: {path} has {tuple(x.shape[1:])} pixels, others {shape}; hint:"
+                " --image-size HEIGHT WIDTH resizes them"
+            )
         pictures.append(x)
     return to_float(torch.stack(pictures))
 
 # %% ../../nbs/lab/evaluate.ipynb #2f4ad48e
 def pair_names(
-    a: dict[str, object], # pictures by name
-    b: dict[str, object], # pictures by name
-    strict: bool, # refuse names that are in one folder only
-) -> tuple[list[str], list[str]]: # in both; in one only
+    a: dict[str, object],  # pictures by name
+    b: dict[str, object],  # pictures by name
+    strict: bool,  # refuse names that are in one folder only
+) -> tuple[list[str], list[str]]:  # in both; in one only
     "Names in both folders, and those left over."
     both, alone = sorted(a.keys() & b.keys()), sorted(a.keys() ^ b.keys())
     if strict and alone:
-        raise InputError(f"{len(alone)} names are in one folder only: {', '.join(alone[:5])}; hint: --no-strict-filenames compares the {len(both)} that are in both")
+        raise InputError(
+            f"{len(alone)} names are in one folder only: {', '.join(alone[:5])}; hint: --no-strict-filenames"
+            f" compares the {len(both)} that are in both"
+        )
     return both, alone
 
+# %% ../../nbs/lab/evaluate.ipynb #8d23d826
 class PairMeasures:
     "Errors of pairs, gathered batch by batch."
+
     def __init__(self):
         self.mse, self.mae, self.ssim = [], [], []
 
@@ -93,27 +121,32 @@ class PairMeasures:
         self.mse += mse(x, y, reduction="none").tolist()
         self.mae += mae(x, y, reduction="none").tolist()
         if min(x.shape[-2:]) >= 11:  # the window of SSIM
-            self.ssim += ssim(x, y, black=-1., reduction="none").tolist()
+            self.ssim += ssim(x, y, black=-1.0, reduction="none").tolist()
 
-    def table(self) -> dict[str, float | int | None]: # mse, mae in units of [-1, 1]; psnr in dB
+    def table(self) -> dict[str, float | int | None]:  # mse, mae in units of [-1, 1]; psnr in dB
         "Means over pairs."
         errors, far, alike = (torch.tensor(v, dtype=torch.float64) for v in (self.mse, self.mae, self.ssim))
         differ = errors > 0
         some = bool(differ.any())
-        return {"mse": errors.mean().item(), "mae": far.mean().item(),
-                "psnr": decibels(errors[differ]).mean().item() if some else None,
-                "psnr of the mean error": decibels(errors.mean()).item() if some else None,
-                "equal pairs": len(errors) - int(differ.sum()),
-                "ssim": alike.mean().item() if self.ssim else None}
+        return {
+            "mse": errors.mean().item(),
+            "mae": far.mean().item(),
+            "psnr": decibels(errors[differ]).mean().item() if some else None,
+            "psnr of the mean error": decibels(errors.mean()).item() if some else None,
+            "equal pairs": len(errors) - int(differ.sum()),
+            "ssim": alike.mean().item() if self.ssim else None,
+        }
 
 # %% ../../nbs/lab/evaluate.ipynb #b60c31b7
 class SetMeasures:
     "What is kept of the pictures of one folder, gathered batch by batch."
-    def __init__(self,
-        names: list[str], # of all pictures that will come
-        extractor: str, # of features: a name in EXTRACTORS
+
+    def __init__(
+        self,
+        names: list[str],  # of all pictures that will come
+        extractor: str,  # of features: a name in EXTRACTORS
     ):
-        self.extract, self.features, self.power = EXTRACTORS[extractor], None, 0.
+        self.extract, self.features, self.power = EXTRACTORS[extractor], None, 0.0
         self.row = {name: i for i, name in enumerate(sorted(names))}
 
     def add(self, names: list[str], x: Float[Tensor, "n 3 h w"]) -> None:
@@ -122,17 +155,22 @@ class SetMeasures:
         if self.features is None:  # room for all, so that nothing that stays is made between what goes
             self.features = found.new_empty(len(self.row), found.shape[1])
         self.features[[self.row[name] for name in names]] = found
-        if x.shape[-2]*x.shape[-1] > 1:  # one pixel has no frequency but zero
+        if x.shape[-2] * x.shape[-1] > 1:  # one pixel has no frequency but zero
             self.power = self.power + ring_powers(x).sum(0)
 
+# %% ../../nbs/lab/evaluate.ipynb #a7c88db8
 def set_distances(
-    a: SetMeasures, # of one folder
-    b: SetMeasures, # of the other
-    extractor: str, # the name of the features
-) -> dict[str, float | None]: # psd_distance in dB, None where it is infinite or there is one pixel; Frechet distances from eight pictures
+    a: SetMeasures,  # of one folder
+    b: SetMeasures,  # of the other
+    extractor: str,  # the name of the features
+) -> dict[
+    str,
+    float | None,
+    # psd_distance in dB, None where it is infinite or there is one pixel; Frechet distances from eight pictures
+]:
     "Distances of two sets."
     n, m = len(a.row), len(b.row)
-    far = rms_decibels(a.power/n, b.power/m).item() if torch.is_tensor(a.power) else math.inf
+    far = rms_decibels(a.power / n, b.power / m).item() if torch.is_tensor(a.power) else math.inf
     out = {"psd_distance": far if math.isfinite(far) else None}
     if min(n, m) >= 8:  # fewer have no covariance worth the name
         value, unbiased = unbiased_distance(a.features, b.features)
@@ -141,9 +179,9 @@ def set_distances(
 
 # %% ../../nbs/lab/evaluate.ipynb #5a097d7a
 def perceptual(
-    measure: str, # "fid" or "lpips"
-    make: Callable | None = None, # builds the metric, in place of torchmetrics'
-) -> object: # with `update` and `compute`
+    measure: str,  # "fid" or "lpips"
+    make: Callable | None = None,  # builds the metric, in place of torchmetrics'
+) -> object:  # with `update` and `compute`
     "The metric for FID or LPIPS of torchmetrics, with its own networks and weights."
     if make is None:
         try:
@@ -152,52 +190,69 @@ def perceptual(
             else:
                 from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity as make
         except ImportError as error:
-            raise InputError(f"{measure} needs a package that is not installed; hint: pip install 'spectral-diffusion[metrics]'") from error
+            raise InputError(
+                f"{measure} needs a package that is not installed; hint: pip install"
+                " 'spectral-diffusion[metrics]'"
+            ) from error
     try:
         return make(normalize=True) if measure == "fid" else make(net_type="alex")
     except (ModuleNotFoundError, OSError) as error:
-        raise InputError(f"{measure} has no network or weights here: {error}; hint: it downloads them once; the Frechet distance of `random_conv` needs none") from error
+        raise InputError(
+            f"{measure} has no network or weights here: {error}; hint: it downloads them once; the Frechet"
+            " distance of `random_conv` needs none"
+        ) from error
 
-PERCEPTUAL = {"fid": "fid (Inception, torchmetrics)", "lpips": "lpips (AlexNet, torchmetrics)"} # name in the table
-CHUNK = 1 << 18 # pixels that are measured at a time; a larger picture is measured alone
+# %% ../../nbs/lab/evaluate.ipynb #a4b1138d
+PERCEPTUAL = {
+    "fid": "fid (Inception, torchmetrics)",
+    "lpips": "lpips (AlexNet, torchmetrics)",
+}  # name in the table
+CHUNK = 1 << 18  # pixels that are measured at a time; a larger picture is measured alone
+
 
 def batches(
-    a: dict[str, Path], # pictures by name
-    b: dict[str, Path], # pictures by name
-    both: list[str], # names that are compared as pairs
-    size: tuple[int, int] | None, # height and width to resize to
-    background: int | tuple[int, int, int] | None, # what shines through transparent pixels
-) -> Iterator[tuple[list[str], Tensor | None, Tensor | None]]: # names; pictures of a, of b
+    a: dict[str, Path],  # pictures by name
+    b: dict[str, Path],  # pictures by name
+    both: list[str],  # names that are compared as pairs
+    size: tuple[int, int] | None,  # height and width to resize to
+    background: int | tuple[int, int, int] | None,  # what shines through transparent pixels
+) -> Iterator[tuple[list[str], Tensor | None, Tensor | None]]:  # names; pictures of a, of b
     "Some pairs at a time, then what is left of each folder."
     first = [read_batch([min(found.items())[1]], size, None, background) for found in (a, b)]
     shapes = [tuple(x.shape[-2:]) for x in first]
     if shapes[0] != shapes[1]:
-        raise InputError(f"pictures have {shapes[0]} and {shapes[1]} pixels; hint: --image-size HEIGHT WIDTH resizes both")
-    step = max(1, CHUNK//(shapes[0][0]*shapes[0][1]))
+        raise InputError(
+            f"pictures have {shapes[0]} and {shapes[1]} pixels; hint: --image-size HEIGHT WIDTH resizes both"
+        )
+    step = max(1, CHUNK // (shapes[0][0] * shapes[0][1]))
+
     def read(found: dict[str, Path], names: list[str]) -> Tensor:
         return read_batch([found[n] for n in names], size, shapes[0], background)
+
     for i in range(0, len(both), step):
-        names = both[i:i + step]
+        names = both[i : i + step]
         yield names, read(a, names), read(b, names)
     for found, other in ((a, False), (b, True)):
         rest = sorted(found.keys() - set(both))
         for i in range(0, len(rest), step):
-            x = read(found, rest[i:i + step])
-            yield (rest[i:i + step], None, x) if other else (rest[i:i + step], x, None)
+            x = read(found, rest[i : i + step])
+            yield (rest[i : i + step], None, x) if other else (rest[i : i + step], x, None)
 
 # %% ../../nbs/lab/evaluate.ipynb #5b937e4c
 def evaluate_folders(
-    generated: Path | str, # folder of pictures
-    reference: Path | str, # folder of pictures
+    generated: Path | str,  # folder of pictures
+    reference: Path | str,  # folder of pictures
     *,
-    size: tuple[int, int] | None = None, # height and width to resize to
-    strict: bool = True, # names must agree
-    pairs: bool = True, # compare pictures of equal names
-    extractor: str = "random_conv", # features of the Frechet distance: a name in EXTRACTORS
-    fid: bool = False, # with Inception, by torchmetrics
-    lpips: bool = False, # with AlexNet, by torchmetrics; on pairs
-    background: int | tuple[int, int, int] | None = None, # what shines through transparent pixels; without it they are refused
-) -> dict[str, object]: # plain data
+    size: tuple[int, int] | None = None,  # height and width to resize to
+    strict: bool = True,  # names must agree
+    pairs: bool = True,  # compare pictures of equal names
+    extractor: str = "random_conv",  # features of the Frechet distance: a name in EXTRACTORS
+    fid: bool = False,  # with Inception, by torchmetrics
+    lpips: bool = False,  # with AlexNet, by torchmetrics; on pairs
+    background: (
+        int | tuple[int, int, int] | None
+    ) = None,  # what shines through transparent pixels; without it they are refused
+) -> dict[str, object]:  # plain data
     "Compare two folders, a few pictures at a time."
     check_size(size)
     check_request(3, background)
@@ -223,27 +278,39 @@ def evaluate_folders(
                     shape = list(pictures.shape[-2:])
                     bar.update(len(names))
             update_metrics(metrics, x, y)
-    return {"generated": len(a), "reference": len(b), "size": shape, "pairs": len(both), "in one folder only": len(alone),
-            **(of_pairs.table() if both else {}), **set_distances(of_a, of_b, extractor),
-            **{PERCEPTUAL[name]: metric.compute().item() for name, metric in metrics.items()}}
+    return {
+        "generated": len(a),
+        "reference": len(b),
+        "size": shape,
+        "pairs": len(both),
+        "in one folder only": len(alone),
+        **(of_pairs.table() if both else {}),
+        **set_distances(of_a, of_b, extractor),
+        **{PERCEPTUAL[name]: metric.compute().item() for name, metric in metrics.items()},
+    }
 
+# %% ../../nbs/lab/evaluate.ipynb #fcaf5208
 def update_metrics(
-    metrics: dict[str, object], # "fid" and "lpips", where wanted
-    x: Float[Tensor, "n 3 h w"] | None, # generated pictures
-    y: Float[Tensor, "m 3 h w"] | None, # references; with `x`, its pairs
+    metrics: dict[str, object],  # "fid" and "lpips", where wanted
+    x: Float[Tensor, "n 3 h w"] | None,  # generated pictures
+    y: Float[Tensor, "m 3 h w"] | None,  # references; with `x`, its pairs
 ) -> None:
     "Hand pictures to the metrics of torchmetrics in the range that they take."
     for pictures, real in ((y, True), (x, False)):
         if "fid" in metrics and pictures is not None:
-            metrics["fid"].update((pictures + 1)/2, real=real)
+            metrics["fid"].update((pictures + 1) / 2, real=real)
     if "lpips" in metrics and x is not None and y is not None:
         metrics["lpips"].update(x, y)
 
+# %% ../../nbs/lab/evaluate.ipynb #41a77ec3
 def check_apart(
-    a: Path, # a folder
-    b: Path, # another, or the same
+    a: Path,  # a folder
+    b: Path,  # another, or the same
 ) -> None:
     "Raise `InputError` where one folder lies in the other, whose pictures would be counted twice."
     a, b = a.resolve(), b.resolve()
     if a != b and (a.is_relative_to(b) or b.is_relative_to(a)):
-        raise InputError(f"folder {a.name!r} and folder {b.name!r} lie in one another, and folders are read with all below them; hint: move one")
+        raise InputError(
+            f"folder {a.name!r} and folder {b.name!r} lie in one another, and folders are read with all below"
+            " them; hint: move one"
+        )

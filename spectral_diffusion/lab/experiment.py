@@ -23,23 +23,38 @@ from torch import Tensor, nn
 
 from ..core.config import dump_yaml, from_dict, later, open_mapping, override
 from ..core.registry import InputError, unknown_name
-from ..core.runtime import atomic_dir, atomic_file, device, hold_interrupt, keep_memory, progress, split, stream
+from spectral_diffusion.core.runtime import (
+    atomic_dir,
+    atomic_file,
+    device,
+    hold_interrupt,
+    keep_memory,
+    progress,
+    split,
+    stream,
+)
 from ..data.pictures import read_picture
 from ..data.real import cifar10, to_float, to_uint8
 from ..data.stream import batch
 from ..data.synthetic import make, power_law_spectrum
 from .preflight import clipped, rehearse
-from ..run.record import Record, load_record, run_folder, run_path, write_csv, write_json
 from ..learn.checkpoint import load, restore, save
 from ..learn.distributed import ALONE, Workers
 from ..learn.loop import TrainState, check_decay, latest, train
 from ..learn.losses import FREQUENCY_WEIGHTS, TIME_WEIGHTS
 from ..measure.spectral import log_psd_distance
 from ..models.zoo import MODELS, build_model, check_options
-from ..noise.denoiser import PRECONDITIONINGS, NetworkDenoiser, ScalarField, check_target, wrap
+from spectral_diffusion.noise.denoiser import (
+    PRECONDITIONINGS,
+    NetworkDenoiser,
+    ScalarField,
+    check_target,
+    wrap,
+)
 from ..noise.process import SHAPES, TARGETS, Process, required_options
 from ..noise.schedules import SCHEDULES
 from ..noise.theory import GaussianField, linear_loss
+from ..run.record import Record, load_record, run_folder, run_path, write_csv, write_json
 from ..sampling.engine import SAMPLERS, sample
 from ..signals.bases import BASES, color
 from ..signals.fourier import bin_weights, rfft2
@@ -59,110 +74,163 @@ __all__ = ['FAMILIES', 'DATASETS', 'Watcher', 'MOST_PIXELS', 'at_least', 'DataCo
 # %% ../../nbs/lab/experiment.ipynb #52f2524b
 def at_least(name: str, value: float, least: float) -> None:
     "Raise when a setting is below its least value."
-    if not value >= least: raise InputError(f"{name} must be at least {least}, got {value}")
+    if not value >= least:
+        raise InputError(f"{name} must be at least {least}, got {value}")
 
+# %% ../../nbs/lab/experiment.ipynb #d9b882c8
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     "Which images, and how many of them the statistics are fitted to."
-    name: str = "cifar10"     # cifar10; power_law, a declared stand-in with a known spectrum; or a synthetic family
+
+    name: str = (
+        "cifar10"  # cifar10; power_law, a declared stand-in with a known spectrum; or a synthetic family
+    )
     statistics: int = 10_000  # training images behind mean, power and colour axes; all, where there are fewer
+
     def __post_init__(self):
-        if self.name not in DATASETS: raise unknown_name("data set", self.name, sorted(DATASETS))
+        if self.name not in DATASETS:
+            raise unknown_name("data set", self.name, sorted(DATASETS))
         at_least("DataConfig.statistics", self.statistics, 2)
 
+# %% ../../nbs/lab/experiment.ipynb #d8374f49
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     "How the network is trained."
-    steps: int = 1_000    # optimiser steps
-    batch: int = 32       # images a step
-    lr: float = 1e-3      # AdamW's learning rate, constant after the warm-up
-    warmup: int = 0       # steps over which the rate rises from zero
-    ema: float = 0.99     # decay of the averaged weights that are evaluated
-    clip: float = 1.0     # largest norm of the gradient
-    checkpoint: int = 200 # steps between checkpoints of an unfinished run
-    decay: str = later("none")                # none, or cosine: the rate falls by half a cosine to the end
-    time_weight: str = later("uniform")       # of the loss, a name in TIME_WEIGHTS; evaluation is never weighted
+
+    steps: int = 1_000  # optimiser steps
+    batch: int = 32  # images a step
+    lr: float = 1e-3  # AdamW's learning rate, constant after the warm-up
+    warmup: int = 0  # steps over which the rate rises from zero
+    ema: float = 0.99  # decay of the averaged weights that are evaluated
+    clip: float = 1.0  # largest norm of the gradient
+    checkpoint: int = 200  # steps between checkpoints of an unfinished run
+    decay: str = later("none")  # none, or cosine: the rate falls by half a cosine to the end
+    time_weight: str = later("uniform")  # of the loss, a name in TIME_WEIGHTS; evaluation is never weighted
     frequency_weight: str = later("uniform")  # of the loss over DCT coefficients, a name in FREQUENCY_WEIGHTS
-    on_nan: str = later("stop")               # what a loss that is not finite does: stop, or skip its update and count it
-    loss_limit: float = later(1e6)            # a loss above it counts as not finite
-    decay_to: float = later(0.)               # part of the rate at which the cosine ends
-    flip: bool = later(False)                 # mirror half of the training images, left to right
+    on_nan: str = later("stop")  # what a loss that is not finite does: stop, or skip its update and count it
+    loss_limit: float = later(1e6)  # a loss above it counts as not finite
+    decay_to: float = later(0.0)  # part of the rate at which the cosine ends
+    flip: bool = later(False)  # mirror half of the training images, left to right
+
     def __post_init__(self):
-        if self.on_nan not in ("stop", "skip"): raise unknown_name("on_nan", self.on_nan, ["stop", "skip"])
-        if self.decay not in ("none", "cosine"): raise unknown_name("decay", self.decay, ["none", "cosine"])
+        if self.on_nan not in ("stop", "skip"):
+            raise unknown_name("on_nan", self.on_nan, ["stop", "skip"])
+        if self.decay not in ("none", "cosine"):
+            raise unknown_name("decay", self.decay, ["none", "cosine"])
         TIME_WEIGHTS[self.time_weight], FREQUENCY_WEIGHTS[self.frequency_weight]  # raise with the known names
-        if not 0 <= self.ema < 1: raise InputError(f"TrainConfig.ema must lie in [0, 1), got {self.ema}")
+        if not 0 <= self.ema < 1:
+            raise InputError(f"TrainConfig.ema must lie in [0, 1), got {self.ema}")
         check_decay(None if self.decay == "none" else self.steps, self.decay_to)
         at_least("TrainConfig.warmup", self.warmup, 0)
-        for name in ("steps", "batch", "checkpoint"): at_least(f"TrainConfig.{name}", getattr(self, name), 1)
-        for name in ("lr", "clip", "loss_limit"): at_least(f"TrainConfig.{name}", getattr(self, name), 1e-12)
+        for name in ("steps", "batch", "checkpoint"):
+            at_least(f"TrainConfig.{name}", getattr(self, name), 1)
+        for name in ("lr", "clip", "loss_limit"):
+            at_least(f"TrainConfig.{name}", getattr(self, name), 1e-12)
 
+# %% ../../nbs/lab/experiment.ipynb #555c6fc0
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
     "The fixed evaluation set, and the samples at the end."
-    images: int = 512          # held-out images, one time and one noise each
-    points: int = 20           # evaluations after the one at step 0, at geometric steps
-    samples: int = 64          # images to generate with the averaged weights
-    sampler: str = "ddim"      # a name in SAMPLERS
-    sample_steps: int = 50     # steps of the sampler; heun and dpm_solver2 call the network twice in all but the last
-    clip: float = 1.           # largest value of an estimate while sampling; 0 leaves estimates as they are
+
+    images: int = 512  # held-out images, one time and one noise each
+    points: int = 20  # evaluations after the one at step 0, at geometric steps
+    samples: int = 64  # images to generate with the averaged weights
+    sampler: str = "ddim"  # a name in SAMPLERS
+    sample_steps: int = (
+        50  # steps of the sampler; heun and dpm_solver2 call the network twice in all but the last
+    )
+    clip: float = 1.0  # largest value of an estimate while sampling; 0 leaves estimates as they are
+
     def __post_init__(self):
         SAMPLERS[self.sampler]  # raises with the known names
         at_least("EvalConfig.clip", self.clip, 0)
-        for name in ("images", "points", "samples", "sample_steps"): at_least(f"EvalConfig.{name}", getattr(self, name), 1)
+        for name in ("images", "points", "samples", "sample_steps"):
+            at_least(f"EvalConfig.{name}", getattr(self, name), 1)
 
+# %% ../../nbs/lab/experiment.ipynb #326caf8f
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     "Everything that decides the numbers of one training run."
-    bench: str = "runs"                # folder of the record
-    seed: int = 0                      # of weights, batches, times and noise
+
+    bench: str = "runs"  # folder of the record
+    seed: int = 0  # of weights, batches, times and noise
     data: DataConfig = field(default_factory=DataConfig)
-    model: dict[str, object] = open_mapping(lambda: {"name": "unet_tiny"}) # name and options for build_model
-    schedule: str = "cosine"           # a name in SCHEDULES
-    target: str = "eps"                # what a plain network predicts, and what the loss compares
-    preconditioning: str = "none"      # none, edm, spectral or views
+    model: dict[str, object] = open_mapping(lambda: {"name": "unet_tiny"})  # name and options for build_model
+    schedule: str = "cosine"  # a name in SCHEDULES
+    target: str = "eps"  # what a plain network predicts, and what the loss compares
+    preconditioning: str = "none"  # none, edm, spectral or views
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluation: EvalConfig = field(default_factory=EvalConfig)
-    noise: str = later("white")        # a name in SHAPES; the power of equal_snr is that of the fitted statistics; the loss is about white noise before it is shaped
+    noise: str = later(
+        "white"
+        # a name in SHAPES; the power of equal_snr is that of the fitted statistics; the loss is about white noise
+        # before it is shaped
+    )
+
     def __post_init__(self):
         SCHEDULES[self.schedule], TARGETS[self.target], SHAPES[self.noise]  # raise with the known names
-        if self.preconditioning not in PRECONDITIONINGS: raise unknown_name("preconditioning", self.preconditioning, list(PRECONDITIONINGS))
+        if self.preconditioning not in PRECONDITIONINGS:
+            raise unknown_name("preconditioning", self.preconditioning, list(PRECONDITIONINGS))
         unknown = [name for name in required_options(self.noise) if name != "power"]
-        if unknown: raise InputError(f"noise shape {self.noise!r} needs the option {unknown[0]!r}, which a configuration cannot give")
-        if "name" not in self.model: raise InputError(f"RunConfig.model needs a name: allowed {', '.join(MODELS)}; got {self.model!r}")
+        if unknown:
+            raise InputError(
+                f"noise shape {self.noise!r} needs the option {unknown[0]!r}, which a configuration cannot"
+                " give"
+            )
+        if "name" not in self.model:
+            raise InputError(f"RunConfig.model needs a name: allowed {', '.join(MODELS)}; got {self.model!r}")
         check_options(self.model["name"], {k: v for k, v in self.model.items() if k != "name"})
 
 # %% ../../nbs/lab/experiment.ipynb #c23054df
 class Images(NamedTuple):
     "Training and held-out images."
+
     train: UInt8[Tensor, "n c h w"] | Float[Tensor, "n c h w"]
     test: UInt8[Tensor, "m c h w"] | Float[Tensor, "m c h w"]
+
 
 def floats(x: Tensor) -> Tensor:
     "Images in [-1, 1], whatever they are stored as."
     return to_float(x) if x.dtype == torch.uint8 else x
 
+# %% ../../nbs/lab/experiment.ipynb #e78fe040
 def power_law_images() -> Images:
     "Gaussian fields with a photograph-like spectrum and correlated channels, standard deviation one half."
-    plane = GaussianField(0.25*power_law_spectrum(32, 32, exponent=2.8), (32, 32))
-    mix = torch.linalg.cholesky(0.9 + 0.1*torch.eye(3, dtype=torch.float64))
-    def draw(n, name): return torch.einsum("dc,nchw->ndhw", mix, plane.sample(n, stream(0, name), channels=3)).to(torch.get_default_dtype())
+    plane = GaussianField(0.25 * power_law_spectrum(32, 32, exponent=2.8), (32, 32))
+    mix = torch.linalg.cholesky(0.9 + 0.1 * torch.eye(3, dtype=torch.float64))
+
+    def draw(n, name):
+        return torch.einsum("dc,nchw->ndhw", mix, plane.sample(n, stream(0, name), channels=3)).to(
+            torch.get_default_dtype()
+        )
+
     return Images(draw(2_000, "power_law/train"), draw(600, "power_law/test"))
 
+# %% ../../nbs/lab/experiment.ipynb #064b07e6
 def family_images(family: str, test: str) -> Images:
     "A synthetic family with independent channels; `test` names the stream of the held-out images."
-    def draw(n, name): return make(family, 3*n, 32, stream(0, f"{family}/{name}")).reshape(n, 3, 32, 32)
+
+    def draw(n, name):
+        return make(family, 3 * n, 32, stream(0, f"{family}/{name}")).reshape(n, 3, 32, 32)
+
     return Images(draw(4_000, "train"), draw(1_000, test))
+
 
 def cifar10_validation() -> Images:
     "The last tenth of the training images is held out; test images are not touched."
     x = cifar10("train").x
     return Images(x[:-5_000], x[-5_000:])
 
+# %% ../../nbs/lab/experiment.ipynb #00edc018
 FAMILIES = ("piecewise", "texture", "random_field")
-DATASETS = {"cifar10": lambda: Images(cifar10("train").x, cifar10("test").x), "power_law": power_law_images,
-            **{name: partial(family_images, name, "test") for name in FAMILIES},
-            **{f"{name}_validation": partial(family_images, name, "validation") for name in FAMILIES}, "cifar10_validation": cifar10_validation}  # other held-out images
+DATASETS = {
+    "cifar10": lambda: Images(cifar10("train").x, cifar10("test").x),
+    "power_law": power_law_images,
+    **{name: partial(family_images, name, "test") for name in FAMILIES},
+    **{f"{name}_validation": partial(family_images, name, "validation") for name in FAMILIES},
+    "cifar10_validation": cifar10_validation,
+}  # other held-out images
+
 
 @lru_cache(maxsize=2)
 def load_images(name: str) -> Images:
@@ -172,386 +240,647 @@ def load_images(name: str) -> Images:
 # %% ../../nbs/lab/experiment.ipynb #6557e542
 class EvaluationSet(NamedTuple):
     "Clean images, times and noise."
+
     x0: Float[Tensor, "n c h w"]
     t: Float[Tensor, " n"]
     eps: Float[Tensor, "n c h w"]
 
+# %% ../../nbs/lab/experiment.ipynb #01c92b42
 def evaluation_set(
-    config: RunConfig, # names the data and the number of images
-) -> EvaluationSet: # the same for every seed and arm
+    config: RunConfig,  # names the data and the number of images
+) -> EvaluationSet:  # the same for every seed and arm
     "Held-out images with stratified times and fixed noise."
     test, n = load_images(config.data.name).test, config.evaluation.images
-    if n > len(test): raise InputError(f"EvalConfig.images is at most {len(test)} for {config.data.name!r}, got {n}")
+    if n > len(test):
+        raise InputError(f"EvalConfig.images is at most {len(test)} for {config.data.name!r}, got {n}")
     x0 = floats(test[torch.randperm(len(test), generator=stream(0, "eval/images"))[:n]])
-    t = ((torch.arange(n) + 0.5)/n)[torch.randperm(n, generator=stream(0, "eval/times"))]
+    t = ((torch.arange(n) + 0.5) / n)[torch.randperm(n, generator=stream(0, "eval/times"))]
     return EvaluationSet(x0, t, torch.randn(x0.shape, generator=stream(0, "eval/noise")).to(x0))
 
+# %% ../../nbs/lab/experiment.ipynb #f4ffd5c2
 @torch.no_grad()
 def eps_errors(
-    denoiser: NetworkDenoiser, # anything with `predict` and `process`
-    on: EvaluationSet, # where
-    chunk: int = 32, # images at a time: a larger one falls out of the cache
-) -> Float[Tensor, "n c h w"]: # estimated minus true noise, on the CPU
+    denoiser: NetworkDenoiser,  # anything with `predict` and `process`
+    on: EvaluationSet,  # where
+    chunk: int = 32,  # images at a time: a larger one falls out of the cache
+) -> Float[Tensor, "n c h w"]:  # estimated minus true noise, on the CPU
     "The error of the estimated noise: the same quantity for every arm, whatever its network predicts."
-    return torch.cat([(denoiser.predict(denoiser.process.diffuse(x0, t, eps), t, "eps") - eps).cpu() for x0, t, eps in zip(*(part.split(chunk) for part in on), strict=True)])
+    return torch.cat(
+        [
+            (denoiser.predict(denoiser.process.diffuse(x0, t, eps), t, "eps") - eps).cpu()
+            for x0, t, eps in zip(*(part.split(chunk) for part in on), strict=True)
+        ]
+    )
 
+# %% ../../nbs/lab/experiment.ipynb #665d351b
 def image_losses(
-    errors: Float[Tensor, "n c h w"], # of the estimated noise
-) -> Float[Tensor, " n"]: # float64
+    errors: Float[Tensor, "n c h w"],  # of the estimated noise
+) -> Float[Tensor, " n"]:  # float64
     "Mean squared error of each image."
     return errors.double().square().mean((1, 2, 3))
 
+
 def squared_errors(
-    denoiser: NetworkDenoiser, # anything with `predict` and `process`
-    on: EvaluationSet, # where
-) -> Float[Tensor, " n"]: # mean squared error of each image, float64, on the CPU
+    denoiser: NetworkDenoiser,  # anything with `predict` and `process`
+    on: EvaluationSet,  # where
+) -> Float[Tensor, " n"]:  # mean squared error of each image, float64, on the CPU
     "The eps-loss of each evaluation image."
     return image_losses(eps_errors(denoiser, on))
 
 # %% ../../nbs/lab/experiment.ipynb #8a5b7b66
 class Silent(nn.Module):
     "A network that answers zero: what a zero-initialised one starts as."
-    def forward(self, x: Tensor, t: Tensor) -> Tensor: return torch.zeros_like(x)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return torch.zeros_like(x)
+
 
 @lru_cache(maxsize=4)
 def statistics(name: str, n: int, pca: bool = True) -> GaussianField:
-    "The field fitted to the first n training images: DCT-II over space, principal axes over colour unless told not to."
+    """The field fitted to the first n training images: DCT-II over space, principal axes over colour unless
+    told not to."""
     return GaussianField.fit(floats(load_images(name).train[:n]), "dct", pca=pca)
 
+# %% ../../nbs/lab/experiment.ipynb #e26a6549
 def process_of(
-    config: RunConfig, # names schedule, noise and data
-    size: tuple[int, int] | None = None, # (h, w) of the images; asked of the data when not given
-    power: Tensor | None = None, # of the data, for noise of their spectrum; fitted to the data when not given
+    config: RunConfig,  # names schedule, noise and data
+    size: tuple[int, int] | None = None,  # (h, w) of the images; asked of the data when not given
+    power: (
+        Tensor | None
+    ) = None,  # of the data, for noise of their spectrum; fitted to the data when not given
 ) -> Process:
     "The forward process of a run; shaped noise lives in the DCT."
-    if config.noise == "white": return Process(config.schedule)
+    if config.noise == "white":
+        return Process(config.schedule)
     size = size or tuple(load_images(config.data.name).train.shape[-2:])
-    options = {"power": field_of(config).power if power is None else power} if required_options(config.noise) else {}
+    options = (
+        {"power": field_of(config).power if power is None else power}
+        if required_options(config.noise)
+        else {}
+    )
     return Process(config.schedule, config.noise, "dct", size=size, options=options)
 
+# %% ../../nbs/lab/experiment.ipynb #0e998587
 def field_of(config: RunConfig) -> GaussianField:
     "The statistics of a run, in a basis in which its noise is independent."
     return statistics(config.data.name, config.data.statistics, config.noise == "white")
 
+
 def by_time(errors: Tensor, t: Tensor, slices: int = 8) -> list[float | None]:
     "Mean of the errors in equal slices of time; None where a slice has no image."
-    parts = [errors[(t*slices).long() == i] for i in range(slices)]
+    parts = [errors[(t * slices).long() == i] for i in range(slices)]
     return [part.mean().item() if len(part) else None for part in parts]
 
+# %% ../../nbs/lab/experiment.ipynb #e63f2d65
 def by_band(
-    errors: Float[Tensor, "n c h w"], # of the estimated noise
-) -> dict[str, float]: # mean of a coefficient in each band: the noise itself has one
+    errors: Float[Tensor, "n c h w"],  # of the estimated noise
+) -> dict[str, float]:  # mean of a coefficient in each band: the noise itself has one
     "Squared error of a coefficient in three bands of frequency."
     power, weights = rfft2(errors.double()).abs().square().mean((0, 1)), bin_weights(*errors.shape[-2:])
-    return {name: ((weights*mask*power).sum()/(weights*mask).sum()).item() for name, mask in band_masks(*errors.shape[-2:]).items()}
+    return {
+        name: ((weights * mask * power).sum() / (weights * mask).sum()).item()
+        for name, mask in band_masks(*errors.shape[-2:]).items()
+    }
 
+# %% ../../nbs/lab/experiment.ipynb #97854fbd
 def references(
-    config: RunConfig, # names data, schedule and evaluation
-) -> dict: # null, scalar (for white noise), wiener, wiener_expected; wiener_by_time: a list; wiener_by_band: by name
+    config: RunConfig,  # names data, schedule and evaluation
+) -> (
+    dict
+):  # null, scalar (for white noise), wiener, wiener_expected; wiener_by_time: a list; wiener_by_band: by name
     "eps-loss of predicting nothing, of one gain per time, and of one gain per coefficient."
     on, process, fitted = evaluation_set(config), process_of(config), field_of(config)
-    def measured(**options): return squared_errors(wrap(Silent(), process, **options), on)
+
+    def measured(**options):
+        return squared_errors(wrap(Silent(), process, **options), on)
+
     filtered = eps_errors(wrap(Silent(), process, preconditioning="spectral", statistics=fitted), on)
     wiener = filtered.double().square().mean((1, 2, 3))
-    return {"null": measured().mean().item(), **({"scalar": measured(preconditioning="edm", statistics=fitted).mean().item()} if process.isotropic else {}),
-            "wiener": wiener.mean().item(), "wiener_by_time": by_time(wiener, on.t), "wiener_by_band": by_band(filtered), "wiener_expected": linear_loss(fitted, process, on.x0, on.t.tolist())}
+    return {
+        "null": measured().mean().item(),
+        **(
+            {"scalar": measured(preconditioning="edm", statistics=fitted).mean().item()}
+            if process.isotropic
+            else {}
+        ),
+        "wiener": wiener.mean().item(),
+        "wiener_by_time": by_time(wiener, on.t),
+        "wiener_by_band": by_band(filtered),
+        "wiener_expected": linear_loss(fitted, process, on.x0, on.t.tolist()),
+    }
 
 # %% ../../nbs/lab/experiment.ipynb #e9b40b37
 def views(config: RunConfig) -> dict[str, int]:
     "The option of a network that sees two pictures."
     return {"views": 2} if config.preconditioning == "views" else {}
 
+# %% ../../nbs/lab/experiment.ipynb #8ae64c84
 def build_denoiser(
-    config: RunConfig, # model, schedule, target, preconditioning
-) -> NetworkDenoiser: # on the CPU
+    config: RunConfig,  # model, schedule, target, preconditioning
+) -> NetworkDenoiser:  # on the CPU
     "The untrained denoiser of a run."
     channels = load_images(config.data.name).train.shape[1]
     if config.preconditioning == "none":
         check_target(process_of(config), config.target)
     network = build_model({"channels": channels, **views(config), **config.model}, seed=config.seed)
-    return wrap(network, process_of(config), config.target, config.preconditioning, None if config.preconditioning == "none" else field_of(config))
+    return wrap(
+        network,
+        process_of(config),
+        config.target,
+        config.preconditioning,
+        None if config.preconditioning == "none" else field_of(config),
+    )
 
+# %% ../../nbs/lab/experiment.ipynb #3fddfd78
 def marks(
-    steps: int, # of the run
-    points: int, # evaluations after step 0
-) -> list[int]: # rising, from 0 to steps
+    steps: int,  # of the run
+    points: int,  # evaluations after step 0
+) -> list[int]:  # rising, from 0 to steps
     "Steps at which a run is evaluated: 0, then a geometric series from 5 to the end."
     first = min(5, steps)
-    series = {round(first*(steps/first)**(i/max(points - 1, 1))) for i in range(points)}
+    series = {round(first * (steps / first) ** (i / max(points - 1, 1))) for i in range(points)}
     return sorted({0, steps} | series)
 
 # %% ../../nbs/lab/experiment.ipynb #646ff661
-Watcher = Callable[[Iterator[TrainState], Path], Iterator[TrainState]]  # states and the working folder -> the same states
+Watcher = Callable[
+    [Iterator[TrainState], Path], Iterator[TrainState]
+]  # states and the working folder -> the same states
+
 
 def json_log(
-    states: Iterator[TrainState], # of a training run
-    work: Path, # folder of the run
-) -> Iterator[TrainState]: # the same states
+    states: Iterator[TrainState],  # of a training run
+    work: Path,  # folder of the run
+) -> Iterator[TrainState]:  # the same states
     "Write a line of JSON for every step to logs/train.jsonl."
-    path = work/"logs"/"train.jsonl"
+    path = work / "logs" / "train.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     first = next(states, None)
-    if first is None: return
+    if first is None:
+        return
     text = path.read_text(encoding="utf-8") if path.exists() else ""
-    whole = text[:text.rfind("\n") + 1].splitlines(keepends=True)  # a killed process may leave half a line
-    with atomic_file(path) as partial: partial.write_text("".join(line for line in whole if json.loads(line)["step"] < first.step), encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1].splitlines(keepends=True)  # a killed process may leave half a line
+    with atomic_file(path) as partial:
+        partial.write_text(
+            "".join(line for line in whole if json.loads(line)["step"] < first.step), encoding="utf-8"
+        )
     with open(path, "a", encoding="utf-8", buffering=1) as log:
         for state in chain([first], states):
-            log.write(json.dumps({"step": state.step, "loss": state.loss if math.isfinite(state.loss) else None, "grad_norm": state.grad_norm if math.isfinite(state.grad_norm) else None, "lr": state.lr, "images": state.images, "seconds": round(state.seconds, 3)}) + "\n")
+            log.write(
+                json.dumps(
+                    {
+                        "step": state.step,
+                        "loss": state.loss if math.isfinite(state.loss) else None,
+                        "grad_norm": state.grad_norm if math.isfinite(state.grad_norm) else None,
+                        "lr": state.lr,
+                        "images": state.images,
+                        "seconds": round(state.seconds, 3),
+                    }
+                )
+                + "\n"
+            )
             yield state
 
 # %% ../../nbs/lab/experiment.ipynb #40ba5ba6
 def train_run(
-    config: RunConfig, # everything that decides the numbers
-    root: Path | str | None = None, # of the results
+    config: RunConfig,  # everything that decides the numbers
+    root: Path | str | None = None,  # of the results
     *,
-    on: str = "cpu", # device
-    threads: int | None = 1, # of torch on a CPU; None leaves it as it is
-    workers: Workers = ALONE, # the processes of the run; this one is rank 0, the others call `help_run`
-    watchers: Sequence[Watcher] = (), # see every step
-) -> Record: # the complete run
+    on: str = "cpu",  # device
+    threads: int | None = 1,  # of torch on a CPU; None leaves it as it is
+    workers: Workers = ALONE,  # the processes of the run; this one is rank 0, the others call `help_run`
+    watchers: Sequence[Watcher] = (),  # see every step
+) -> Record:  # the complete run
     "Train one run, or read it when it is complete."
     path = run_path(config, root)
     if path.exists():
-        if (path/".lock").exists(): (path/".lock").unlink(missing_ok=True)  # of a process that was killed after its last word
+        if (path / ".lock").exists():
+            (path / ".lock").unlink(missing_ok=True)  # of a process that was killed after its last word
         return load_record(path)
-    where, denoiser, fixed = device(on), build_denoiser(config), evaluation_set(config)  # whatever is wrong raises before anything is written
-    if where.type == "cpu": keep_memory()
-    if where.type == "cpu" and threads: torch.set_num_threads(threads)
+    where, denoiser, fixed = (
+        device(on),
+        build_denoiser(config),
+        evaluation_set(config),
+    )  # whatever is wrong raises before anything is written
+    if where.type == "cpu":
+        keep_memory()
+    if where.type == "cpu" and threads:
+        torch.set_num_threads(threads)
     try_out(config, denoiser.to(where), fixed)
     with run_folder(config, root) as work:
-        if not (work/"metrics.json").exists(): measure_run(config, denoiser.to(where), work, where, workers, fixed, watchers)  # else killed while it cleaned up
-        (work/"rows.json").unlink(missing_ok=True)
-        shutil.rmtree(work/"checkpoints"/"last", ignore_errors=True)
+        if not (work / "metrics.json").exists():
+            measure_run(
+                config, denoiser.to(where), work, where, workers, fixed, watchers
+            )  # else killed while it cleaned up
+        (work / "rows.json").unlink(missing_ok=True)
+        shutil.rmtree(work / "checkpoints" / "last", ignore_errors=True)
     return load_record(path)
 
-def measure_run(config: RunConfig, denoiser: NetworkDenoiser, work: Path, where: torch.device, workers: Workers, fixed: EvaluationSet, watchers: Sequence[Watcher] = ()) -> None:
+# %% ../../nbs/lab/experiment.ipynb #b4b0700a
+def measure_run(
+    config: RunConfig,
+    denoiser: NetworkDenoiser,
+    work: Path,
+    where: torch.device,
+    workers: Workers,
+    fixed: EvaluationSet,
+    watchers: Sequence[Watcher] = (),
+) -> None:
     "Train, and write all that a record holds; the metrics last, so that they say that everything is there."
     rows, errors = fit(config, denoiser, work, where, workers, watchers)
     denoiser.eval()
-    samples = draw_samples(denoiser, config.evaluation.samples, sampler=config.evaluation.sampler, steps=config.evaluation.sample_steps,
-                           clip=config.evaluation.clip, size=fixed.x0.shape[1:])
-    save_samples(samples, work/"samples"/f"{config.evaluation.sampler}-{config.evaluation.sample_steps}")
+    samples = draw_samples(
+        denoiser,
+        config.evaluation.samples,
+        sampler=config.evaluation.sampler,
+        steps=config.evaluation.sample_steps,
+        clip=config.evaluation.clip,
+        size=fixed.x0.shape[1:],
+    )
+    save_samples(samples, work / "samples" / f"{config.evaluation.sampler}-{config.evaluation.sample_steps}")
     history, held_out = pd.DataFrame(rows), floats(load_images(config.data.name).test[:512])
     parts = {**errors_in_parts(errors, fixed.t), "psd_distance": finite_distance(samples, held_out)}
-    write_csv(work/"history.csv", history)
-    write_json(work/"metrics.json", {
-        "loss": history.loss.iloc[-1], "seconds": history.seconds.iloc[-1], "clock": "cpu" if where.type == "cpu" else "wall",
-        "parameters": sum(p.numel() for p in denoiser.network.parameters()), **parts,
-        "device": where.type, **({"processes": workers.size} if workers.size > 1 else {}), **({"skipped": int(history.skipped.iloc[-1])} if "skipped" in history else {})})
+    write_csv(work / "history.csv", history)
+    write_json(
+        work / "metrics.json",
+        {
+            "loss": history.loss.iloc[-1],
+            "seconds": history.seconds.iloc[-1],
+            "clock": "cpu" if where.type == "cpu" else "wall",
+            "parameters": sum(p.numel() for p in denoiser.network.parameters()),
+            **parts,
+            "device": where.type,
+            **({"processes": workers.size} if workers.size > 1 else {}),
+            **({"skipped": int(history.skipped.iloc[-1])} if "skipped" in history else {}),
+        },
+    )
 
+# %% ../../nbs/lab/experiment.ipynb #16852981
 def errors_in_parts(errors: Tensor, t: Tensor) -> dict[str, object]:
     "The error at the end, by time and by band."
     return {"by_time": by_time(image_losses(errors), t), "by_band": by_band(errors)}
+
 
 def finite_distance(samples: Tensor, held_out: Tensor) -> float | None:
     "Distance of the spectra; an empty ring is infinitely far, and JSON knows no infinity."
     value = log_psd_distance(samples, held_out).value
     return value if math.isfinite(value) else None
 
+# %% ../../nbs/lab/experiment.ipynb #6f35680b
 def try_out(
-    config: RunConfig, # of the run
-    denoiser: NetworkDenoiser, # untrained, on its device; left as it is
-    fixed: EvaluationSet, # of the run
+    config: RunConfig,  # of the run
+    denoiser: NetworkDenoiser,  # untrained, on its device; left as it is
+    fixed: EvaluationSet,  # of the run
 ) -> None:
     "Do all that the run will do once with two images, and write nothing: see [preflight](preflight.ipynb)."
     where, few = next(denoiser.parameters()).device, EvaluationSet(*(part[:2] for part in fixed))
+
     def finish(trained: NetworkDenoiser, samples: Tensor, folder: Path) -> float:
         errors = eps_errors(trained, place(few, where))
-        write_json(folder/"metrics.json", {**errors_in_parts(errors, few.t), "psd_distance": finite_distance(samples, few.x0)})
-        save_samples(samples, folder/"samples")
-        save_denoiser(trained, folder/"network")
+        write_json(
+            folder / "metrics.json",
+            {**errors_in_parts(errors, few.t), "psd_distance": finite_distance(samples, few.x0)},
+        )
+        save_samples(samples, folder / "samples")
+        save_denoiser(trained, folder / "network")
         return image_losses(errors).mean().item()
-    e, some = config.evaluation, few.x0[:config.train.batch].to(where)
-    rehearse(denoiser, some, training=train_options(config), sampler=e.sampler, steps=e.sample_steps, clip=e.clip, finish=finish)
 
+    e, some = config.evaluation, few.x0[: config.train.batch].to(where)
+    rehearse(
+        denoiser,
+        some,
+        training=train_options(config),
+        sampler=e.sampler,
+        steps=e.sample_steps,
+        clip=e.clip,
+        finish=finish,
+    )
+
+# %% ../../nbs/lab/experiment.ipynb #e2b6d6a1
 def help_run(
-    config: RunConfig, # as rank 0 has it
-    root: Path | str | None, # of the results
-    workers: Workers, # the processes of the run
-    threads: int | None = 1, # of torch on a CPU
+    config: RunConfig,  # as rank 0 has it
+    root: Path | str | None,  # of the results
+    workers: Workers,  # the processes of the run
+    threads: int | None = 1,  # of torch on a CPU
 ) -> None:
     "What the processes above rank 0 do: the same steps on their slices, and nothing else."
     path = run_path(config, root)
-    checkpoints = path.with_name(f".partial-{path.name}")/"checkpoints"
-    if path.exists() or (checkpoints/"final").exists(): return
-    if workers.device.type == "cpu": keep_memory()
-    if workers.device.type == "cpu" and threads: torch.set_num_threads(threads)
+    checkpoints = path.with_name(f".partial-{path.name}") / "checkpoints"
+    if path.exists() or (checkpoints / "final").exists():
+        return
+    if workers.device.type == "cpu":
+        keep_memory()
+    if workers.device.type == "cpu" and threads:
+        torch.set_num_threads(threads)
     denoiser = build_denoiser(config).to(workers.device)
     try_out(config, denoiser, evaluation_set(config))  # what ends rank 0 ends all of them
-    for _ in steps_of(config, denoiser, checkpoints/"last", workers.device, workers): pass
+    for _ in steps_of(config, denoiser, checkpoints / "last", workers.device, workers):
+        pass
 
+# %% ../../nbs/lab/experiment.ipynb #2fd29431
 def place(on: EvaluationSet, where: torch.device) -> EvaluationSet:
     "The evaluation set on a device."
     return EvaluationSet(*(part.to(where) for part in on))
 
 # %% ../../nbs/lab/experiment.ipynb #bb23f4d8
 def train_options(
-    config: RunConfig, # of the run
-) -> dict[str, object]: # arguments of `train`
+    config: RunConfig,  # of the run
+) -> dict[str, object]:  # arguments of `train`
     "What the training of a run is a function of, besides its images and the number of steps."
     c, extra = config.train, {}
-    if c.decay == "cosine": extra |= {"decay": c.steps, "decay_to": c.decay_to}
-    if c.time_weight != "uniform": extra["time_weight"] = c.time_weight
-    if c.frequency_weight != "uniform": extra |= {"basis": "dct", "frequency_weight": c.frequency_weight}
-    if c.on_nan != "stop": extra["on_nan"] = c.on_nan
-    return {"lr": c.lr, "seed": config.seed, "target": config.target, "ema": c.ema, "clip": c.clip, "warmup": c.warmup, "loss_limit": c.loss_limit, **extra}
+    if c.decay == "cosine":
+        extra |= {"decay": c.steps, "decay_to": c.decay_to}
+    if c.time_weight != "uniform":
+        extra["time_weight"] = c.time_weight
+    if c.frequency_weight != "uniform":
+        extra |= {"basis": "dct", "frequency_weight": c.frequency_weight}
+    if c.on_nan != "stop":
+        extra["on_nan"] = c.on_nan
+    return {
+        "lr": c.lr,
+        "seed": config.seed,
+        "target": config.target,
+        "ema": c.ema,
+        "clip": c.clip,
+        "warmup": c.warmup,
+        "loss_limit": c.loss_limit,
+        **extra,
+    }
 
+# %% ../../nbs/lab/experiment.ipynb #9382f680
 def steps_of(
-    config: RunConfig, # of the run
-    denoiser: NetworkDenoiser, # on its device
-    resume: Path, # folder of the latest checkpoint, where there is one
-    where: torch.device, # of the denoiser
-    workers: Workers, # the processes of the run
-) -> Iterator[TrainState]: # one state a step
+    config: RunConfig,  # of the run
+    denoiser: NetworkDenoiser,  # on its device
+    resume: Path,  # folder of the latest checkpoint, where there is one
+    where: torch.device,  # of the denoiser
+    workers: Workers,  # the processes of the run
+) -> Iterator[TrainState]:  # one state a step
     "The training steps that a configuration asks for."
     c, images = config.train, load_images(config.data.name).train
-    yield from train(denoiser, lambda step: batch(images, config.seed, step, c.batch, flip=c.flip).to(where), steps=c.steps, batch=c.batch, resume=latest(resume), workers=workers, **train_options(config))
+    yield from train(
+        denoiser,
+        lambda step: batch(images, config.seed, step, c.batch, flip=c.flip).to(where),
+        steps=c.steps,
+        batch=c.batch,
+        resume=latest(resume),
+        workers=workers,
+        **train_options(config),
+    )
 
+# %% ../../nbs/lab/experiment.ipynb #e9b4d5ec
 def fit(
-    config: RunConfig, # of the run
-    denoiser: NetworkDenoiser, # untrained, on its device; trained when the function returns, averaged weights inside
-    work: Path, # working folder, for checkpoints
-    where: torch.device, # of the denoiser
-    workers: Workers = ALONE, # the processes of the run
-    watchers: Sequence[Watcher] = (), # see every step
-) -> tuple[list[dict], Float[Tensor, "n c h w"]]: # rows of the history; errors of the estimated noise at the end
+    config: RunConfig,  # of the run
+    # untrained, on its device; trained when the function returns, averaged weights inside
+    denoiser: NetworkDenoiser,
+    work: Path,  # working folder, for checkpoints
+    where: torch.device,  # of the denoiser
+    workers: Workers = ALONE,  # the processes of the run
+    watchers: Sequence[Watcher] = (),  # see every step
+) -> tuple[
+    list[dict], Float[Tensor, "n c h w"]
+]:  # rows of the history; errors of the estimated noise at the end
     "Train with evaluations at the marks and checkpoints on the way."
     c = config.train
     on, at = place(evaluation_set(config), where), set(marks(c.steps, config.evaluation.points))
-    rows_file, resume, final = work/"rows.json", work/"checkpoints"/"last", work/"checkpoints"/"final"
+    rows_file, resume, final = (
+        work / "rows.json",
+        work / "checkpoints" / "last",
+        work / "checkpoints" / "final",
+    )
     if final.exists():  # trained by a process that died later
         saved = load(final)
-        restore(saved._replace(model={k.removeprefix("network."): v for k, v in saved.model.items() if k.startswith("network.")}), model=denoiser.network)
+        restore(
+            saved._replace(
+                model={
+                    k.removeprefix("network."): v for k, v in saved.model.items() if k.startswith("network.")
+                }
+            ),
+            model=denoiser.network,
+        )
         return json.loads(rows_file.read_text(encoding="utf-8")), eps_errors(denoiser.eval(), on)
     last, skips, errors = latest(resume), c.on_nan == "skip", None
     denoiser.eval()  # or batch norm would learn from the held-out images of step 0
-    rows = [r for r in json.loads(rows_file.read_text(encoding="utf-8")) if r["step"] <= load(last).meta["step"]] if last else []  # rows are written first: the file may be ahead
-    if not rows: rows = [{"step": 0, "seconds": 0., "train_loss": None, "loss": squared_errors(denoiser, on).mean().item(), **({"skipped": 0} if skips else {})}]
+    rows = (
+        [r for r in json.loads(rows_file.read_text(encoding="utf-8")) if r["step"] <= load(last).meta["step"]]
+        if last
+        else []
+    )  # rows are written first: the file may be ahead
+    if not rows:
+        rows = [
+            {
+                "step": 0,
+                "seconds": 0.0,
+                "train_loss": None,
+                "loss": squared_errors(denoiser, on).mean().item(),
+                **({"skipped": 0} if skips else {}),
+            }
+        ]
     states = steps_of(config, denoiser, resume, where, workers)
-    for watch in watchers: states = watch(states, work)
+    for watch in watchers:
+        states = watch(states, work)
     with hold_interrupt() as asked:
-        for state in progress(states, total=c.steps, desc=f"{config.preconditioning} {config.seed}", unit="step"):
+        for state in progress(
+            states, total=c.steps, desc=f"{config.preconditioning} {config.seed}", unit="step"
+        ):
             if state.step in at:
-                with state.averaged(): errors = eps_errors(denoiser, on)
-                rows.append({"step": state.step, "seconds": state.cpu_seconds if where.type == "cpu" else state.seconds,
-                             "train_loss": state.loss if math.isfinite(state.loss) else None, "loss": image_losses(errors).mean().item(), **({"skipped": state.skipped} if skips else {})})
+                with state.averaged():
+                    errors = eps_errors(denoiser, on)
+                rows.append(
+                    {
+                        "step": state.step,
+                        "seconds": state.cpu_seconds if where.type == "cpu" else state.seconds,
+                        "train_loss": state.loss if math.isfinite(state.loss) else None,
+                        "loss": image_losses(errors).mean().item(),
+                        **({"skipped": state.skipped} if skips else {}),
+                    }
+                )
             if state.step % c.checkpoint == 0 or state.step == c.steps or asked.is_set():
                 write_json(rows_file, rows)
                 state.save(resume)
-            if asked.is_set(): raise KeyboardInterrupt(f"stopped after step {state.step}, which is saved")
+            if asked.is_set():
+                raise KeyboardInterrupt(f"stopped after step {state.step}, which is saved")
     saved = load(latest(resume))  # of the last step, whoever has made it
     restore(saved._replace(model=saved.ema), model=denoiser)
     save_denoiser(denoiser, final)
-    return rows, eps_errors(denoiser.eval(), on) if errors is None else errors  # the last mark is the last step
+    return rows, (
+        eps_errors(denoiser.eval(), on) if errors is None else errors
+    )  # the last mark is the last step
 
 # %% ../../nbs/lab/experiment.ipynb #a913e610
 def save_denoiser(
-    denoiser: NetworkDenoiser, # with the weights that are wanted
-    path: Path, # a folder that does not exist yet
+    denoiser: NetworkDenoiser,  # with the weights that are wanted
+    path: Path,  # a folder that does not exist yet
 ) -> None:
     "Network and statistics as a checkpoint."
     tensors, field = {f"network.{k}": v for k, v in denoiser.network.state_dict().items()}, denoiser.field
     if isinstance(field, GaussianField):
         parts = {"power": field.power, "mean": field.mean, "rotation": field.basis.matrix}
         tensors |= {f"field.{k}": v for k, v in parts.items() if v is not None}
-    elif field is not None: tensors["field.power"] = field.power
+    elif field is not None:
+        tensors["field.power"] = field.power
     tensors |= {f"noise.{k}": v for k, v in denoiser.process.options.items() if isinstance(v, Tensor)}
-    save(path, model=tensors, meta={"basis": denoiser.basis.name.removesuffix("+color"), "size": getattr(field, "size", denoiser.process.size), "channels": denoiser.network.channels})
+    save(
+        path,
+        model=tensors,
+        meta={
+            "basis": denoiser.basis.name.removesuffix("+color"),
+            "size": getattr(field, "size", denoiser.process.size),
+            "channels": denoiser.network.channels,
+        },
+    )
 
+# %% ../../nbs/lab/experiment.ipynb #cd0a0ba7
 def load_denoiser(
-    record: Record, # of a training run
-) -> NetworkDenoiser: # on the CPU
+    record: Record,  # of a training run
+) -> NetworkDenoiser:  # on the CPU
     "The denoiser of a run, from its checkpoint alone."
-    config, path = from_dict(RunConfig, record.config), record.path/"checkpoints"/"final"
-    if not path.exists(): raise InputError(f"run {record.path.name!r} has no checkpoint: checkpoints are not kept in the repository; hint: train it again")
+    config, path = from_dict(RunConfig, record.config), record.path / "checkpoints" / "final"
+    if not path.exists():
+        raise InputError(
+            f"run {record.path.name!r} has no checkpoint: checkpoints are not kept in the repository; hint:"
+            " train it again"
+        )
     saved = load(path)
-    part = {p: {k.removeprefix(f"{p}."): v for k, v in saved.model.items() if k.startswith(f"{p}.")} for p in ("network", "field", "noise")}
+    part = {
+        p: {k.removeprefix(f"{p}."): v for k, v in saved.model.items() if k.startswith(f"{p}.")}
+        for p in ("network", "field", "noise")
+    }
     options = {"channels": saved.meta.get("channels"), **views(config), **config.model}
     check_size(options, part["network"], f"{path} (model)")
     network = build_model(options, seed=config.seed)
     restore(saved._replace(model=part["network"]), model=network)
     size = saved.meta.get("size")
-    try: return NetworkDenoiser(network, process_of(config, tuple(size) if size else None, part["noise"].get("power")), config.target, saved_field(config, part["field"], saved.meta), views=config.preconditioning == "views").eval()
-    except (LookupError, TypeError, AttributeError) as error: raise InputError(f"{path} is damaged: its statistics do not fit ({type(error).__name__}: {error})") from error
+    try:
+        return NetworkDenoiser(
+            network,
+            process_of(config, tuple(size) if size else None, part["noise"].get("power")),
+            config.target,
+            saved_field(config, part["field"], saved.meta),
+            views=config.preconditioning == "views",
+        ).eval()
+    except (LookupError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path} is damaged: its statistics do not fit ({type(error).__name__}: {error})"
+        ) from error
 
-def saved_field(config: RunConfig, tensors: dict[str, Tensor], meta: dict) -> GaussianField | ScalarField | None:
+# %% ../../nbs/lab/experiment.ipynb #59952ccb
+def saved_field(
+    config: RunConfig, tensors: dict[str, Tensor], meta: dict
+) -> GaussianField | ScalarField | None:
     "The statistics around a network, as they were kept."
-    if config.preconditioning == "edm": return ScalarField(tensors["power"].item())
-    if config.preconditioning == "none": return None
+    if config.preconditioning == "edm":
+        return ScalarField(tensors["power"].item())
+    if config.preconditioning == "none":
+        return None
     basis = BASES[meta["basis"]]
-    if "rotation" in tensors: basis = color(basis, tensors["rotation"])
+    if "rotation" in tensors:
+        basis = color(basis, tensors["rotation"])
     return GaussianField(tensors["power"], tuple(meta["size"]), tensors.get("mean"), basis)
 
+# %% ../../nbs/lab/experiment.ipynb #b5214afe
 def check_size(
-    options: dict, # of a network, name included, as a record asks for it
-    tensors: dict[str, Tensor], # of the file beside it
-    what: str, # for the error
+    options: dict,  # of a network, name included, as a record asks for it
+    tensors: dict[str, Tensor],  # of the file beside it
+    what: str,  # for the error
 ) -> None:
-    "Raise unless the network has the tensors of the file; it is built without memory, because a record may ask for any amount."
+    """Raise unless the network has the tensors of the file; it is built without memory, because a record may
+    ask for any amount."""
     name = options.get("name")
     check_options(name, {k: v for k, v in options.items() if k != "name"})
-    if any(isinstance(v, int) and v > 4_096 for v in options.values()): raise InputError(f"{what} does not fit: sizes of a network are at most 4096, got {options}")
+    if any(isinstance(v, int) and v > 4_096 for v in options.values()):
+        raise InputError(f"{what} does not fit: sizes of a network are at most 4096, got {options}")
     try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"): wanted = MODELS[name](**{k: v for k, v in options.items() if k != "name"}).state_dict()
-    except (RuntimeError, OverflowError, MemoryError) as error: raise InputError(f"{what} does not fit: no network can be {options}") from error
-    differ = [k for k in sorted(set(wanted) | set(tensors)) if k not in wanted or k not in tensors or wanted[k].shape != tensors[k].shape]
-    if differ: raise InputError(f"{what} does not fit: {len(differ)} tensors are not those of {options}, such as {differ[0]!r}")
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            wanted = MODELS[name](**{k: v for k, v in options.items() if k != "name"}).state_dict()
+    except (RuntimeError, OverflowError, MemoryError) as error:
+        raise InputError(f"{what} does not fit: no network can be {options}") from error
+    differ = [
+        k
+        for k in sorted(set(wanted) | set(tensors))
+        if k not in wanted or k not in tensors or wanted[k].shape != tensors[k].shape
+    ]
+    if differ:
+        raise InputError(
+            f"{what} does not fit: {len(differ)} tensors are not those of {options}, such as {differ[0]!r}"
+        )
 
 # %% ../../nbs/lab/experiment.ipynb #5f941bcb
 def draw_samples(
-    denoiser: NetworkDenoiser, # trained
-    n: int, # images
+    denoiser: NetworkDenoiser,  # trained
+    n: int,  # images
     *,
-    sampler: str = "ddim", # a name in SAMPLERS
-    steps: int = 50, # of the sampler; `network_calls` tells how many calls that makes
-    seed: int = 0, # of the start noise
-    clip: float = 1., # largest absolute value of an estimate; 0 leaves estimates as they are
-    size: tuple[int, int, int] = (3, 32, 32), # (c, h, w)
-    chunk: int = 64, # images at a time; has no influence on them
-) -> Float[Tensor, "n c h w"]: # in [-1, 1] up to what the network overshoots, on the CPU
+    sampler: str = "ddim",  # a name in SAMPLERS
+    steps: int = 50,  # of the sampler; `network_calls` tells how many calls that makes
+    seed: int = 0,  # of the start noise
+    clip: float = 1.0,  # largest absolute value of an estimate; 0 leaves estimates as they are
+    size: tuple[int, int, int] = (3, 32, 32),  # (c, h, w)
+    chunk: int = 64,  # images at a time; has no influence on them
+) -> Float[Tensor, "n c h w"]:  # in [-1, 1] up to what the network overshoots, on the CPU
     "Images drawn from a denoiser."
-    if n < 1: raise InputError(f"the number of samples must be at least 1, got {n}")
+    if n < 1:
+        raise InputError(f"the number of samples must be at least 1, got {n}")
     generators, like = split(stream(seed, "sample"), n), next(denoiser.network.parameters())
-    parts = [sample(clipped(denoiser, clip), denoiser.process, (len(g), *size), sampler=sampler, steps=steps, generator=g, like=like)
-             for g in (generators[i:i + chunk] for i in range(0, n, chunk))]
+    parts = [
+        sample(
+            clipped(denoiser, clip),
+            denoiser.process,
+            (len(g), *size),
+            sampler=sampler,
+            steps=steps,
+            generator=g,
+            like=like,
+        )
+        for g in (generators[i : i + chunk] for i in range(0, n, chunk))
+    ]
     return torch.cat(parts).cpu()
 
+# %% ../../nbs/lab/experiment.ipynb #faba591c
 def to_bytes(x: Float[Tensor, "*b c h w"]) -> UInt8[Tensor, "*b h w c"]:
     "Images in [-1, 1] as bytes, channels last."
     return to_uint8(x).movedim(-3, -1)
 
-def spectrum_table(x: Float[Tensor, "n c h w"]) -> pd.DataFrame: # k in cycles/pixel, power, count of coefficients
+
+def spectrum_table(
+    x: Float[Tensor, "n c h w"],
+) -> pd.DataFrame:  # k in cycles/pixel, power, count of coefficients
     "Radial power of a set of images."
     power = radial_power(x)
     return pd.DataFrame({"k": power.k.tolist(), "power": power.power.tolist(), "count": power.count.tolist()})
 
+# %% ../../nbs/lab/experiment.ipynb #657cda18
 def save_samples(
-    x: Float[Tensor, "n c h w"], # images in [-1, 1]
-    folder: Path, # made when missing
+    x: Float[Tensor, "n c h w"],  # images in [-1, 1]
+    folder: Path,  # made when missing
 ) -> None:
     "Samples as one PNG, a column of images, and their radial power as CSV."
     from PIL import Image
+
     check_channels(x)
     folder.mkdir(parents=True, exist_ok=True)
     pixels = to_bytes(x).flatten(0, 1).squeeze(-1).numpy()
-    with atomic_file(folder/"samples.png") as partial: Image.fromarray(pixels).save(partial, format="png")
-    write_csv(folder/"spectrum.csv", spectrum_table(x))
+    with atomic_file(folder / "samples.png") as partial:
+        Image.fromarray(pixels).save(partial, format="png")
+    write_csv(folder / "spectrum.csv", spectrum_table(x))
 
-MOST_PIXELS = 1 << 26 # of a picture of samples that is read
+# %% ../../nbs/lab/experiment.ipynb #8909eb67
+MOST_PIXELS = 1 << 26  # of a picture of samples that is read
+
 
 def load_samples(
-    folder: Path, # where `save_samples` wrote
-    size: int = 32, # height of one image
-) -> Float[Tensor, "n c h w"]: # in [-1, 1], rounded to 256 levels
+    folder: Path,  # where `save_samples` wrote
+    size: int = 32,  # height of one image
+) -> Float[Tensor, "n c h w"]:  # in [-1, 1], rounded to 256 levels
     "Samples as they were kept."
-    pixels = read_picture(Path(folder)/"samples.png", channels=None, max_pixels=MOST_PIXELS)
+    pixels = read_picture(Path(folder) / "samples.png", channels=None, max_pixels=MOST_PIXELS)
     if size < 1 or pixels.shape[1] % size:
-        raise InputError(f"samples.png of {Path(folder).name!r} must be a column of images of height {size}, got {pixels.shape[1]} rows")
+        raise InputError(
+            f"samples.png of {Path(folder).name!r} must be a column of images of height {size}, got"
+            f" {pixels.shape[1]} rows"
+        )
     return to_float(pixels.unflatten(1, (-1, size)).transpose(0, 1).contiguous())
 
+# %% ../../nbs/lab/experiment.ipynb #9f10d3dc
 def check_channels(
-    x: Float[Tensor, "n c h w"], # images to be written as PNG
+    x: Float[Tensor, "n c h w"],  # images to be written as PNG
 ) -> None:
     "Raise `InputError` for images that are no pictures."
     if x.shape[1] > 4:
@@ -559,172 +888,229 @@ def check_channels(
 
 # %% ../../nbs/lab/experiment.ipynb #3c3c0905
 def sheet(
-    x: Float[Tensor, "n c h w"], # images
-    gap: int = 2, # white pixels between them
-) -> UInt8[Tensor, "H W c"]: # rows of images, as square as it gets
+    x: Float[Tensor, "n c h w"],  # images
+    gap: int = 2,  # white pixels between them
+) -> UInt8[Tensor, "H W c"]:  # rows of images, as square as it gets
     "All images on one sheet."
     n, c, h, w = x.shape
     across = math.ceil(math.sqrt(n))
-    down = math.ceil(n/across)
-    out = torch.full((down*(h + gap) + gap, across*(w + gap) + gap, c), 255, dtype=torch.uint8)
+    down = math.ceil(n / across)
+    out = torch.full((down * (h + gap) + gap, across * (w + gap) + gap, c), 255, dtype=torch.uint8)
     for i, picture in enumerate(to_bytes(x)):
-        y, left = gap + i//across*(h + gap), gap + i%across*(w + gap)
-        out[y:y + h, left:left + w] = picture
+        y, left = gap + i // across * (h + gap), gap + i % across * (w + gap)
+        out[y : y + h, left : left + w] = picture
     return out
 
+# %% ../../nbs/lab/experiment.ipynb #05a605fc
 def write_pictures(
-    x: Float[Tensor, "n c h w"], # images in [-1, 1]
-    folder: Path | str, # must not exist
-    about: dict[str, object], # plain data for metadata.json
-    name: str = "sample", # of the pictures
-) -> Path: # the folder
+    x: Float[Tensor, "n c h w"],  # images in [-1, 1]
+    folder: Path | str,  # must not exist
+    about: dict[str, object],  # plain data for metadata.json
+    name: str = "sample",  # of the pictures
+) -> Path:  # the folder
     "Pictures as PNG files with a sheet, their spectrum and metadata.json; complete or absent."
     from PIL import Image
+
     folder = Path(folder)
     check_channels(x)
-    if folder.exists(): raise InputError(f"{folder.name!r} exists already and is not overwritten; hint: another --tag or --out, or remove it")
-    def save(pixels, path): Image.fromarray(pixels.squeeze(-1).numpy()).save(path, format="PNG")
+    if folder.exists():
+        raise InputError(
+            f"{folder.name!r} exists already and is not overwritten; hint: another --tag or --out, or"
+            " remove it"
+        )
+
+    def save(pixels, path):
+        Image.fromarray(pixels.squeeze(-1).numpy()).save(path, format="PNG")
+
     names = [f"{name}_{i:0{max(3, len(str(len(x) - 1)))}d}.png" for i in range(len(x))]
     with atomic_dir(folder) as work:
-        for file, pixels in zip(names, to_bytes(x), strict=True): save(pixels, work/file)
-        save(sheet(x), work/"grid.png")
-        write_csv(work/"spectrum.csv", spectrum_table(x))
-        write_json(work/"metadata.json", {**about, "images": names})
+        for file, pixels in zip(names, to_bytes(x), strict=True):
+            save(pixels, work / file)
+        save(sheet(x), work / "grid.png")
+        write_csv(work / "spectrum.csv", spectrum_table(x))
+        write_json(work / "metadata.json", {**about, "images": names})
     return folder
 
 # %% ../../nbs/lab/experiment.ipynb #acfdc476
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     "Arms that are compared in pairs of equal seed."
-    bench: str = "b04_cifar10"         # folder of the record
-    preset: str = "smoke"              # smoke, cpu or gpu
-    seeds: int = 3                     # pairs
-    jobs: int = 0                      # runs at a time; 0: one for each core, one where there is a GPU
-    arms: dict[str, object] = field(default_factory=lambda: {"plain": {}}) # name -> changed keys
-    run: RunConfig = field(default_factory=RunConfig) # what the arms change
+
+    bench: str = "b04_cifar10"  # folder of the record
+    preset: str = "smoke"  # smoke, cpu or gpu
+    seeds: int = 3  # pairs
+    jobs: int = 0  # runs at a time; 0: one for each core, one where there is a GPU
+    arms: dict[str, object] = field(default_factory=lambda: {"plain": {}})  # name -> changed keys
+    run: RunConfig = field(default_factory=RunConfig)  # what the arms change
+
     def __post_init__(self):
         at_least("Comparison.seeds", self.seeds, 1)
-        for name, changes in self.arms.items(): arm_config(self, name, 0, changes)  # a misspelt key raises here
+        for name, changes in self.arms.items():
+            arm_config(self, name, 0, changes)  # a misspelt key raises here
 
+# %% ../../nbs/lab/experiment.ipynb #a83b01bb
 def arm_config(comparison: Comparison, arm: str, seed: int, changes: dict[str, object]) -> RunConfig:
     "The run of one arm and one pair."
     changed = override(comparison.run, {k: v for k, v in changes.items() if k != "seed"})
     return override(changed, {"seed": comparison.run.seed + seed + changes.get("seed", 0)})
 
+# %% ../../nbs/lab/experiment.ipynb #4451bcd7
 def plan(
-    comparison: Comparison, # arms and seeds
-) -> list[tuple[str, int, RunConfig]]: # (arm, seed of the pair, run); the arms of a pair follow each other
+    comparison: Comparison,  # arms and seeds
+) -> list[tuple[str, int, RunConfig]]:  # (arm, seed of the pair, run); the arms of a pair follow each other
     "All runs of a comparison, in the order in which they start."
-    return [(arm, seed, arm_config(comparison, arm, seed, changes)) for seed in range(comparison.seeds) for arm, changes in comparison.arms.items()]
+    return [
+        (arm, seed, arm_config(comparison, arm, seed, changes))
+        for seed in range(comparison.seeds)
+        for arm, changes in comparison.arms.items()
+    ]
 
 # %% ../../nbs/lab/experiment.ipynb #3aa2ee02
 class Runs(NamedTuple):
     "The records of a comparison."
-    metrics: pd.DataFrame              # one row per run: arm, seed, metrics
-    history: pd.DataFrame              # one row per evaluation: arm, seed, step, seconds, loss
+
+    metrics: pd.DataFrame  # one row per run: arm, seed, metrics
+    history: pd.DataFrame  # one row per evaluation: arm, seed, step, seconds, loss
     records: dict[tuple[str, int], Record]
-    system: dict                       # of the first run
+    system: dict  # of the first run
 
     def samples(self, arm: str, seed: int) -> Tensor:
         "The samples of one run."
-        return load_samples(next((self.records[arm, seed].path/"samples").iterdir()))
+        return load_samples(next((self.records[arm, seed].path / "samples").iterdir()))
 
+# %% ../../nbs/lab/experiment.ipynb #0ec01a18
 def run_plan(
-    rows: list[tuple[str, int, object]], # (arm, seed of the pair, configuration of the run)
-    compute: Callable, # (configuration, root, on=device) -> its record
-    root: Path | str | None = None, # of the results
+    rows: list[tuple[str, int, object]],  # (arm, seed of the pair, configuration of the run)
+    compute: Callable,  # (configuration, root, on=device) -> its record
+    root: Path | str | None = None,  # of the results
     *,
-    jobs: int = 0, # runs at a time; 0: one for each core, one where there is a GPU
-    on: str = "auto", # device
-    desc: str = "runs", # beside the bar
+    jobs: int = 0,  # runs at a time; 0: one for each core, one where there is a GPU
+    on: str = "auto",  # device
+    desc: str = "runs",  # beside the bar
 ) -> Runs:
     "Compute the runs that are missing and read all of them."
     from joblib import Parallel, delayed
+
     where, missing = device(on), [c for _, _, c in rows if not run_path(c, root).exists()]
     jobs = jobs or (1 if where.type != "cpu" else os.cpu_count())
-    work = Parallel(n_jobs=max(1, min(jobs, len(missing))), return_as="generator_unordered")(delayed(compute)(c, root, on=str(where)) for c in missing)
-    for _ in progress(work, total=len(missing), desc=desc, unit="run"): pass
+    work = Parallel(n_jobs=max(1, min(jobs, len(missing))), return_as="generator_unordered")(
+        delayed(compute)(c, root, on=str(where)) for c in missing
+    )
+    for _ in progress(work, total=len(missing), desc=desc, unit="run"):
+        pass
     records = {(arm, seed): load_record(run_path(c, root)) for arm, seed, c in rows}
     metrics = pd.DataFrame([{"arm": arm, "seed": seed, **r.metrics} for (arm, seed), r in records.items()])
-    history = pd.concat([r.history().assign(arm=arm, seed=seed) for (arm, seed), r in records.items()], ignore_index=True)
+    history = pd.concat(
+        [r.history().assign(arm=arm, seed=seed) for (arm, seed), r in records.items()], ignore_index=True
+    )
     return Runs(metrics, history, records, next(iter(records.values())).system)
 
+# %% ../../nbs/lab/experiment.ipynb #145501d1
 def compare(
-    comparison: Comparison, # what to run
-    root: Path | str | None = None, # of the results
+    comparison: Comparison,  # what to run
+    root: Path | str | None = None,  # of the results
     *,
-    on: str = "auto", # device
+    on: str = "auto",  # device
 ) -> Runs:
     "Train what is missing and read all of it."
     rows = plan(comparison)
     missing = {arm: c for arm, _, c in reversed(rows) if not run_path(c, root).exists()}
-    for c in missing.values(): try_out(c, build_denoiser(c).to(device(on)), evaluation_set(c))  # every arm, before the first one is trained
-    return run_plan(rows, train_run, root, jobs=comparison.jobs, on=on, desc=f"{comparison.bench} {comparison.preset}")
+    for c in missing.values():
+        try_out(
+            c, build_denoiser(c).to(device(on)), evaluation_set(c)
+        )  # every arm, before the first one is trained
+    return run_plan(
+        rows, train_run, root, jobs=comparison.jobs, on=on, desc=f"{comparison.bench} {comparison.preset}"
+    )
 
 # %% ../../nbs/lab/experiment.ipynb #99177eff
 class Reach(NamedTuple):
     "When a curve reached a loss."
-    value: float    # steps or seconds; the end of the run when it was not reached
+
+    value: float  # steps or seconds; the end of the run when it was not reached
     censored: bool  # not reached
 
+# %% ../../nbs/lab/experiment.ipynb #76d0c497
 def first_reach(
-    run: pd.DataFrame, # history of one run, rising in step
-    loss: float, # target
-    column: str = "step", # step or seconds
+    run: pd.DataFrame,  # history of one run, rising in step
+    loss: float,  # target
+    column: str = "step",  # step or seconds
 ) -> Reach:
     "The first crossing of a loss, at least one step."
     steps, values, axis = run.step.tolist(), run.loss.tolist(), run[column].tolist()
-    one = axis[1]/steps[1]
+    one = axis[1] / steps[1]
     hit = next((i for i, v in enumerate(values) if v <= loss), None)
-    if hit is None: return Reach(axis[-1], True)
-    if hit == 0: return Reach(one, False)
+    if hit is None:
+        return Reach(axis[-1], True)
+    if hit == 0:
+        return Reach(one, False)
     high, low = math.log(values[hit - 1]), math.log(values[hit])
-    share = (high - math.log(loss))/(high - low)
-    return Reach(max(one, axis[hit - 1] + share*(axis[hit] - axis[hit - 1])), False)
+    share = (high - math.log(loss)) / (high - low)
+    return Reach(max(one, axis[hit - 1] + share * (axis[hit] - axis[hit - 1])), False)
 
+# %% ../../nbs/lab/experiment.ipynb #6fdb6847
 def to_target(
-    history: pd.DataFrame, # columns arm, seed, step, seconds, loss
-    loss: float, # the target, the same for every run
-) -> pd.DataFrame: # arm, seed, steps_to_target, seconds_to_target and whether they are censored
+    history: pd.DataFrame,  # columns arm, seed, step, seconds, loss
+    loss: float,  # the target, the same for every run
+) -> pd.DataFrame:  # arm, seed, steps_to_target, seconds_to_target and whether they are censored
     "Steps and seconds that each run needs to a loss."
     rows = []
     for (arm, seed), run in history.groupby(["arm", "seed"]):
         reach = {c: first_reach(run.sort_values("step"), loss, c) for c in ("step", "seconds")}
-        rows.append({"arm": arm, "seed": seed, "target": loss, "steps_to_target": reach["step"].value, "steps_to_target_censored": reach["step"].censored,
-                     "seconds_to_target": reach["seconds"].value, "seconds_to_target_censored": reach["seconds"].censored})
+        rows.append(
+            {
+                "arm": arm,
+                "seed": seed,
+                "target": loss,
+                "steps_to_target": reach["step"].value,
+                "steps_to_target_censored": reach["step"].censored,
+                "seconds_to_target": reach["seconds"].value,
+                "seconds_to_target_censored": reach["seconds"].censored,
+            }
+        )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/lab/experiment.ipynb #cca4a917
 class Ratio(NamedTuple):
     "A ratio over pairs."
+
     median: float
     low: float
     high: float
     pairs: int
 
+# %% ../../nbs/lab/experiment.ipynb #950ae6f1
 def costs(
-    runs: Runs, # of a comparison
-    arm: str, # numerator
-    baseline: str, # denominator
-) -> Ratio: # seconds of training over seconds of training
+    runs: Runs,  # of a comparison
+    arm: str,  # numerator
+    baseline: str,  # denominator
+) -> Ratio:  # seconds of training over seconds of training
     "How much longer the steps of an arm take, pair by pair."
     table = runs.metrics.pivot(index="seed", columns="arm", values="seconds")
-    ratio = table[arm]/table[baseline]
+    ratio = table[arm] / table[baseline]
     return Ratio(ratio.median(), ratio.min(), ratio.max(), len(ratio))
 
 # %% ../../nbs/lab/experiment.ipynb #e95f40fd
 def save_comparison(
-    out: Path | str, # folder to fill
-    comparison: Comparison, # configuration
-    runs: Runs, # all runs
-    lines: dict[str, object], # reference lines
-    judged: pd.DataFrame, # the table that the verdicts were computed from
+    out: Path | str,  # folder to fill
+    comparison: Comparison,  # configuration
+    runs: Runs,  # all runs
+    lines: dict[str, object],  # reference lines
+    judged: pd.DataFrame,  # the table that the verdicts were computed from
 ) -> None:
     "Write configuration, system, metrics and history of a comparison into a folder."
     out = Path(out)
-    with atomic_file(out/"config.yaml") as partial: partial.write_text(dump_yaml(comparison), encoding="utf-8")
-    write_json(out/"system.json", runs.system)
+    with atomic_file(out / "config.yaml") as partial:
+        partial.write_text(dump_yaml(comparison), encoding="utf-8")
+    write_json(out / "system.json", runs.system)
     ends = {f"loss_{arm}".replace(" ", "_"): rows.loss.mean() for arm, rows in runs.metrics.groupby("arm")}
-    write_json(out/"metrics.json", {**ends, "references": lines, "runs": {f"{a} {s}": r.path.name for (a, s), r in runs.records.items()}})
-    write_csv(out/"history.csv", runs.history)
-    write_csv(out/"judged.csv", judged)
+    write_json(
+        out / "metrics.json",
+        {
+            **ends,
+            "references": lines,
+            "runs": {f"{a} {s}": r.path.name for (a, s), r in runs.records.items()},
+        },
+    )
+    write_csv(out / "history.csv", runs.history)
+    write_csv(out / "judged.csv", judged)

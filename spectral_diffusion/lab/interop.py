@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from ..core.config import from_dict
 from ..core.registry import InputError, unknown_name
 from .experiment import RunConfig, load_denoiser, views
-from ..run.record import Record, load_record
 from ..learn.loop import TrainState
 from ..noise.denoiser import NetworkDenoiser, wrap
 from ..noise.theory import GaussianField
+from ..run.record import Record, load_record
 
 # %% auto #0
 __all__ = ['ALLOWED', 'PICKLES', 'diffusers_classes', 'check_unet', 'from_diffusers', 'to_diffusers', 'allowed', 'hub',
@@ -31,162 +31,279 @@ __all__ = ['ALLOWED', 'PICKLES', 'diffusers_classes', 'check_unet', 'from_diffus
 def diffusers_classes():
     "The module of the classes; says which extra is missing where `diffusers` is."
     from spectral_diffusion.lab import interop_diffusers
+
     return interop_diffusers
 
+# %% ../../nbs/lab/interop.ipynb #37b38b3a
 def check_unet(unet: nn.Module) -> None:
-    "Raise unless a network of theirs takes pictures and indices and nothing else, and answers with as many channels."
+    """Raise unless a network of theirs takes pictures and indices and nothing else, and answers with as many
+    channels."""
     config = getattr(unet, "config", None)
-    if config is None or "in_channels" not in config: raise InputError(f"a network of diffusers has a config with in_channels, got {type(unet).__name__}; hint: UNet2DModel has")
-    if config["in_channels"] != config.get("out_channels", config["in_channels"]): raise InputError(f"the network answers with {config['out_channels']} channels for {config['in_channels']}: a learned variance is not used here")
+    if config is None or "in_channels" not in config:
+        raise InputError(
+            f"a network of diffusers has a config with in_channels, got {type(unet).__name__}; hint:"
+            " UNet2DModel has"
+        )
+    if config["in_channels"] != config.get("out_channels", config["in_channels"]):
+        raise InputError(
+            f"the network answers with {config['out_channels']} channels for {config['in_channels']}: a"
+            " learned variance is not used here"
+        )
     for key in ("cross_attention_dim", "class_embed_type", "num_class_embeds", "encoder_hid_dim"):
-        if config.get(key) is not None: raise InputError(f"{type(unet).__name__} wants more than pictures and times ({key} = {config[key]}); hint: unconditional networks such as UNet2DModel work")
+        if config.get(key) is not None:
+            raise InputError(
+                f"{type(unet).__name__} wants more than pictures and times ({key} = {config[key]}); hint:"
+                " unconditional networks such as UNet2DModel work"
+            )
 
+# %% ../../nbs/lab/interop.ipynb #6f213848
 def from_diffusers(
-    unet: nn.Module, # a UNet2DModel, or a SpectralModel
-    scheduler: object, # of diffusers, with `alphas_cumprod` and a `prediction_type`; says what the network was trained for
+    unet: nn.Module,  # a UNet2DModel, or a SpectralModel
+    # of diffusers, with `alphas_cumprod` and a `prediction_type`; says what the network was trained for
+    scheduler: object,
     *,
-    preconditioning: str = "none", # none for a trained network of theirs; edm or spectral to train it here
-    statistics: GaussianField | Float[Tensor, "n c h w"] | None = None, # of the data, for a preconditioning
-) -> NetworkDenoiser: # callable (x_t, t) -> x0_hat, t in [0, 1]
+    preconditioning: str = "none",  # none for a trained network of theirs; edm or spectral to train it here
+    statistics: GaussianField | Float[Tensor, "n c h w"] | None = None,  # of the data, for a preconditioning
+) -> NetworkDenoiser:  # callable (x_t, t) -> x0_hat, t in [0, 1]
     "A network of diffusers as a denoiser of this library."
     classes = diffusers_classes()
-    if isinstance(unet, classes.SpectralModel): return unet.denoiser
+    if isinstance(unet, classes.SpectralModel):
+        return unet.denoiser
     check_unet(unet)
     kind = getattr(scheduler, "config", {}).get("prediction_type", "epsilon")
-    if kind not in classes.PREDICTIONS: raise unknown_name("prediction type", kind, list(classes.PREDICTIONS))
-    if isinstance(scheduler, classes.SpectralScheduler): process, n = scheduler.process, scheduler.config.num_train_timesteps
+    if kind not in classes.PREDICTIONS:
+        raise unknown_name("prediction type", kind, list(classes.PREDICTIONS))
+    if isinstance(scheduler, classes.SpectralScheduler):
+        process, n = scheduler.process, scheduler.config.num_train_timesteps
     elif isinstance(getattr(scheduler, "alphas_cumprod", None), Tensor):
         table = scheduler.alphas_cumprod.double().tolist()
         process, n = classes.process_from(alphas_cumprod=table), len(table)
-    else: raise InputError(f"{type(scheduler).__name__} has no alphas_cumprod, the list of a variance-preserving chain; hint: use the scheduler that the network was trained with, such as DDPMScheduler")
+    else:
+        raise InputError(
+            f"{type(scheduler).__name__} has no alphas_cumprod, the list of a variance-preserving chain;"
+            " hint: use the scheduler that the network was trained with, such as DDPMScheduler"
+        )
     return wrap(classes.IndexedUNet(unet, n), process, classes.PREDICTIONS[kind], preconditioning, statistics)
 
 # %% ../../nbs/lab/interop.ipynb #3648f7ca
 def to_diffusers(
-    source: Record | NetworkDenoiser, # a training run, or a denoiser
-    network: dict | None = None, # the configuration of a denoiser's network, as for `build_model`; a record and a UNet2DModel have their own
+    source: Record | NetworkDenoiser,  # a training run, or a denoiser
+    network: (
+        dict | None
+    ) = None,  # the configuration of a denoiser's network, as for `build_model`; a record and a UNet2DModel have their own
     *,
-    size: tuple[int, int] | None = None, # (h, w) of the pictures; that of the statistics or of the noise when not given
-    sampler: str = "ddim", # a name in `SAMPLERS` with one call a step
-    options: dict | None = None, # of the sampler
-    clip: float | None = None, # largest value of an estimate while sampling, 0 for none; that of a record's evaluation, else 1
-    prediction_type: str = "sample", # what the model answers: sample, epsilon or v_prediction
-) -> object: # a SpectralPipeline
+    size: (
+        tuple[int, int] | None
+    ) = None,  # (h, w) of the pictures; that of the statistics or of the noise when not given
+    sampler: str = "ddim",  # a name in `SAMPLERS` with one call a step
+    options: dict | None = None,  # of the sampler
+    clip: (
+        float | None
+    ) = None,  # largest value of an estimate while sampling, 0 for none; that of a record's evaluation, else 1
+    prediction_type: str = "sample",  # what the model answers: sample, epsilon or v_prediction
+) -> object:  # a SpectralPipeline
     "A denoiser of this library as a pipeline of diffusers."
     classes, denoiser = diffusers_classes(), source
     if isinstance(source, Record):
         config, denoiser = from_dict(RunConfig, source.config), load_denoiser(source)
         network = {"channels": denoiser.network.channels, **views(config), **config.model}
-        size, clip = size or (32, 32), config.evaluation.clip if clip is None else clip  # every data set of a run has pictures of 32 x 32
-    elif not isinstance(source, NetworkDenoiser): raise InputError(f"a record of a run or a NetworkDenoiser can become a pipeline, got {type(source).__name__}")
+        size, clip = (
+            size or (32, 32),
+            config.evaluation.clip if clip is None else clip,
+        )  # every data set of a run has pictures of 32 x 32
+    elif not isinstance(source, NetworkDenoiser):
+        raise InputError(
+            f"a record of a run or a NetworkDenoiser can become a pipeline, got {type(source).__name__}"
+        )
     n = 1000
     if isinstance(denoiser.network, classes.IndexedUNet):
         unet = denoiser.network.unet
-        network, n, size = {"name": "UNet2DModel", **{k: v for k, v in unet.config.items() if not k.startswith("_")}}, denoiser.network.n, size or unet.config.sample_size
+        network, n, size = (
+            {"name": "UNet2DModel", **{k: v for k, v in unet.config.items() if not k.startswith("_")}},
+            denoiser.network.n,
+            size or unet.config.sample_size,
+        )
         size = (size, size) if isinstance(size, int) else size
-    if network is None: raise InputError("a denoiser does not know the configuration of its network: give network={'name': ..., ...} as for build_model")
+    if network is None:
+        raise InputError(
+            "a denoiser does not know the configuration of its network: give network={'name': ..., ...} as"
+            " for build_model"
+        )
     size = size or getattr(denoiser.field, "size", None) or denoiser.process.size
-    if size is None: raise InputError("the size of the pictures is not known from this denoiser: give size=(h, w)")
-    model = classes.model_from(denoiser, network, sample_size=tuple(size), prediction_type=prediction_type, n=n)
-    scheduler = classes.SpectralScheduler(num_train_timesteps=n, sampler=sampler, options=options, prediction_type=prediction_type, clip=1. if clip is None else clip,
-                                          **classes.process_config(denoiser.process))
+    if size is None:
+        raise InputError("the size of the pictures is not known from this denoiser: give size=(h, w)")
+    model = classes.model_from(
+        denoiser, network, sample_size=tuple(size), prediction_type=prediction_type, n=n
+    )
+    scheduler = classes.SpectralScheduler(
+        num_train_timesteps=n,
+        sampler=sampler,
+        options=options,
+        prediction_type=prediction_type,
+        clip=1.0 if clip is None else clip,
+        **classes.process_config(denoiser.process),
+    )
     return classes.SpectralPipeline(model, scheduler)
 
 # %% ../../nbs/lab/interop.ipynb #b3db9951
-ALLOWED = ("*.safetensors", "*.json", "README.md") # what is moved
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".h5") # weights in formats that may run code when they are read
+ALLOWED = ("*.safetensors", "*.json", "README.md")  # what is moved
+PICKLES = (
+    ".bin",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".pkl",
+    ".pickle",
+    ".joblib",
+    ".h5",
+)  # weights in formats that may run code when they are read
+
 
 def allowed(name: str) -> bool:
     "Whether a file may be moved, by its name."
     return Path(name).name == "README.md" or Path(name).suffix in (".safetensors", ".json")
 
+# %% ../../nbs/lab/interop.ipynb #b9f4ca42
 def hub(token: str | None = None):
     "The client of the hub."
-    try: from huggingface_hub import HfApi
-    except ImportError as error: raise InputError("a hub needs the library huggingface_hub, which comes with diffusers; hint: pip install -e '.[diffusers]' in a checkout") from error
+    try:
+        from huggingface_hub import HfApi
+    except ImportError as error:
+        raise InputError(
+            "a hub needs the library huggingface_hub, which comes with diffusers; hint: pip install -e"
+            " '.[diffusers]' in a checkout"
+        ) from error
     return HfApi(token=token)
 
+# %% ../../nbs/lab/interop.ipynb #8ad055df
 def check_repo(repo_id: str) -> None:
     "Raise unless the name of a repository is `name` or `owner/name`."
     from huggingface_hub.utils import HFValidationError, validate_repo_id
-    try: validate_repo_id(repo_id)
-    except HFValidationError as error: raise InputError(f"{repo_id!r} is no name of a repository: owner/name, letters, digits, '-', '_' and '.'") from error
 
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise InputError(
+            f"{repo_id!r} is no name of a repository: owner/name, letters, digits, '-', '_' and '.'"
+        ) from error
+
+# %% ../../nbs/lab/interop.ipynb #f5b03191
 def push(
-    folder: Path | str, # of a saved pipeline or model, or of a run
-    repo_id: str, # owner/name; made when it is not there
+    folder: Path | str,  # of a saved pipeline or model, or of a run
+    repo_id: str,  # owner/name; made when it is not there
     *,
-    private: bool = True, # a repository that is made now is for its owner only
-    message: str = "Pipeline of spectral-diffusion", # of the commit
-    token: str | None = None, # of the hub; the one of its own login when not given
-) -> str: # address of the commit
+    private: bool = True,  # a repository that is made now is for its owner only
+    message: str = "Pipeline of spectral-diffusion",  # of the commit
+    token: str | None = None,  # of the hub; the one of its own login when not given
+) -> str:  # address of the commit
     "Send a folder of safetensors and JSON to a hub."
     folder, api = Path(folder), hub(token)
     check_repo(repo_id)
-    if (folder/"checkpoints").is_dir() and (folder/"config.yaml").is_file():
+    if (folder / "checkpoints").is_dir() and (folder / "config.yaml").is_file():
         with TemporaryDirectory() as made:
             to_diffusers(load_record(folder)).save_pretrained(made)
             return push(made, repo_id, private=private, message=message, token=token)
-    files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else []
-    if bad := [f for f in files if not allowed(f)]: raise InputError(f"{folder.name!r} holds {', '.join(bad[:5])}: only safetensors, JSON and README.md are sent; hint: save with save_pretrained(folder), and remove what does not belong to it")
-    if not any(f.endswith(".safetensors") for f in files): raise InputError(f"{folder.name!r} is no folder of a saved pipeline, model or run: it holds no safetensors")
+    files = (
+        sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+        if folder.is_dir()
+        else []
+    )
+    if bad := [f for f in files if not allowed(f)]:
+        raise InputError(
+            f"{folder.name!r} holds {', '.join(bad[:5])}: only safetensors, JSON and README.md are sent;"
+            " hint: save with save_pretrained(folder), and remove what does not belong to it"
+        )
+    if not any(f.endswith(".safetensors") for f in files):
+        raise InputError(
+            f"{folder.name!r} is no folder of a saved pipeline, model or run: it holds no safetensors"
+        )
     api.create_repo(repo_id, private=private, exist_ok=True)
-    sent = api.upload_folder(repo_id=repo_id, folder_path=folder, allow_patterns=list(ALLOWED), commit_message=message)
+    sent = api.upload_folder(
+        repo_id=repo_id, folder_path=folder, allow_patterns=list(ALLOWED), commit_message=message
+    )
     return str(getattr(sent, "commit_url", sent))
 
+# %% ../../nbs/lab/interop.ipynb #582be3a1
 def pull(
-    repo_id: str, # owner/name
-    folder: Path | str | None = None, # where it goes: new or empty; the cache of the hub when not given
+    repo_id: str,  # owner/name
+    folder: Path | str | None = None,  # where it goes: new or empty; the cache of the hub when not given
     *,
-    revision: str | None = None, # a branch, tag or commit; the newest when not given
-    token: str | None = None, # of the hub
-) -> Path: # the folder, to be opened with `SpectralPipeline.from_pretrained`
+    revision: str | None = None,  # a branch, tag or commit; the newest when not given
+    token: str | None = None,  # of the hub
+) -> Path:  # the folder, to be opened with `SpectralPipeline.from_pretrained`
     "Fetch safetensors and JSON from a hub."
     api = hub(token)
     check_repo(repo_id)
-    if folder is not None and Path(folder).exists() and any(Path(folder).iterdir()): raise InputError(f"folder {Path(folder).name!r} is not empty; hint: name another one")
-    try: names = api.list_repo_files(repo_id, revision=revision)
-    except OSError as error: raise InputError(f"the hub has no repository {repo_id!r} for us: {error}") from error
+    if folder is not None and Path(folder).exists() and any(Path(folder).iterdir()):
+        raise InputError(f"folder {Path(folder).name!r} is not empty; hint: name another one")
+    try:
+        names = api.list_repo_files(repo_id, revision=revision)
+    except OSError as error:
+        raise InputError(f"the hub has no repository {repo_id!r} for us: {error}") from error
     pickles = [n for n in names if Path(n).suffix in PICKLES]
-    if not any(n.endswith(".safetensors") for n in names): raise InputError(f"{repo_id} has no safetensors" + (f", only {', '.join(pickles[:5])}: files that may run code are not opened" if pickles else ""))
-    return Path(api.snapshot_download(repo_id, revision=revision, local_dir=folder, allow_patterns=list(ALLOWED)))
+    if not any(n.endswith(".safetensors") for n in names):
+        raise InputError(
+            f"{repo_id} has no safetensors"
+            + (f", only {', '.join(pickles[:5])}: files that may run code are not opened" if pickles else "")
+        )
+    return Path(
+        api.snapshot_download(repo_id, revision=revision, local_dir=folder, allow_patterns=list(ALLOWED))
+    )
 
 # %% ../../nbs/lab/interop.ipynb #10a7f30b
-def tensorboard_writer() -> type: # SummaryWriter
+def tensorboard_writer() -> type:  # SummaryWriter
     "The class that writes event files; says which extra is missing where there is none."
-    try: from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error: raise InputError("curves in TensorBoard need the package tensorboard; hint: pip install -e '.[tensorboard]' in a checkout") from error
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise InputError(
+            "curves in TensorBoard need the package tensorboard; hint: pip install -e '.[tensorboard]' in a"
+            " checkout"
+        ) from error
     return SummaryWriter
 
+# %% ../../nbs/lab/interop.ipynb #984964d8
 def log_tensorboard(
-    states: Iterable[TrainState], # from `learn.loop.train`
-    folder: Path | str, # for the event files; made when missing
+    states: Iterable[TrainState],  # from `learn.loop.train`
+    folder: Path | str,  # for the event files; made when missing
     *,
-    every: int = 10, # steps between two points
-) -> Iterator[TrainState]: # the same states
+    every: int = 10,  # steps between two points
+) -> Iterator[TrainState]:  # the same states
     "Write loss, gradient, learning rate and speed of training states, and pass them on."
-    if every < 1: raise InputError(f"every must be at least 1 step, got {every}")
-    return _logged(states, folder, every, tensorboard_writer())  # whatever is wrong raises here, not at the first step
+    if every < 1:
+        raise InputError(f"every must be at least 1 step, got {every}")
+    return _logged(
+        states, folder, every, tensorboard_writer()
+    )  # whatever is wrong raises here, not at the first step
 
-def _logged(states: Iterable[TrainState], folder: Path | str, every: int, writer_class: type) -> Iterator[TrainState]:
+# %% ../../nbs/lab/interop.ipynb #887bdd31
+def _logged(
+    states: Iterable[TrainState], folder: Path | str, every: int, writer_class: type
+) -> Iterator[TrainState]:
     states = iter(states)
     first = next(states, None)
     if first is None:
         return
-    writer = writer_class(str(folder), purge_step=first.step)  # a killed run has logged steps that are now done again
+    writer = writer_class(
+        str(folder), purge_step=first.step
+    )  # a killed run has logged steps that are now done again
     try:
         for state in chain([first], states):
             if state.step % every == 0 or state.step == 1:
-                for name in ("loss", "grad_norm", "lr", "images_per_second"): writer.add_scalar(f"train/{name}", getattr(state, name), state.step)
+                for name in ("loss", "grad_norm", "lr", "images_per_second"):
+                    writer.add_scalar(f"train/{name}", getattr(state, name), state.step)
             yield state
-    finally: writer.close()
+    finally:
+        writer.close()
 
+# %% ../../nbs/lab/interop.ipynb #b2d8cd2f
 def log_history(
-    history: pd.DataFrame, # of a record: a column `step`, and numbers
-    folder: Path | str, # for the event files
+    history: pd.DataFrame,  # of a record: a column `step`, and numbers
+    folder: Path | str,  # for the event files
 ) -> None:
     "Write every column of a history that is kept."
-    if "step" not in history: raise InputError(f"a history has a column 'step', got {', '.join(map(str, history.columns))}")
+    if "step" not in history:
+        raise InputError(f"a history has a column 'step', got {', '.join(map(str, history.columns))}")
     writer_class = tensorboard_writer()
     for old in Path(folder).glob("events.*.history"):
         old.unlink()  # written again, not twice
@@ -194,5 +311,7 @@ def log_history(
     try:
         for name in (c for c in history.columns if c != "step" and pd.api.types.is_numeric_dtype(history[c])):
             for step, value in zip(history.step, history[name], strict=True):
-                if math.isfinite(value): writer.add_scalar(f"history/{name}", value, int(step))
-    finally: writer.close()
+                if math.isfinite(value):
+                    writer.add_scalar(f"history/{name}", value, int(step))
+    finally:
+        writer.close()

@@ -15,7 +15,13 @@ from ..core.registry import InputError, unknown_name
 from ..core.runtime import randn, split
 from ..learn.checkpoint import copy_tensors
 from ..models.zoo import build_model
-from ..noise.denoiser import NetworkDenoiser, ScalarField, check_target, plain_gains, usable_targets
+from spectral_diffusion.noise.denoiser import (
+    NetworkDenoiser,
+    ScalarField,
+    check_target,
+    plain_gains,
+    usable_targets,
+)
 from ..noise.process import Process
 from ..noise.schedules import SCHEDULES, Level, check_time
 from ..noise.theory import GaussianField
@@ -33,23 +39,35 @@ try:
     from diffusers.models.unets.unet_2d import UNet2DOutput
     from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
     from diffusers.schedulers.scheduling_utils import SchedulerOutput
-except ImportError as error: raise InputError(f"this needs the library diffusers ({error}); hint: pip install -e '.[diffusers]' in a checkout") from error
+except ImportError as error:
+    raise InputError(
+        f"this needs the library diffusers ({error}); hint: pip install -e '.[diffusers]' in a checkout"
+    ) from error
 
 # %% ../../nbs/lab/interop_diffusers.ipynb #4ee7d3b6
-TABLES: dict[str, list[float]] = {} # name of a schedule -> its list
+TABLES: dict[str, list[float]] = {}  # name of a schedule -> its list
+
 
 def table_schedule(
-    alphas_cumprod: list[float], # squared gain of the signal after each step, falling
-) -> str: # a name in `SCHEDULES`, the same for the same list
+    alphas_cumprod: list[float],  # squared gain of the signal after each step, falling
+) -> str:  # a name in `SCHEDULES`, the same for the same list
     "Make a list of a variance-preserving chain a schedule of this library."
     table = torch.tensor(alphas_cumprod, dtype=torch.float64)
-    if table.ndim != 1 or len(table) < 2 or not bool((table[1:] < table[:-1]).all()) or not bool((table[0] <= 1) & (table[-1] >= 0)):
-        raise InputError(f"alphas_cumprod is a falling list of at least two numbers between 1 and 0, got shape {tuple(table.shape)}")
+    if (
+        table.ndim != 1
+        or len(table) < 2
+        or not bool((table[1:] < table[:-1]).all())
+        or not bool((table[0] <= 1) & (table[-1] >= 0))
+    ):
+        raise InputError(
+            "alphas_cumprod is a falling list of at least two numbers between 1 and 0, got shape"
+            f" {tuple(table.shape)}"
+        )
     gains, n = torch.cat([table.new_ones(1), table.sqrt()]), len(table)
 
     def schedule(t: Float[Tensor, "*b"]) -> Level:
         "Gains by interpolation; exact at the indices."
-        at = n*check_time(t)
+        at = n * check_time(t)
         low = at.floor().clamp(max=n - 1).long()
         known = gains.to(at.device)
         a = torch.lerp(known[low], known[low + 1], at - low)
@@ -60,37 +78,51 @@ def table_schedule(
     TABLES[name] = table.tolist()
     return name
 
+# %% ../../nbs/lab/interop_diffusers.ipynb #46805750
 def process_from(
-    schedule: str = "cosine", # a name in `SCHEDULES`; without effect when there is a table
-    noise: str = "white", # a name in `SHAPES` that needs no options
-    basis: str = "pixel", # a name in `BASES`
-    size: list[int] | None = None, # (h, w), for noise that is not white
-    alphas_cumprod: list[float] | None = None, # the table of a schedule
+    schedule: str = "cosine",  # a name in `SCHEDULES`; without effect when there is a table
+    noise: str = "white",  # a name in `SHAPES` that needs no options
+    basis: str = "pixel",  # a name in `BASES`
+    size: list[int] | None = None,  # (h, w), for noise that is not white
+    alphas_cumprod: list[float] | None = None,  # the table of a schedule
 ) -> Process:
     "The process of a configuration."
-    if alphas_cumprod is not None: schedule = table_schedule(alphas_cumprod)
+    if alphas_cumprod is not None:
+        schedule = table_schedule(alphas_cumprod)
     return Process(schedule, noise, basis, size=None if size is None else tuple(size))
 
 # %% ../../nbs/lab/interop_diffusers.ipynb #49bae59a
-PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"} # their name of what a network says -> ours
+PREDICTIONS = {
+    "epsilon": "eps",
+    "sample": "x0",
+    "v_prediction": "v",
+}  # their name of what a network says -> ours
+
 
 class LetterBox:
     "Stands where a denoiser is called: hands out what was put in, once."
-    def __init__(self, sampler: str): self.sampler, self.content = sampler, None
+
+    def __init__(self, sampler: str):
+        self.sampler, self.content = sampler, None
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         content, self.content = self.content, None
-        if content is None: raise InputError(f"sampler {self.sampler!r} calls the network more than once a step, and a scheduler is called once; hint: use it with sampling.engine.sample")
+        if content is None:
+            raise InputError(
+                f"sampler {self.sampler!r} calls the network more than once a step, and a scheduler is called"
+                " once; hint: use it with sampling.engine.sample"
+            )
         return content
 
+# %% ../../nbs/lab/interop_diffusers.ipynb #5fb9bce2
 def check_single_call(
-    sampler: str, # a name in `SAMPLERS`
-    options: dict, # of the sampler
-    process: Process, # the forward process
+    sampler: str,  # a name in `SAMPLERS`
+    options: dict,  # of the sampler
+    process: Process,  # the forward process
 ) -> None:
     "Raise unless the sampler can be driven with one estimate a step, from t = 1 on."
     box, x = LetterBox(sampler), torch.zeros(1, 1, *(process.size or (8, 8)), dtype=torch.float64)
-    run = make_run(box, process, check_times([1., 0.6, 0.3]), x, split(torch.Generator(), 1))
+    run = make_run(box, process, check_times([1.0, 0.6, 0.3]), x, split(torch.Generator(), 1))
     walk = SAMPLERS[sampler](run, x, **options)
     for _ in range(2):
         box.content = x
@@ -99,57 +131,83 @@ def check_single_call(
 # %% ../../nbs/lab/interop_diffusers.ipynb #9c189f35
 class SpectralScheduler(SchedulerMixin, ConfigMixin):
     "A sampler of this library as a scheduler of diffusers."
-    order = 1 # calls of the network a step
+
+    order = 1  # calls of the network a step
 
     @register_to_config
-    def __init__(self,
-        num_train_timesteps: int = 1000, # N: index i stands for time (i + 1)/N
-        schedule: str = "cosine", # a name in `SCHEDULES`
-        sampler: str = "ddim", # a name in `SAMPLERS` with one call a step
-        options: dict | None = None, # of the sampler, such as {"eta": 0.5}
-        prediction_type: str = "epsilon", # what the network says: epsilon, sample or v_prediction
-        clip: float = 0., # largest value of an estimate of the clean images; 0 leaves it as it is
-        noise: str = "white", # a name in `SHAPES` that needs no options
-        basis: str = "pixel", # a name in `BASES`
-        size: list[int] | None = None, # (h, w), for noise that is not white
-        alphas_cumprod: list[float] | None = None, # a schedule as a list
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,  # N: index i stands for time (i + 1)/N
+        schedule: str = "cosine",  # a name in `SCHEDULES`
+        sampler: str = "ddim",  # a name in `SAMPLERS` with one call a step
+        options: dict | None = None,  # of the sampler, such as {"eta": 0.5}
+        prediction_type: str = "epsilon",  # what the network says: epsilon, sample or v_prediction
+        clip: float = 0.0,  # largest value of an estimate of the clean images; 0 leaves it as it is
+        noise: str = "white",  # a name in `SHAPES` that needs no options
+        basis: str = "pixel",  # a name in `BASES`
+        size: list[int] | None = None,  # (h, w), for noise that is not white
+        alphas_cumprod: list[float] | None = None,  # a schedule as a list
     ):
-        if prediction_type not in PREDICTIONS: raise unknown_name("prediction type", prediction_type, list(PREDICTIONS))
+        if prediction_type not in PREDICTIONS:
+            raise unknown_name("prediction type", prediction_type, list(PREDICTIONS))
         self.process = process_from(schedule, noise, basis, size, alphas_cumprod)
         usable = [name for name, target in PREDICTIONS.items() if target in usable_targets(self.process)]
         if prediction_type not in usable:
-            raise InputError(f"schedule {self.process.schedule!r} has no signal at t = 1, so the clean images cannot be had from {prediction_type!r} (a division by zero); hint: prediction_type {' or '.join(usable)}")
+            raise InputError(
+                f"schedule {self.process.schedule!r} has no signal at t = 1, so the clean images cannot be"
+                f" had from {prediction_type!r} (a division by zero); hint: prediction_type"
+                f" {' or '.join(usable)}"
+            )
         check_single_call(sampler, check_options(sampler, options), self.process)
-        self.num_inference_steps, self.times, self.timesteps = None, torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.float64)
+        self.num_inference_steps, self.times, self.timesteps = (
+            None,
+            torch.zeros(0, dtype=torch.float64),
+            torch.zeros(0, dtype=torch.float64),
+        )
         self.box, self.walk, self.reached, self.state = LetterBox(sampler), None, 0, None
 
-    def set_timesteps(self,
-        num_inference_steps: int | None = None, # evenly spaced; not used when there is a list
-        device: str | torch.device | None = None, # of the indices
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,  # evenly spaced; not used when there is a list
+        device: str | torch.device | None = None,  # of the indices
         *,
-        timesteps: list[float] | None = None, # a falling list of indices; the last step ends at the clean end
-        times: list[float] | None = None, # a falling list of times from 1 to 0, with its end
+        timesteps: (
+            list[float] | None
+        ) = None,  # a falling list of indices; the last step ends at the clean end
+        times: list[float] | None = None,  # a falling list of times from 1 to 0, with its end
     ) -> None:
         "Choose the steps: their number, their indices, or our times."
         n = self.config.num_train_timesteps
-        if sum(x is not None for x in (num_inference_steps, timesteps, times)) != 1: raise InputError("set_timesteps needs a number of steps, a list of timesteps, or a list of times: one of them")
-        if timesteps is not None: times = [*((torch.as_tensor(timesteps, dtype=torch.float64) + 1)/n).tolist(), 0.]
+        if sum(x is not None for x in (num_inference_steps, timesteps, times)) != 1:
+            raise InputError(
+                "set_timesteps needs a number of steps, a list of timesteps, or a list of times: one of them"
+            )
+        if timesteps is not None:
+            times = [*((torch.as_tensor(timesteps, dtype=torch.float64) + 1) / n).tolist(), 0.0]
         self.times = time_grid(num_inference_steps) if times is None else check_times(times)
         self.num_inference_steps, self.walk = len(self.times) - 1, None
-        indices = n*self.times[:-1] - 1
-        self.timesteps = indices.to(device or "cpu", torch.get_default_dtype() if torch.device(device or "cpu").type == "mps" else indices.dtype)
+        indices = n * self.times[:-1] - 1
+        self.timesteps = indices.to(
+            device or "cpu",
+            torch.get_default_dtype() if torch.device(device or "cpu").type == "mps" else indices.dtype,
+        )
 
-    def __len__(self) -> int: return self.config.num_train_timesteps
+    def __len__(self) -> int:
+        return self.config.num_train_timesteps
 
-    def time_of(self, timesteps: Tensor | float) -> Float[Tensor, "*b"]: # float64
+    def time_of(self, timesteps: Tensor | float) -> Float[Tensor, "*b"]:  # float64
         "Times of indices."
-        return ((torch.as_tensor(timesteps).double() + 1)/self.config.num_train_timesteps).clamp(0, 1)
+        return ((torch.as_tensor(timesteps).double() + 1) / self.config.num_train_timesteps).clamp(0, 1)
 
     @property
     def init_noise_sigma(self) -> float:
         "What white noise is multiplied with to begin."
-        if not self.process.isotropic: raise InputError("the start of shaped noise is not a multiple of white noise; hint: scheduler.start(noise) shapes it")
-        return self.process.gains(self.times[0] if len(self.times) else 1.).s.item()
+        if not self.process.isotropic:
+            raise InputError(
+                "the start of shaped noise is not a multiple of white noise; hint: scheduler.start(noise)"
+                " shapes it"
+            )
+        return self.process.gains(self.times[0] if len(self.times) else 1.0).s.item()
 
     def start(self, noise: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         "The state at the first time, made of white noise."
@@ -175,55 +233,74 @@ class SpectralScheduler(SchedulerMixin, ConfigMixin):
         generators = split(generator, len(x)) if isinstance(generator, torch.Generator) else generator
         self.box = LetterBox(self.config.sampler)
         run = make_run(self.box, self.process, self.times[index:], x, generators)
-        self.walk, self.reached, self.state = SAMPLERS[self.config.sampler](run, x, **(self.config.options or {})), index, x
+        self.walk, self.reached, self.state = (
+            SAMPLERS[self.config.sampler](run, x, **(self.config.options or {})),
+            index,
+            x,
+        )
 
-    def step(self,
-        model_output: Float[Tensor, "b c h w"], # what the network says at this index
-        timestep: Tensor | float, # one of `timesteps`
-        sample: Float[Tensor, "b c h w"], # the state
-        generator: torch.Generator | list[torch.Generator] | None = None, # for samplers that draw; that of the first step counts
-        return_dict: bool = True, # an output with names, or a tuple
-    ) -> SchedulerOutput | tuple[Tensor]: # with the next state
+    def step(
+        self,
+        model_output: Float[Tensor, "b c h w"],  # what the network says at this index
+        timestep: Tensor | float,  # one of `timesteps`
+        sample: Float[Tensor, "b c h w"],  # the state
+        generator: (
+            torch.Generator | list[torch.Generator] | None
+        ) = None,  # for samplers that draw; that of the first step counts
+        return_dict: bool = True,  # an output with names, or a tuple
+    ) -> SchedulerOutput | tuple[Tensor]:  # with the next state
         "One step. A jump, or a state that was changed from outside, starts the sampler anew at this index."
         near = (self.timesteps.cpu().double() - float(timestep)).abs()
-        if not len(near) or near.min() > 1e-3: raise InputError(f"timestep {float(timestep):g} is none of the {len(near)} of this run; hint: call set_timesteps, and step with its timesteps")
+        if not len(near) or near.min() > 1e-3:
+            raise InputError(
+                f"timestep {float(timestep):g} is none of the {len(near)} of this run; hint: call"
+                " set_timesteps, and step with its timesteps"
+            )
         index = int(near.argmin())
-        if self.walk is None or index != self.reached or not torch.equal(sample, self.state): self.begin(index, sample, generator)
+        if self.walk is None or index != self.reached or not torch.equal(sample, self.state):
+            self.begin(index, sample, generator)
         self.box.content = self.estimate(model_output, index, sample)
         self.state, self.reached = next(self.walk)[0], index + 1
         return SchedulerOutput(prev_sample=self.state) if return_dict else (self.state,)
 
-    def __getstate__(self) -> dict: # what a copy gets
+    def __getstate__(self) -> dict:  # what a copy gets
         "A copy begins anew: a generator in flight cannot be copied."
         return {**self.__dict__, "walk": None}
 
 # %% ../../nbs/lab/interop_diffusers.ipynb #8998c04d
 class IndexedUNet(nn.Module):
     "A UNet2DModel as a network of this library: `model(x, t)` with t in [0, 1]."
-    def __init__(self,
-        unet: nn.Module, # called with images and indices, answers with `.sample`
-        n: int = 1000, # N: index i stands for time (i + 1)/N
+
+    def __init__(
+        self,
+        unet: nn.Module,  # called with images and indices, answers with `.sample`
+        n: int = 1000,  # N: index i stands for time (i + 1)/N
     ):
         super().__init__()
         self.unet, self.n, self.channels = unet, n, unet.config.in_channels
 
-    def forward(self,
-        x: Float[Tensor, "b c h w"], # noisy images
-        t: Float[Tensor, " b"], # times
-    ) -> Float[Tensor, "b c h w"]: # what the network says
+    def forward(
+        self,
+        x: Float[Tensor, "b c h w"],  # noisy images
+        t: Float[Tensor, " b"],  # times
+    ) -> Float[Tensor, "b c h w"]:  # what the network says
         "The UNet at the nearest index: it was trained at whole ones."
-        return self.unet(x, (self.n*t.double() - 1).round().clamp(0, self.n - 1).long()).sample
+        return self.unet(x, (self.n * t.double() - 1).round().clamp(0, self.n - 1).long()).sample
 
+# %% ../../nbs/lab/interop_diffusers.ipynb #f18eae4e
 def build_network(
-    network: dict, # {"name": ..., **options}: a name in `MODELS`, or "UNet2DModel" with its own configuration
-    n: int = 1000, # indices of a UNet2DModel
+    # {"name": ..., **options}: a name in `MODELS`, or "UNet2DModel" with its own configuration
+    network: dict,
+    n: int = 1000,  # indices of a UNet2DModel
 ) -> nn.Module:
     "The untrained network of a configuration."
     options = dict(network)
-    if options.get("name") != "UNet2DModel": return build_model(options)
+    if options.get("name") != "UNet2DModel":
+        return build_model(options)
     options.pop("name")
     return IndexedUNet(UNet2DModel(**{k: v for k, v in options.items() if not k.startswith("_")}), n)
 
+# %% ../../nbs/lab/interop_diffusers.ipynb #adcc65a6
 def bits(x: Tensor) -> Tensor:
     "Double-precision numbers as whole numbers."
     return x.detach().double().contiguous().view(torch.int64)
@@ -231,52 +308,72 @@ def bits(x: Tensor) -> Tensor:
 # %% ../../nbs/lab/interop_diffusers.ipynb #5e52cb3a
 class SpectralModel(ModelMixin, ConfigMixin):
     "A network with its preconditioning as a model of diffusers: called with indices, answers with `.sample`."
+
     @register_to_config
-    def __init__(self,
-        network: dict | None = None, # see `build_network`; unet_tiny when not given
-        sample_size: list[int] | int = 32, # (h, w) of the images, or one side
-        in_channels: int = 3, # of the images
-        target: str = "eps", # what a plain network's output means, a name in `TARGETS`
-        preconditioning: str = "none", # none, edm, spectral or views
-        prediction_type: str = "sample", # what this model answers: sample, epsilon or v_prediction
-        num_train_timesteps: int = 1000, # N: index i stands for time (i + 1)/N
-        schedule: str = "cosine", # a name in `SCHEDULES`
-        noise: str = "white", # a name in `SHAPES` that needs no options
-        basis: str = "pixel", # of the noise, a name in `BASES`
-        size: list[int] | None = None, # (h, w), for noise that is not white
-        alphas_cumprod: list[float] | None = None, # a schedule as a list
-        statistics: dict | None = None, # of the buffers: {"basis": name, "power": shape, "mean": shape, "rotation": shape}
+    def __init__(
+        self,
+        network: dict | None = None,  # see `build_network`; unet_tiny when not given
+        sample_size: list[int] | int = 32,  # (h, w) of the images, or one side
+        in_channels: int = 3,  # of the images
+        target: str = "eps",  # what a plain network's output means, a name in `TARGETS`
+        preconditioning: str = "none",  # none, edm, spectral or views
+        prediction_type: str = "sample",  # what this model answers: sample, epsilon or v_prediction
+        num_train_timesteps: int = 1000,  # N: index i stands for time (i + 1)/N
+        schedule: str = "cosine",  # a name in `SCHEDULES`
+        noise: str = "white",  # a name in `SHAPES` that needs no options
+        basis: str = "pixel",  # of the noise, a name in `BASES`
+        size: list[int] | None = None,  # (h, w), for noise that is not white
+        alphas_cumprod: list[float] | None = None,  # a schedule as a list
+        statistics: (
+            dict | None
+        ) = None,  # of the buffers: {"basis": name, "power": shape, "mean": shape, "rotation": shape}
     ):
         super().__init__()
-        if prediction_type not in PREDICTIONS: raise unknown_name("prediction type", prediction_type, list(PREDICTIONS))
-        self.net = build_network(network or {"name": "unet_tiny", "channels": in_channels}, num_train_timesteps)
+        if prediction_type not in PREDICTIONS:
+            raise unknown_name("prediction type", prediction_type, list(PREDICTIONS))
+        self.net = build_network(
+            network or {"name": "unet_tiny", "channels": in_channels}, num_train_timesteps
+        )
         self.process = process_from(schedule, noise, basis, size, alphas_cumprod)
-        if preconditioning == "none": check_target(self.process, target)
-        self.strides = {k: p.stride() for k, p in self.net.named_parameters()}  # many networks are laid out channels last
+        if preconditioning == "none":
+            check_target(self.process, target)
+        self.strides = {
+            k: p.stride() for k, p in self.net.named_parameters()
+        }  # many networks are laid out channels last
         for name in ("power", "mean", "rotation"):
             shape = (statistics or {}).get(name)
-            if shape is not None: self.register_buffer(f"{name}_bits", torch.zeros(shape, dtype=torch.int64))
+            if shape is not None:
+                self.register_buffer(f"{name}_bits", torch.zeros(shape, dtype=torch.int64))
 
     @property
     def denoiser(self) -> NetworkDenoiser:
         "The denoiser of this library, with the same weights."
-        part = {k: getattr(self, f"{k}_bits").view(torch.double) for k in ("power", "mean", "rotation") if hasattr(self, f"{k}_bits")}
+        part = {
+            k: getattr(self, f"{k}_bits").view(torch.double)
+            for k in ("power", "mean", "rotation")
+            if hasattr(self, f"{k}_bits")
+        }
         c, field = self.config, None
-        if c.preconditioning == "edm": field = ScalarField(part["power"].item())
+        if c.preconditioning == "edm":
+            field = ScalarField(part["power"].item())
         elif c.preconditioning != "none":
             basis = BASES[c.statistics["basis"]]
-            if "rotation" in part: basis = color(basis, part["rotation"])
-            size = (c.sample_size,)*2 if isinstance(c.sample_size, int) else tuple(c.sample_size)
+            if "rotation" in part:
+                basis = color(basis, part["rotation"])
+            size = (c.sample_size,) * 2 if isinstance(c.sample_size, int) else tuple(c.sample_size)
             field = GaussianField(part["power"], size, part.get("mean"), basis)
         return NetworkDenoiser(self.net, self.process, c.target, field, views=c.preconditioning == "views")
 
-    def forward(self,
-        sample: Float[Tensor, "b c h w"], # noisy images
-        timestep: Tensor | float, # one index, or one for each image
-        return_dict: bool = True, # an output with names, or a tuple
+    def forward(
+        self,
+        sample: Float[Tensor, "b c h w"],  # noisy images
+        timestep: Tensor | float,  # one index, or one for each image
+        return_dict: bool = True,  # an output with names, or a tuple
     ) -> UNet2DOutput | tuple[Tensor]:
         "What the model says about noisy images."
-        t = (torch.as_tensor(timestep, device=sample.device).double().flatten() + 1)/self.config.num_train_timesteps
+        t = (
+            torch.as_tensor(timestep, device=sample.device).double().flatten() + 1
+        ) / self.config.num_train_timesteps
         t = t.to(torch.promote_types(sample.dtype, torch.get_default_dtype())).expand(len(sample))
         y = self.denoiser.predict(sample, t, PREDICTIONS[self.config.prediction_type])
         return UNet2DOutput(sample=y) if return_dict else (y,)
@@ -287,46 +384,83 @@ class SpectralModel(ModelMixin, ConfigMixin):
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         for name, p in model.net.named_parameters():
-            if p.stride() != model.strides[name]: p.data = p.new_empty_strided(p.shape, model.strides[name]).copy_(p.data)
+            if p.stride() != model.strides[name]:
+                p.data = p.new_empty_strided(p.shape, model.strides[name]).copy_(p.data)
         return loaded
 
 # %% ../../nbs/lab/interop_diffusers.ipynb #7c50db77
 def process_config(
-    process: Process, # of a denoiser
-) -> dict: # arguments of `process_from`
+    process: Process,  # of a denoiser
+) -> dict:  # arguments of `process_from`
     "A process as literals; one that they cannot describe raises."
     alphas = TABLES.get(process.schedule)
-    config = {"schedule": "table" if alphas else process.schedule, "noise": process.shape, "basis": process.basis.name,
-              "size": None if process.size is None else list(process.size), "alphas_cumprod": alphas}
+    config = {
+        "schedule": "table" if alphas else process.schedule,
+        "noise": process.shape,
+        "basis": process.basis.name,
+        "size": None if process.size is None else list(process.size),
+        "alphas_cumprod": alphas,
+    }
     same = process.basis.name in BASES and process.blur == 0
-    try: same = same and torch.equal(process_from(**config).gains(0.7).s, process.gains(0.7).s)
-    except (InputError, TypeError): same = False
-    if not same: raise InputError(f"{process!r} has options that a configuration of diffusers does not carry; hint: use white noise, or a shape without options in a plain basis")
+    try:
+        same = same and torch.equal(process_from(**config).gains(0.7).s, process.gains(0.7).s)
+    except (InputError, TypeError):
+        same = False
+    if not same:
+        raise InputError(
+            f"{process!r} has options that a configuration of diffusers does not carry; hint: use white"
+            " noise, or a shape without options in a plain basis"
+        )
     return config
 
+# %% ../../nbs/lab/interop_diffusers.ipynb #643fd436
 def model_from(
-    denoiser: NetworkDenoiser, # of this library
-    network: dict, # the configuration of its network, see `build_network`
+    denoiser: NetworkDenoiser,  # of this library
+    network: dict,  # the configuration of its network, see `build_network`
     *,
-    sample_size: tuple[int, int], # (h, w) of the images
-    prediction_type: str = "sample", # what the model answers
-    n: int = 1000, # indices
-) -> SpectralModel: # with the same weights, in eval mode
+    sample_size: tuple[int, int],  # (h, w) of the images
+    prediction_type: str = "sample",  # what the model answers
+    n: int = 1000,  # indices
+) -> SpectralModel:  # with the same weights, in eval mode
     "A denoiser as a model of diffusers."
     field, parts = denoiser.field, {}
-    if field is not None: parts = {"power": field.power, "mean": field.mean, "rotation": getattr(field.basis, "matrix", None)}
+    if field is not None:
+        parts = {"power": field.power, "mean": field.mean, "rotation": getattr(field.basis, "matrix", None)}
     parts = {k: v for k, v in parts.items() if v is not None}
-    preconditioning = "none" if field is None else "views" if denoiser.views else "spectral" if isinstance(field, GaussianField) else "edm"
-    statistics = {"basis": field.basis.name.removesuffix("+color"), **{k: list(v.shape) for k, v in parts.items()}} if parts else None
-    model = SpectralModel(network=network, sample_size=list(sample_size), in_channels=denoiser.network.channels, target=denoiser.target, preconditioning=preconditioning,
-                          prediction_type=prediction_type, num_train_timesteps=n, statistics=statistics, **process_config(denoiser.process))
+    preconditioning = (
+        "none"
+        if field is None
+        else "views"
+        if denoiser.views
+        else "spectral"
+        if isinstance(field, GaussianField)
+        else "edm"
+    )
+    statistics = (
+        {"basis": field.basis.name.removesuffix("+color"), **{k: list(v.shape) for k, v in parts.items()}}
+        if parts
+        else None
+    )
+    model = SpectralModel(
+        network=network,
+        sample_size=list(sample_size),
+        in_channels=denoiser.network.channels,
+        target=denoiser.target,
+        preconditioning=preconditioning,
+        prediction_type=prediction_type,
+        num_train_timesteps=n,
+        statistics=statistics,
+        **process_config(denoiser.process),
+    )
     copy_tensors(denoiser.network.state_dict(), model.net.state_dict(), "the network of the denoiser")
-    for name, value in parts.items(): getattr(model, f"{name}_bits").copy_(bits(value))
+    for name, value in parts.items():
+        getattr(model, f"{name}_bits").copy_(bits(value))
     return model.eval()
 
 # %% ../../nbs/lab/interop_diffusers.ipynb #37226366
 class SpectralPipeline(DiffusionPipeline):
     "Pictures from a model and a scheduler."
+
     model_cpu_offload_seq = "unet"
 
     def __init__(self, unet, scheduler):
@@ -334,27 +468,38 @@ class SpectralPipeline(DiffusionPipeline):
         self.register_modules(unet=unet, scheduler=scheduler)
 
     @torch.no_grad()
-    def __call__(self,
-        batch_size: int = 1, # how many pictures
-        generator: torch.Generator | list[torch.Generator] | None = None, # one to be split, or one for each picture
-        num_inference_steps: int = 50, # calls of the network; not used when times are given
+    def __call__(
+        self,
+        batch_size: int = 1,  # how many pictures
+        generator: (
+            torch.Generator | list[torch.Generator] | None
+        ) = None,  # one to be split, or one for each picture
+        num_inference_steps: int = 50,  # calls of the network; not used when times are given
         *,
-        times: list[float] | None = None, # a falling list of times from 1 to 0
-        output_type: str = "pil", # pil, np, or pt: a tensor; the last two in [0, 1]
-        return_dict: bool = True, # an output with names, or a tuple
+        times: list[float] | None = None,  # a falling list of times from 1 to 0
+        output_type: str = "pil",  # pil, np, or pt: a tensor; the last two in [0, 1]
+        return_dict: bool = True,  # an output with names, or a tuple
     ) -> ImagePipelineOutput | tuple:
         "Draw pictures."
-        if output_type not in ("pil", "np", "pt"): raise unknown_name("output type", output_type, ["pil", "np", "pt"])
-        if generator is None: raise InputError("a pipeline needs a generator, got None; hint: generator=torch.Generator().manual_seed(0)")
+        if output_type not in ("pil", "np", "pt"):
+            raise unknown_name("output type", output_type, ["pil", "np", "pt"])
+        if generator is None:
+            raise InputError(
+                "a pipeline needs a generator, got None; hint: generator=torch.Generator().manual_seed(0)"
+            )
         side, like = self.unet.config.sample_size, next(self.unet.parameters())
         shape = (batch_size, self.unet.config.in_channels, *((side, side) if isinstance(side, int) else side))
         generators = split(generator, batch_size) if isinstance(generator, torch.Generator) else generator
-        self.scheduler.set_timesteps(None if times is not None else num_inference_steps, like.device, times=times)
+        self.scheduler.set_timesteps(
+            None if times is not None else num_inference_steps, like.device, times=times
+        )
         x = self.scheduler.start(randn(shape, generators, like=like))
         for tau in self.progress_bar(self.scheduler.timesteps):
             x = self.scheduler.step(self.unet(x, tau).sample, tau, x, generator=generators).prev_sample
-        images = (x/2 + 0.5).clamp(0, 1)
-        if output_type != "pt": images = images.cpu().permute(0, 2, 3, 1).to(torch.get_default_dtype()).numpy()
-        if output_type == "pil": images = self.numpy_to_pil(images)
+        images = (x / 2 + 0.5).clamp(0, 1)
+        if output_type != "pt":
+            images = images.cpu().permute(0, 2, 3, 1).to(torch.get_default_dtype()).numpy()
+        if output_type == "pil":
+            images = self.numpy_to_pil(images)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)

@@ -28,22 +28,33 @@ __all__ = ['FEW', 'part', 'rehearse_training', 'works', 'working_samplers', 'cli
 # %% ../../nbs/lab/preflight.ipynb #8db4e210
 @contextmanager
 def part(
-    what: str, # the part of the run
+    what: str,  # the part of the run
 ) -> Iterator[None]:
-    "An error in the block becomes bad input that names the part of the run; errors of files stay as they are."
-    try: yield
-    except OSError: raise
-    except InputError as error: raise InputError(f"{what}: {error}") from error
-    except Exception as error: raise InputError(f"{what}: {type(error).__name__}: {error}") from error
+    """An error in the block becomes bad input that names the part of the run; errors of files stay as they
+    are."""
+    try:
+        yield
+    except OSError:
+        raise
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from error
+    except Exception as error:
+        raise InputError(f"{what}: {type(error).__name__}: {error}") from error
 
 # %% ../../nbs/lab/preflight.ipynb #7d606263
 def rehearse_training(
-    denoiser: NetworkDenoiser, # of the run, untrained; left as it is
-    x0: Float[Tensor, "n c h w"], # a few images
-    options: dict[str, object], # of `train`, without those that count images and steps
-) -> NetworkDenoiser: # a copy after one step, with averaged weights
+    denoiser: NetworkDenoiser,  # of the run, untrained; left as it is
+    x0: Float[Tensor, "n c h w"],  # a few images
+    options: dict[str, object],  # of `train`, without those that count images and steps
+) -> NetworkDenoiser:  # a copy after one step, with averaged weights
     "One training step of a copy."
-    own = NetworkDenoiser(copy.deepcopy(denoiser.network), denoiser.process, denoiser.target, denoiser.field, views=denoiser.views)
+    own = NetworkDenoiser(
+        copy.deepcopy(denoiser.network),
+        denoiser.process,
+        denoiser.target,
+        denoiser.field,
+        views=denoiser.views,
+    )
     options = {**options, "on_nan": "stop", "loss_limit": None}
     with part("training"):
         state = next(train(own, lambda step: x0, steps=1, batch=len(x0), **options))
@@ -52,71 +63,105 @@ def rehearse_training(
 
 # %% ../../nbs/lab/preflight.ipynb #1ac8b702
 def works(
-    sampler: str, # a name in `SAMPLERS`
-    process: Process, # the forward process
-    shape: tuple[int, int, int, int], # (n, c, h, w)
+    sampler: str,  # a name in `SAMPLERS`
+    process: Process,  # the forward process
+    shape: tuple[int, int, int, int],  # (n, c, h, w)
 ) -> bool:
     "Whether a sampler goes from t = 1 to 0 with an estimate that is zero and knows no variance."
     try:
-        with part(sampler): x = sample(lambda x, t: torch.zeros_like(x), process, shape, sampler, 3, stream(0, "preflight/works"), start=torch.zeros(shape))
-    except InputError: return False
+        with part(sampler):
+            x = sample(
+                lambda x, t: torch.zeros_like(x),
+                process,
+                shape,
+                sampler,
+                3,
+                stream(0, "preflight/works"),
+                start=torch.zeros(shape),
+            )
+    except InputError:
+        return False
     return bool(x.isfinite().all())
 
+# %% ../../nbs/lab/preflight.ipynb #b5e15f2e
 def working_samplers(
-    process: Process, # the forward process
-    shape: tuple[int, int, int, int], # (n, c, h, w)
-) -> list[str]: # names in `SAMPLERS`
+    process: Process,  # the forward process
+    shape: tuple[int, int, int, int],  # (n, c, h, w)
+) -> list[str]:  # names in `SAMPLERS`
     "Samplers that a trained network can be sampled with under this process."
     return sorted(name for name in SAMPLERS if works(name, process, shape))
 
+# %% ../../nbs/lab/preflight.ipynb #b726b9cd
 def clipped(
-    denoiser: Callable, # (x_t, t) -> x0_hat
-    clip: float, # largest absolute value of an estimate; 0 leaves estimates as they are
-) -> Callable: # (x_t, t) -> x0_hat
+    denoiser: Callable,  # (x_t, t) -> x0_hat
+    clip: float,  # largest absolute value of an estimate; 0 leaves estimates as they are
+) -> Callable:  # (x_t, t) -> x0_hat
     "The estimates of a denoiser as the samplers of a run see them."
-    def estimate(x: Tensor, t: Tensor) -> Tensor: return denoiser(x, t).clamp(-clip, clip) if clip > 0 else denoiser(x, t)
+
+    def estimate(x: Tensor, t: Tensor) -> Tensor:
+        return denoiser(x, t).clamp(-clip, clip) if clip > 0 else denoiser(x, t)
+
     return estimate
 
 # %% ../../nbs/lab/preflight.ipynb #33ac7e6b
-FEW = 3 # steps of a run that goes to the end
+FEW = 3  # steps of a run that goes to the end
+
 
 def rehearse_sampling(
-    denoiser: NetworkDenoiser, # with any weights
-    shape: tuple[int, int, int, int], # (n, c, h, w)
+    denoiser: NetworkDenoiser,  # with any weights
+    shape: tuple[int, int, int, int],  # (n, c, h, w)
     *,
-    sampler: str, # a name in `SAMPLERS`
-    steps: int, # of the run that is wanted
-    clip: float, # largest absolute value of an estimate
-) -> Float[Tensor, "n c h w"]: # samples of few steps
+    sampler: str,  # a name in `SAMPLERS`
+    steps: int,  # of the run that is wanted
+    clip: float,  # largest absolute value of an estimate
+) -> Float[Tensor, "n c h w"]:  # samples of few steps
     "Images from the first step of a run, and from a whole run of few steps; finite, or an error."
     estimate, like = clipped(denoiser, clip), next(denoiser.network.parameters())
-    def generators(): return split(stream(0, "preflight/sample"), shape[0])
+
+    def generators():
+        return split(stream(0, "preflight/sample"), shape[0])
+
     try:
         with part(f"sampler {sampler!r}"), warnings.catch_warnings():
-            first = next(trajectory(estimate, denoiser.process, shape, sampler, steps, generators(), like=like)).x
+            first = next(
+                trajectory(estimate, denoiser.process, shape, sampler, steps, generators(), like=like)
+            ).x
             warnings.simplefilter("ignore")  # the same start, the same warning
             x = sample(estimate, denoiser.process, shape, sampler, min(steps, FEW), generators(), like=like)
     except InputError as error:
-        raise InputError(f"{error}; samplers that work here: {', '.join(working_samplers(denoiser.process, shape))}") from error
+        raise InputError(
+            f"{error}; samplers that work here: {', '.join(working_samplers(denoiser.process, shape))}"
+        ) from error
     if not bool(first.isfinite().all() & x.isfinite().all()):
-        raise InputError(f"sampler {sampler!r}: its samples are not finite; hint: another target (such as v), a schedule that keeps some signal at t = 1 (such as cosine), or a lower train.lr")
+        raise InputError(
+            f"sampler {sampler!r}: its samples are not finite; hint: another target (such as v), a schedule"
+            " that keeps some signal at t = 1 (such as cosine), or a lower train.lr"
+        )
     return x
 
 # %% ../../nbs/lab/preflight.ipynb #21df0814
 def rehearse(
-    denoiser: NetworkDenoiser, # of the run, on its device; left as it is
-    x0: Float[Tensor, "n c h w"], # a few images, on the same device
+    denoiser: NetworkDenoiser,  # of the run, on its device; left as it is
+    x0: Float[Tensor, "n c h w"],  # a few images, on the same device
     *,
-    training: dict[str, object], # options of `train`, without those that count images and steps
-    sampler: str, # a name in `SAMPLERS`
-    steps: int, # of the sampler
-    clip: float, # largest absolute value of an estimate while sampling
-    finish: Callable[[NetworkDenoiser, Tensor, Path], float], # (denoiser, samples, folder) -> loss: evaluates and saves
+    training: dict[str, object],  # options of `train`, without those that count images and steps
+    sampler: str,  # a name in `SAMPLERS`
+    steps: int,  # of the sampler
+    clip: float,  # largest absolute value of an estimate while sampling
+    finish: Callable[
+        [NetworkDenoiser, Tensor, Path], float
+    ],  # (denoiser, samples, folder) -> loss: evaluates and saves
 ) -> None:
-    "Train one step, sample, evaluate and save with a few images; what is wrong with the settings raises `InputError`."
+    """Train one step, sample, evaluate and save with a few images; what is wrong with the settings raises
+    `InputError`."""
     devices = [x0.device] if x0.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), TemporaryDirectory(prefix="preflight-") as folder:
         trained = rehearse_training(denoiser, x0, training)
         samples = rehearse_sampling(trained, tuple(x0.shape), sampler=sampler, steps=steps, clip=clip).cpu()
-        with part("evaluation"), torch.no_grad(): loss = finish(trained, samples, Path(folder))
-    if not math.isfinite(loss): raise InputError(f"evaluation: the loss is {loss} after one training step; hint: another target, or a lower train.lr")
+        with part("evaluation"), torch.no_grad():
+            loss = finish(trained, samples, Path(folder))
+    if not math.isfinite(loss):
+        raise InputError(
+            f"evaluation: the loss is {loss} after one training step; hint: another target, or a lower"
+            " train.lr"
+        )

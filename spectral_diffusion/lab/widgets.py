@@ -24,14 +24,14 @@ from torch import Tensor
 from ..core.registry import InputError, unknown_name
 from ..core.runtime import stream
 from ..data.pictures import read_picture
-from ..run.record import Record, load_record, results_root
-from ..study.ledger import flatten, run_folders
 from ..measure.pixel import psnr
 from ..noise.presets import PRESETS, preset
 from ..noise.process import Process
 from ..noise.theory import GaussianField, gains_for, posterior_variance, total_power
+from ..run.record import Record, load_record, results_root
 from ..sampling.engine import SAMPLERS, Step, trajectory
 from ..signals.fourier import bin_weights, irfft2, radius, rfft2
+from ..study.ledger import flatten, run_folders
 
 # %% auto #0
 __all__ = ['DPI', 'WIDGET', 'VIEWS', 'Picture', 'to_picture', 'slider', 'choice', 'image_view', 'plain_log', 'spoken',
@@ -40,72 +40,110 @@ __all__ = ['DPI', 'WIDGET', 'VIEWS', 'Picture', 'to_picture', 'slider', 'choice'
            'draw_runs', 'run_browser', 'draw_study', 'taguchi_explorer', 'draw_training', 'Monitor']
 
 # %% ../../nbs/lab/widgets.ipynb #106ccd5d
-DPI = 100 # dots an inch: a figure of width 6.4 is as wide as those of every page
+DPI = 100  # dots an inch: a figure of width 6.4 is as wide as those of every page
+
 
 class Picture(NamedTuple):
     "A drawing, and what it shows in words."
-    png: bytes        # the file
-    words: str        # plain text; for those who do not see the picture, and for the rest too
-    table: str = ""   # HTML below it; whoever makes it escapes what comes from outside
+
+    png: bytes  # the file
+    words: str  # plain text; for those who do not see the picture, and for the rest too
+    table: str = ""  # HTML below it; whoever makes it escapes what comes from outside
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> tuple[dict, dict]:
         "The forms that Jupyter can show: a picture with alternative text, and the words."
-        return {"image/png": base64.b64encode(self.png).decode(), "text/plain": self.words}, {"image/png": {"alt": self.words}}
+        return {"image/png": base64.b64encode(self.png).decode(), "text/plain": self.words}, {
+            "image/png": {"alt": self.words}
+        }
 
+# %% ../../nbs/lab/widgets.ipynb #3b414620
 def to_picture(
-    fig: object, # a matplotlib Figure; closed when the function returns
-    words: str, # what it shows
-    table: str = "", # HTML to go below it
+    fig: object,  # a matplotlib Figure; closed when the function returns
+    words: str,  # what it shows
+    table: str = "",  # HTML to go below it
 ) -> Picture:
     "A figure as a picture, the same bytes for the same figure."
     import matplotlib.pyplot as plt
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     buffer = io.BytesIO()
     fig.set_dpi(DPI)
     FigureCanvasAgg(fig).print_png(buffer, metadata={"Software": None})
-    if threading.current_thread() is threading.main_thread(): plt.close(fig)  # elsewhere pyplot never knew it
+    if threading.current_thread() is threading.main_thread():
+        plt.close(fig)  # elsewhere pyplot never knew it
     return Picture(buffer.getvalue(), words, table)
 
 # %% ../../nbs/lab/widgets.ipynb #70c399a1
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
-def slider(label: str, value: float, low: float, high: float, step: float = 0.01) -> object: # an ipywidgets slider; whole numbers give a whole slider
+
+def slider(
+    label: str, value: float, low: float, high: float, step: float = 0.01
+) -> object:  # an ipywidgets slider; whole numbers give a whole slider
     "A labelled slider; arrow keys move it."
     from ipywidgets import FloatSlider, IntSlider
-    if not low <= value <= high: raise InputError(f"slider {label!r} runs from {low} to {high}, got the value {value}")
-    kind = IntSlider if all(isinstance(v, int) for v in (value, low, high, step)) else FloatSlider
-    return kind(value=value, min=low, max=high, step=step, description=label, tooltip=label, style={"description_width": "initial"}, layout={"width": "300px"})
 
-def choice(label: str, names: list[str], value: str) -> object: # an ipywidgets Dropdown
+    if not low <= value <= high:
+        raise InputError(f"slider {label!r} runs from {low} to {high}, got the value {value}")
+    kind = IntSlider if all(isinstance(v, int) for v in (value, low, high, step)) else FloatSlider
+    return kind(
+        value=value,
+        min=low,
+        max=high,
+        step=step,
+        description=label,
+        tooltip=label,
+        style={"description_width": "initial"},
+        layout={"width": "300px"},
+    )
+
+# %% ../../nbs/lab/widgets.ipynb #2dc4ed30
+def choice(label: str, names: list[str], value: str) -> object:  # an ipywidgets Dropdown
     "A labelled list of which one name is chosen."
     from ipywidgets import Dropdown
-    if value not in names: raise unknown_name(label, value, list(names))
-    return Dropdown(options=list(names), value=value, description=label, style={"description_width": "initial"}, layout={"width": "300px"})
 
-def image_view() -> object: # an ipywidgets Image
+    if value not in names:
+        raise unknown_name(label, value, list(names))
+    return Dropdown(
+        options=list(names),
+        value=value,
+        description=label,
+        style={"description_width": "initial"},
+        layout={"width": "300px"},
+    )
+
+# %% ../../nbs/lab/widgets.ipynb #cb39a742
+def image_view() -> object:  # an ipywidgets Image
     "A place for a picture; its tooltip is what a screen reader calls it."
     from ipywidgets import Image
     from traitlets import Unicode
+
     class Described(Image):
         description = Unicode("").tag(sync=True)  # a tooltip without a description is an error in the browser
+
     return Described(format="png", layout={"max_width": "100%", "width": "640px"})
 
-def plain_log(axis: object) -> None: # of a matplotlib Axes, such as ax.yaxis
-    "Ticks in plain numbers on a logarithmic axis, as it is drawn now; matplotlib's formula typesetter serves one thread only."
+# %% ../../nbs/lab/widgets.ipynb #d963bd10
+def plain_log(axis: object) -> None:  # of a matplotlib Axes, such as ax.yaxis
+    """Ticks in plain numbers on a logarithmic axis, as it is drawn now; matplotlib's formula typesetter
+    serves one thread only."""
     from matplotlib.ticker import LogLocator, NullLocator
+
     low, high = axis.get_view_interval()
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000*low else (1,)))
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_locator(NullLocator())
 
-def spoken(words: str) -> str: # HTML
+
+def spoken(words: str) -> str:  # HTML
     "Words as HTML that screen readers announce when they change."
     return f'<div role="status">{html.escape(words)}</div>'
 
+# %% ../../nbs/lab/widgets.ipynb #f749c14a
 def two_forms(
-    picture: Picture, # the present one
-    view: object, # an ipywidgets box
-) -> tuple[dict, dict]: # data and metadata of a display
+    picture: Picture,  # the present one
+    view: object,  # an ipywidgets box
+) -> tuple[dict, dict]:  # data and metadata of a display
     "The live view, and the picture for where nothing computes."
     data, metadata = picture._repr_mimebundle_()
     return {**data, WIDGET: {"version_major": 2, "version_minor": 0, "model_id": view.model_id}}, metadata
@@ -113,18 +151,32 @@ def two_forms(
 # %% ../../nbs/lab/widgets.ipynb #15ed7c23
 class Panel:
     "Controls, the picture that a function draws of their values, and the same in words."
-    def __init__(self,
-        draw: Callable[..., Picture], # gets the value of every control by its name
-        controls: dict[str, object], # name -> ipywidgets control, in the order of the Tab key
-        actions: dict[str, Callable[[], None]] | None = None, # label of a button -> what it does before the picture is drawn again
+
+    def __init__(
+        self,
+        draw: Callable[..., Picture],  # gets the value of every control by its name
+        controls: dict[str, object],  # name -> ipywidgets control, in the order of the Tab key
+        actions: (
+            dict[str, Callable[[], None]] | None
+        ) = None,  # label of a button -> what it does before the picture is drawn again
     ):
         from ipywidgets import HTML, Box, Button, VBox
+
         self.draw, self.controls, self.picture = draw, controls, None
         self.image, self.words = image_view(), HTML()
-        self.buttons = {label: Button(description=label, tooltip=label, layout={"width": "auto"}) for label in actions or {}}
-        for label, action in (actions or {}).items(): self.buttons[label].on_click(partial(self.act, action))
-        for control in controls.values(): control.observe(self.update, "value")
-        rows = [Box(list(group.values()), layout={"flex_flow": "row wrap"}) for group in (controls, self.buttons) if group]
+        self.buttons = {
+            label: Button(description=label, tooltip=label, layout={"width": "auto"})
+            for label in actions or {}
+        }
+        for label, action in (actions or {}).items():
+            self.buttons[label].on_click(partial(self.act, action))
+        for control in controls.values():
+            control.observe(self.update, "value")
+        rows = [
+            Box(list(group.values()), layout={"flex_flow": "row wrap"})
+            for group in (controls, self.buttons)
+            if group
+        ]
         self.view = VBox([*rows, self.image, self.words])
         self.update()
 
@@ -135,9 +187,11 @@ class Panel:
 
     def update(self, change: object = None) -> None:
         "Draw the picture anew; bad input is said and leaves the last picture."
-        try: self.picture = self.draw(**{name: control.value for name, control in self.controls.items()})
+        try:
+            self.picture = self.draw(**{name: control.value for name, control in self.controls.items()})
         except InputError as error:
-            if self.picture is None: raise
+            if self.picture is None:
+                raise
             self.words.value = spoken(str(error))
             return
         self.image.value, self.image.tooltip = self.picture.png, self.picture.words
@@ -149,295 +203,469 @@ class Panel:
 
 # %% ../../nbs/lab/widgets.ipynb #950c7b72
 def brush(
-    h: int, # rows of the image
-    w: int, # columns of the image
-    low: float = 0., # lowest frequency of the ring, cycles/pixel
-    high: float = 1., # first frequency above the ring
-    angle: float = 0., # direction in degrees
-    width: float = 180., # of the wedge in degrees; 180 is the full ring
-) -> Bool[Tensor, "h k"]: # True inside, on the half spectrum
+    h: int,  # rows of the image
+    w: int,  # columns of the image
+    low: float = 0.0,  # lowest frequency of the ring, cycles/pixel
+    high: float = 1.0,  # first frequency above the ring
+    angle: float = 0.0,  # direction in degrees
+    width: float = 180.0,  # of the wedge in degrees; 180 is the full ring
+) -> Bool[Tensor, "h k"]:  # True inside, on the half spectrum
     "The coefficients of a ring, or of its part in one direction and the opposite one."
-    if not 0 <= low <= high: raise InputError(f"a ring runs from a lower to a higher frequency, 0 <= low <= high; got {low} and {high}")
-    if not 0 < width <= 180: raise InputError(f"the width of a wedge lies in (0, 180] degrees, got {width}")
-    k, fy, fx = radius(h, w), torch.fft.fftfreq(h, dtype=torch.float64)[:, None], torch.fft.rfftfreq(w, dtype=torch.float64)
+    if not 0 <= low <= high:
+        raise InputError(
+            f"a ring runs from a lower to a higher frequency, 0 <= low <= high; got {low} and {high}"
+        )
+    if not 0 < width <= 180:
+        raise InputError(f"the width of a wedge lies in (0, 180] degrees, got {width}")
+    k, fy, fx = (
+        radius(h, w),
+        torch.fft.fftfreq(h, dtype=torch.float64)[:, None],
+        torch.fft.rfftfreq(w, dtype=torch.float64),
+    )
     away = (torch.rad2deg(torch.atan2(fy, fx)) - angle + 90) % 180 - 90
     inside = (k >= low) & (k < high)
-    if width < 180: inside &= (away.abs() <= width/2) & (k > 0)
-    edge = [0, w//2] if w % 2 == 0 else [0]  # columns that hold both of a pair
+    if width < 180:
+        inside &= (away.abs() <= width / 2) & (k > 0)
+    edge = [0, w // 2] if w % 2 == 0 else [0]  # columns that hold both of a pair
     inside[:, edge] |= inside[:, edge].flip(0).roll(1, 0)
     return inside
 
+# %% ../../nbs/lab/widgets.ipynb #606158fd
 def keep(
-    x: Float[Tensor, "*b h w"], # images
-    mask: Bool[Tensor, "h k"], # coefficients to keep
+    x: Float[Tensor, "*b h w"],  # images
+    mask: Bool[Tensor, "h k"],  # coefficients to keep
 ) -> Float[Tensor, "*b h w"]:
     "The part of images that lies in the marked coefficients."
     z = rfft2(x)
-    if mask.shape != z.shape[-2:]: raise InputError(f"the mask of images {tuple(x.shape[-2:])} has shape {tuple(z.shape[-2:])}, got {tuple(mask.shape)}")
-    return irfft2(z*mask.to(z.real), tuple(x.shape[-2:]))
+    if mask.shape != z.shape[-2:]:
+        raise InputError(
+            f"the mask of images {tuple(x.shape[-2:])} has shape {tuple(z.shape[-2:])}, got"
+            f" {tuple(mask.shape)}"
+        )
+    return irfft2(z * mask.to(z.real), tuple(x.shape[-2:]))
 
 # %% ../../nbs/lab/widgets.ipynb #9ac3d122
 def whole(
-    plane: Shaped[Tensor, "h k"], # a half spectrum of a real image, or a mask on it
-    w: int, # columns of the image
-) -> Shaped[Tensor, "h {w}"]: # zero frequency in the middle
+    plane: Shaped[Tensor, "h k"],  # a half spectrum of a real image, or a mask on it
+    w: int,  # columns of the image
+) -> Shaped[Tensor, "h {w}"]:  # zero frequency in the middle
     "Both halves of a plane that is the same at k and -k."
     i, j = torch.arange(len(plane))[:, None], torch.arange(w)
-    mirrored = j > w//2
-    return torch.fft.fftshift(plane[torch.where(mirrored, -i % len(plane), i), torch.where(mirrored, w - j, j.expand(len(plane), w))])
+    mirrored = j > w // 2
+    return torch.fft.fftshift(
+        plane[
+            torch.where(mirrored, -i % len(plane), i), torch.where(mirrored, w - j, j.expand(len(plane), w))
+        ]
+    )
 
+# %% ../../nbs/lab/widgets.ipynb #f3756bcc
 def draw_mask(
-    x: Float[Tensor, "c h w"], # an image in [-1, 1]
-    mask: Bool[Tensor, "h k"], # coefficients to keep
-    outline: Bool[Tensor, "h k"] | None = None, # a brush to show on the spectrum
-) -> Picture: # spectrum and image
+    x: Float[Tensor, "c h w"],  # an image in [-1, 1]
+    mask: Bool[Tensor, "h k"],  # coefficients to keep
+    outline: Bool[Tensor, "h k"] | None = None,  # a brush to show on the spectrum
+) -> Picture:  # spectrum and image
     "The spectrum with what is taken out marked, beside the image that is left."
     from matplotlib.colors import ListedColormap
 
     from spectral_diffusion.core.plot import COLORS, figure, to_pixels
+
     (h, w), kept = x.shape[-2:], keep(x, mask)
     power, weights = rfft2(x.double()).abs().square().mean(0), bin_weights(*x.shape[-2:])
     fig, (left, right) = figure(1, 2, height=3.45)
-    left.imshow(whole(power, w).clamp(min=1e-8*power.max().item()).log10().numpy(), aspect=w/h, interpolation="nearest")  # square, like the plane of frequencies
-    left.imshow(np.ma.masked_where(whole(mask, w).numpy(), np.ones((h, w))), cmap=ListedColormap([COLORS["failure"]]), alpha=0.6, aspect=w/h, interpolation="nearest")
+    left.imshow(
+        whole(power, w).clamp(min=1e-8 * power.max().item()).log10().numpy(),
+        aspect=w / h,
+        interpolation="nearest",
+    )  # square, like the plane of frequencies
+    left.imshow(
+        np.ma.masked_where(whole(mask, w).numpy(), np.ones((h, w))),
+        cmap=ListedColormap([COLORS["failure"]]),
+        alpha=0.6,
+        aspect=w / h,
+        interpolation="nearest",
+    )
     if outline is not None and 0 < outline.sum() < outline.numel():
         left.contour(whole(outline, w).double().numpy(), levels=[0.5], colors=[COLORS["contender"]])
-    left.set(xticks=[], yticks=[], title="spectrum; red: taken out, orange: brush", xlabel="horizontal frequency", ylabel="vertical frequency")
+    left.set(
+        xticks=[],
+        yticks=[],
+        title="spectrum; red: taken out, orange: brush",
+        xlabel="horizontal frequency",
+        ylabel="vertical frequency",
+    )
     right.imshow(to_pixels(kept), vmin=0, vmax=1, interpolation="nearest")
     right.set(xticks=[], yticks=[], title="the image of what is kept")
-    energy = weights*power
-    energy[0, 0] = 0.
-    total, left_over = energy.sum().item(), (energy*mask).sum().item()
-    share = (weights*mask).sum().item()/weights.sum().item()
-    return to_picture(fig, f"{share:.1%} of the coefficients are kept; they hold {left_over/total if total else 1:.1%} of the contrast (the power without the mean)")
+    energy = weights * power
+    energy[0, 0] = 0.0
+    total, left_over = energy.sum().item(), (energy * mask).sum().item()
+    share = (weights * mask).sum().item() / weights.sum().item()
+    return to_picture(
+        fig,
+        f"{share:.1%} of the coefficients are kept; they hold {left_over / total if total else 1:.1%} of the"
+        " contrast (the power without the mean)",
+    )
 
 # %% ../../nbs/lab/widgets.ipynb #2998e9fc
 def mask_painter(
-    x: Float[Tensor, "c h w"], # an image in [-1, 1]
-) -> Panel: # `memory["mask"]` is the mask
+    x: Float[Tensor, "c h w"],  # an image in [-1, 1]
+) -> Panel:  # `memory["mask"]` is the mask
     "Paint on the spectrum of an image: choose a ring or a wedge, then remove it or keep it."
     from ipywidgets import FloatRangeSlider
+
     h, w = x.shape[-2:]
-    memory = {"mask": torch.ones(h, w//2 + 1, dtype=torch.bool)}
-    ring = FloatRangeSlider(value=(0.1, 0.25), min=0., max=0.72, step=0.01, description="ring (cycles/pixel)", tooltip="ring", style={"description_width": "initial"}, layout={"width": "400px"})
-    controls = {"ring": ring, "angle": slider("angle (degrees)", 0, -90, 90, 5), "width": slider("width (degrees)", 180, 5, 180, 5)}
-    def marked(ring, angle, width): return brush(h, w, *ring, angle, width)
+    memory = {"mask": torch.ones(h, w // 2 + 1, dtype=torch.bool)}
+    ring = FloatRangeSlider(
+        value=(0.1, 0.25),
+        min=0.0,
+        max=0.72,
+        step=0.01,
+        description="ring (cycles/pixel)",
+        tooltip="ring",
+        style={"description_width": "initial"},
+        layout={"width": "400px"},
+    )
+    controls = {
+        "ring": ring,
+        "angle": slider("angle (degrees)", 0, -90, 90, 5),
+        "width": slider("width (degrees)", 180, 5, 180, 5),
+    }
+
+    def marked(ring, angle, width):
+        return brush(h, w, *ring, angle, width)
+
     def paint(change):
-        def act(): memory["mask"] = change(memory["mask"], marked(**{name: c.value for name, c in controls.items()}))
+        def act():
+            memory["mask"] = change(memory["mask"], marked(**{name: c.value for name, c in controls.items()}))
+
         return act
-    actions = {"Remove": paint(lambda mask, b: mask & ~b), "Keep": paint(lambda mask, b: mask | b), "Keep only this": paint(lambda mask, b: b),
-               "Invert": paint(lambda mask, b: ~mask), "Start again": paint(lambda mask, b: torch.ones_like(mask))}
+
+    actions = {
+        "Remove": paint(lambda mask, b: mask & ~b),
+        "Keep": paint(lambda mask, b: mask | b),
+        "Keep only this": paint(lambda mask, b: b),
+        "Invert": paint(lambda mask, b: ~mask),
+        "Start again": paint(lambda mask, b: torch.ones_like(mask)),
+    }
     panel = Panel(lambda **values: draw_mask(x, memory["mask"], marked(**values)), controls, actions)
     panel.memory = memory
     return panel
 
 # %% ../../nbs/lab/widgets.ipynb #f3866062
 def radial_mean(
-    values: Float[Tensor, "*c h k"], # per coefficient of the field
-    field: GaussianField, # names basis and size
-    bins: int = 16, # rings up to half a cycle per pixel; the corners beyond share the last one
-) -> tuple[np.ndarray, np.ndarray]: # frequency and mean of each ring that has coefficients, without the mean of the image
+    values: Float[Tensor, "*c h k"],  # per coefficient of the field
+    field: GaussianField,  # names basis and size
+    bins: int = 16,  # rings up to half a cycle per pixel; the corners beyond share the last one
+) -> tuple[
+    np.ndarray, np.ndarray
+]:  # frequency and mean of each ring that has coefficients, without the mean of the image
     "Mean over channels and over the directions of a frequency."
     k, weights = field.basis.frequency(*field.size), field.basis.weights(*field.size)
     plane = values.reshape(-1, *k.shape).mean(0)
-    ring = (2*bins*k - 1e-9).ceil().long().clamp(max=bins)  # 0 is frequency zero alone; rounding must not lift a whole number
-    def total(v): return torch.zeros(bins + 1, dtype=torch.float64).index_add_(0, ring.flatten(), (weights*v).flatten())
+    ring = (
+        (2 * bins * k - 1e-9).ceil().long().clamp(max=bins)
+    )  # 0 is frequency zero alone; rounding must not lift a whole number
+
+    def total(v):
+        return torch.zeros(bins + 1, dtype=torch.float64).index_add_(
+            0, ring.flatten(), (weights * v).flatten()
+        )
+
     count = total(torch.ones_like(k))
     used = count > 0
     used[0] = False
-    return (total(k)/count)[used].numpy(), (total(plane.double())/count)[used].numpy()
+    return (total(k) / count)[used].numpy(), (total(plane.double()) / count)[used].numpy()
 
 # %% ../../nbs/lab/widgets.ipynb #40110ab6
 def draw_noise(
-    x0: Float[Tensor, "c h w"], # an image in [-1, 1]
-    field: GaussianField, # what the filter knows: a spectrum of the image's size
-    name: str, # a name in `PRESETS`
-    t: float, # time in [0, 1]
+    x0: Float[Tensor, "c h w"],  # an image in [-1, 1]
+    field: GaussianField,  # what the filter knows: a spectrum of the image's size
+    name: str,  # a name in `PRESETS`
+    t: float,  # time in [0, 1]
     *,
-    seed: int = 0, # of the noise
-) -> Picture: # noisy image, estimate, and signal, noise and floor over frequency
+    seed: int = 0,  # of the noise
+) -> Picture:  # noisy image, estimate, and signal, noise and floor over frequency
     "An image under a forward process, its Wiener estimate, and the least possible error."
     from spectral_diffusion.core.plot import COLORS, figure, spectrum_axes, to_pixels
-    if tuple(x0.shape[-2:]) != field.size: raise InputError(f"image and field must have one size, got {tuple(x0.shape[-2:])} and {field.size}")
+
+    if tuple(x0.shape[-2:]) != field.size:
+        raise InputError(f"image and field must have one size, got {tuple(x0.shape[-2:])} and {field.size}")
     process, x, time_ = preset(name, field), x0[None].double(), torch.tensor([t], dtype=torch.float64)
     xt = process.diffuse(x, time_, process.noise(x, stream(seed, "widgets/noise")))
     guess, level = field.denoiser(process)(xt, time_), gains_for(field, process, t)
-    seen = xt/xt.abs().quantile(0.98).clamp(min=1.)  # strong noise is scaled down, to be seen
+    seen = xt / xt.abs().quantile(0.98).clamp(min=1.0)  # strong noise is scaled down, to be seen
     fig, axes = figure(1, 3, height=2.45)
     for ax, y, title in zip(axes, (seen, guess), ("noisy picture", "Wiener estimate"), strict=False):
         ax.imshow(to_pixels(y[0]), vmin=0, vmax=1, interpolation="nearest")
         ax.set(xticks=[], yticks=[], title=title)
     ones = torch.ones_like(field.power)
-    for v, label, role, style in ((level.a.square()*field.power, "signal", "data", "--"), (level.s.square()*ones, "noise", "control", "--"), (posterior_variance(field.power, level)*ones, "floor", "theory", "-")):
+    for v, label, role, style in (
+        (level.a.square() * field.power, "signal", "data", "--"),
+        (level.s.square() * ones, "noise", "control", "--"),
+        (posterior_variance(field.power, level) * ones, "floor", "theory", "-"),
+    ):
         k, mean = radial_mean(v, field)
         axes[2].plot(k, np.where(mean > 0, mean, np.nan), style, color=COLORS[role], label=label)
     top = max(axes[2].dataLim.ymax, 1e-12)
-    spectrum_axes(axes[2]).set(ylim=(1e-4*top, 3*top), title="power and least error", ylabel="")
+    spectrum_axes(axes[2]).set(ylim=(1e-4 * top, 3 * top), title="power and least error", ylabel="")
     plain_log(axes[2].yaxis)
     axes[2].legend(loc="lower left")
     before, after = (psnr(y, x).item() for y in (xt, guess))
-    return to_picture(fig, f"{name} at t = {t:.2f}: noisy picture {before:.1f} dB, Wiener estimate {after:.1f} dB; least mean squared error for data of this spectrum {field.loss(process, [t], 'x0'):.3g}")
+    return to_picture(
+        fig,
+        f"{name} at t = {t:.2f}: noisy picture {before:.1f} dB, Wiener estimate {after:.1f} dB; least mean"
+        f" squared error for data of this spectrum {field.loss(process, [t], 'x0'):.3g}",
+    )
 
+# %% ../../nbs/lab/widgets.ipynb #b6e2ce8e
 def noise_shapes(
-    x0: Float[Tensor, "c h w"], # an image in [-1, 1]
-    field: GaussianField, # what the filter knows
-    name: str = "improved", # a name in `PRESETS`, shown first
-    t: float = 0.4, # time shown first
+    x0: Float[Tensor, "c h w"],  # an image in [-1, 1]
+    field: GaussianField,  # what the filter knows
+    name: str = "improved",  # a name in `PRESETS`, shown first
+    t: float = 0.4,  # time shown first
 ) -> Panel:
     "Move through time under the forward processes of the presets."
-    return Panel(partial(draw_noise, x0, field), {"name": choice("preset", list(PRESETS), name), "t": slider("time", t, 0., 1., 0.02)})
+    return Panel(
+        partial(draw_noise, x0, field),
+        {"name": choice("preset", list(PRESETS), name), "t": slider("time", t, 0.0, 1.0, 0.02)},
+    )
 
 # %% ../../nbs/lab/widgets.ipynb #1d50694d
 def draw_steps(
-    runs: dict[str, list[Step]], # name of the sampler -> all its steps
-    step: int, # which one, from 1
-    field: GaussianField, # the data
-    process: Process, # the forward process
-) -> Picture: # a row a sampler: state, estimate, power of the states
+    runs: dict[str, list[Step]],  # name of the sampler -> all its steps
+    step: int,  # which one, from 1
+    field: GaussianField,  # the data
+    process: Process,  # the forward process
+) -> Picture:  # a row a sampler: state, estimate, power of the states
     "Where samplers stand after a step, and where they should."
     from spectral_diffusion.core.plot import COLORS, figure, spectrum_axes, to_pixels
-    if not runs or not all(1 <= step <= len(r) for r in runs.values()): raise InputError(f"step must lie between 1 and the {min(map(len, runs.values()), default=0)} steps of the shortest run, got {step}")
-    fig, axes = figure(len(runs), 3, height=2.15*len(runs) + 0.25)
+
+    if not runs or not all(1 <= step <= len(r) for r in runs.values()):
+        raise InputError(
+            f"step must lie between 1 and the {min(map(len, runs.values()), default=0)} steps of the shortest"
+            f" run, got {step}"
+        )
+    fig, axes = figure(len(runs), 3, height=2.15 * len(runs) + 0.25)
     said = []
-    for row, (name, steps), role in zip(np.atleast_2d(axes), runs.items(), ("baseline", "contender")*len(runs), strict=False):
+    for row, (name, steps), role in zip(
+        np.atleast_2d(axes), runs.items(), ("baseline", "contender") * len(runs), strict=False
+    ):
         at = steps[step - 1]
         level = gains_for(field, process, at.t_next)
-        due = (total_power(field.power, level)*torch.ones_like(field.power)).reshape(field.power.shape)
+        due = (total_power(field.power, level) * torch.ones_like(field.power)).reshape(field.power.shape)
         power = field.centred(at.x.double(), level.a).abs().square().mean(0)
-        for ax, y, title in zip(row, (at.x, at.x0_hat), (f"{name}, t = {at.t_next:.2f}", "estimate"), strict=False):
-            y = y[0]/y[0].abs().quantile(0.98).clamp(min=1.)
+        for ax, y, title in zip(
+            row, (at.x, at.x0_hat), (f"{name}, t = {at.t_next:.2f}", "estimate"), strict=False
+        ):
+            y = y[0] / y[0].abs().quantile(0.98).clamp(min=1.0)
             ax.imshow(to_pixels(y), vmin=0, vmax=1, interpolation="nearest")
             ax.set(xticks=[], yticks=[], title=title)
         (k, want), (_, got) = radial_mean(due, field), radial_mean(power, field)
         spectrum_axes(row[2]).plot(k, want, color=COLORS["theory"], label="closed form")
         row[2].plot(k, got, "o", markersize=3, color=COLORS[role], label="states")
-        ends = [radial_mean(field.power, field)[1], gains_for(field, process, steps[0].t).s.square().max().item()]  # data and noise: the axis stays
-        row[2].set(ylim=(0.3*min(map(np.min, ends)), 3*max(map(np.max, ends))), ylabel="", title="power")
+        ends = [
+            radial_mean(field.power, field)[1],
+            gains_for(field, process, steps[0].t).s.square().max().item(),
+        ]  # data and noise: the axis stays
+        row[2].set(ylim=(0.3 * min(map(np.min, ends)), 3 * max(map(np.max, ends))), ylabel="", title="power")
         plain_log(row[2].yaxis)
         row[2].legend(loc="lower left")
-        said.append(f"{name}: {np.abs(10*np.log10(got/want)).mean():.2f} dB")
-    return to_picture(fig, f"step {step}; mean distance of the power from the closed form: " + ", ".join(said))
+        said.append(f"{name}: {np.abs(10 * np.log10(got / want)).mean():.2f} dB")
+    return to_picture(
+        fig, f"step {step}; mean distance of the power from the closed form: " + ", ".join(said)
+    )
 
 # %% ../../nbs/lab/widgets.ipynb #b5d3784f
 def sampler_scrubber(
-    denoiser: Callable, # (x_t, t) -> x0_hat
-    process: Process, # the forward process
-    field: GaussianField, # the data, for the closed form
-    samplers: tuple[str, str] = ("ddim", "ancestral"), # names in `SAMPLERS`, shown first
+    denoiser: Callable,  # (x_t, t) -> x0_hat
+    process: Process,  # the forward process
+    field: GaussianField,  # the data, for the closed form
+    samplers: tuple[str, str] = ("ddim", "ancestral"),  # names in `SAMPLERS`, shown first
     *,
-    steps: int = 20, # of each run
-    images: int = 16, # behind the power; the first one is shown
-    seed: int = 0, # of the start noise
-) -> Panel: # `memory` holds the steps of each sampler that was chosen
+    steps: int = 20,  # of each run
+    images: int = 16,  # behind the power; the first one is shown
+    seed: int = 0,  # of the start noise
+) -> Panel:  # `memory` holds the steps of each sampler that was chosen
     "Step through the states of two samplers from the same noise."
     channels, memory = field.power.shape[0] if field.power.ndim == 3 else 1, {}
+
     def walk(name):
-        if name not in memory: memory[name] = list(trajectory(denoiser, process, (images, channels, *field.size), name, steps, generator=stream(seed, "widgets/start")))
+        if name not in memory:
+            memory[name] = list(
+                trajectory(
+                    denoiser,
+                    process,
+                    (images, channels, *field.size),
+                    name,
+                    steps,
+                    generator=stream(seed, "widgets/start"),
+                )
+            )
         return memory[name]
-    def draw(first, second, step): return draw_steps({name: walk(name) for name in (first, second)}, step, field, process)
+
+    def draw(first, second, step):
+        return draw_steps({name: walk(name) for name in (first, second)}, step, field, process)
+
     names, (a, b) = sorted(SAMPLERS), samplers
-    panel = Panel(draw, {"first": choice("first sampler", names, a), "second": choice("second sampler", names, b), "step": slider("step", steps, 1, steps, 1)})
+    panel = Panel(
+        draw,
+        {
+            "first": choice("first sampler", names, a),
+            "second": choice("second sampler", names, b),
+            "step": slider("step", steps, 1, steps, 1),
+        },
+    )
     panel.memory = memory
     return panel
 
 # %% ../../nbs/lab/widgets.ipynb #804efb65
 def tell_apart(
-    configs: list[dict], # configurations of runs
-) -> list[str]: # one label a run
+    configs: list[dict],  # configurations of runs
+) -> list[str]:  # one label a run
     "Runs by the settings in which they differ."
     flat = [flatten(c) for c in configs]
     keys = [k for k in dict.fromkeys(k for f in flat for k in f) if len({str(f.get(k)) for f in flat}) > 1]
     return [", ".join(f"{k}={f[k]}" for k in keys if k in f) or "all settings as in the others" for f in flat]
 
+# %% ../../nbs/lab/widgets.ipynb #8a3f4bfc
 def run_table(
-    records: list[Record], # complete runs
-    labels: list[str], # one for each
-) -> str: # HTML
+    records: list[Record],  # complete runs
+    labels: list[str],  # one for each
+) -> str:  # HTML
     "Label, metrics and settings of runs, a column a run; every name and value is escaped."
     columns = {}
     for record, label in zip(records, labels, strict=True):
         plain = {k: v for k, v in record.metrics.items() if not isinstance(v, (dict, list))}
         rows = {"run": record.path.name, "apart by": label, **plain, **flatten(record.config)}
-        columns[record.path.name] = {k: f"{v:.4g}" if isinstance(v, float) else "" if v is None else str(v) for k, v in rows.items()}
+        columns[record.path.name] = {
+            k: f"{v:.4g}" if isinstance(v, float) else "" if v is None else str(v) for k, v in rows.items()
+        }
     names = list(dict.fromkeys(k for c in columns.values() for k in c))
-    body = "".join("<tr><th>" + html.escape(k) + "</th>" + "".join(f"<td>{html.escape(c.get(k, ''))}</td>" for c in columns.values()) + "</tr>" for k in names)
+    body = "".join(
+        "<tr><th>"
+        + html.escape(k)
+        + "</th>"
+        + "".join(f"<td>{html.escape(c.get(k, ''))}</td>" for c in columns.values())
+        + "</tr>"
+        for k in names
+    )
     return f'<div style="max-height: 18em; overflow: auto"><table>{body}</table></div>'
 
 # %% ../../nbs/lab/widgets.ipynb #639a4b6c
 def curves_of(
-    record: Record, # a complete run
-) -> dict[str, pd.DataFrame]: # arm, or "" -> rows with step and loss; empty when the record has none
+    record: Record,  # a complete run
+) -> dict[str, pd.DataFrame]:  # arm, or "" -> rows with step and loss; empty when the record has none
     "Loss curves of a record."
-    if not (record.path/"history.csv").is_file(): return {}
+    if not (record.path / "history.csv").is_file():
+        return {}
     history = record.history()
-    if not {"step", "loss"} <= set(history.columns): return {}
-    if "arm" not in history.columns: return {"": history}
-    return {str(arm): rows.groupby("step", as_index=False)["loss"].mean() for arm, rows in history.groupby("arm")}
+    if not {"step", "loss"} <= set(history.columns):
+        return {}
+    if "arm" not in history.columns:
+        return {"": history}
+    return {
+        str(arm): rows.groupby("step", as_index=False)["loss"].mean() for arm, rows in history.groupby("arm")
+    }
 
+# %% ../../nbs/lab/widgets.ipynb #dd17ddd4
 def samples_of(
-    record: Record, # a complete run
-    most: int = 16, # pictures
-) -> np.ndarray | None: # a mosaic of the samples, four in a row; None when the record has none
+    record: Record,  # a complete run
+    most: int = 16,  # pictures
+) -> np.ndarray | None:  # a mosaic of the samples, four in a row; None when the record has none
     "Samples of a record side by side."
     found = sorted(record.path.glob("samples/*/samples.png"))
-    if not found: return None
+    if not found:
+        return None
     column = read_picture(found[0], background=255).permute(1, 2, 0).numpy()
     side = column.shape[1]  # the file is a column of squares
-    tiles = column[:len(column)//side*side].reshape(-1, side, side, 3)[:most]
+    tiles = column[: len(column) // side * side].reshape(-1, side, side, 3)[:most]
     tiles = np.concatenate([tiles, np.full((-len(tiles) % 4, side, side, 3), 255, dtype=tiles.dtype)])
-    return tiles.reshape(-1, 4, side, side, 3).swapaxes(1, 2).reshape(-1, 4*side, 3)
+    return tiles.reshape(-1, 4, side, side, 3).swapaxes(1, 2).reshape(-1, 4 * side, 3)
 
+# %% ../../nbs/lab/widgets.ipynb #2c1740c2
 def draw_runs(
-    records: list[Record], # complete runs
-    labels: list[str], # one for each
-) -> Picture: # curves, and the samples of the first run that has some
+    records: list[Record],  # complete runs
+    labels: list[str],  # one for each
+) -> Picture:  # curves, and the samples of the first run that has some
     "Curves, samples and settings of runs."
     from spectral_diffusion.core.plot import CYCLE, figure
-    if not records: raise InputError("choose at least one run")
-    if len(records) > len(CYCLE): raise InputError(f"at most {len(CYCLE)} runs have colours of their own, got {len(records)}")
+
+    if not records:
+        raise InputError("choose at least one run")
+    if len(records) > len(CYCLE):
+        raise InputError(f"at most {len(CYCLE)} runs have colours of their own, got {len(records)}")
     fig, (left, right) = figure(1, 2, height=2.9)
     ends = []
     for record, color in zip(records, CYCLE, strict=False):
-        for (arm, rows), style in zip(curves_of(record).items(), ("-", "--", ":", "-.")*9, strict=False):
-            left.plot(rows["step"].clip(lower=1), rows["loss"], style, color=color, label=f"{record.path.name[:6]} {arm}".strip())
+        for (arm, rows), style in zip(curves_of(record).items(), ("-", "--", ":", "-.") * 9, strict=False):
+            left.plot(
+                rows["step"].clip(lower=1),
+                rows["loss"],
+                style,
+                color=color,
+                label=f"{record.path.name[:6]} {arm}".strip(),
+            )
             ends.append(f"{record.path.name[:6]} {arm}".strip() + f" ends at {rows['loss'].iloc[-1]:.4g}")
     left.set(xlabel="optimiser steps", title="held-out loss" if ends else "these runs have no training curve")
     if ends:
         left.set(xscale="log", yscale="log")
-        for axis in (left.xaxis, left.yaxis): plain_log(axis)
-    if 0 < len(ends) <= 8: left.legend()
+        for axis in (left.xaxis, left.yaxis):
+            plain_log(axis)
+    if 0 < len(ends) <= 8:
+        left.legend()
     shown = next(((r, mosaic) for r in records if (mosaic := samples_of(r)) is not None), None)
     right.set_axis_off()
-    if shown: right.imshow(shown[1], interpolation="nearest")
+    if shown:
+        right.imshow(shown[1], interpolation="nearest")
     right.set_title(f"samples of {shown[0].path.name[:6]}" if shown else "no samples are kept")
-    return to_picture(fig, f"{len(records)} runs; loss: {', '.join(ends) or 'no curve'}", run_table(records, labels))
+    return to_picture(
+        fig, f"{len(records)} runs; loss: {', '.join(ends) or 'no curve'}", run_table(records, labels)
+    )
 
 # %% ../../nbs/lab/widgets.ipynb #9b94aa19
 def run_browser(
-    root: Path | str | None = None, # of the results
-    bench: str | None = None, # shown first; the first one when not given
+    root: Path | str | None = None,  # of the results
+    bench: str | None = None,  # shown first; the first one when not given
 ) -> Panel:
     "Choose a benchmark and some of its runs, and see settings, curves and samples."
     from ipywidgets import SelectMultiple
+
     folders: dict[str, list[Path]] = {}
-    for path in run_folders(root): folders.setdefault(path.parent.name, []).append(path)
-    if not folders: raise InputError(f"no complete run in {results_root(root).name!r}; hint: `make report`, or `spectral-diffusion train`")
+    for path in run_folders(root):
+        folders.setdefault(path.parent.name, []).append(path)
+    if not folders:
+        raise InputError(
+            f"no complete run in {results_root(root).name!r}; hint: `make report`, or `spectral-diffusion"
+            " train`"
+        )
     known: dict[str, tuple[list[Record], list[str]]] = {}
+
     def read(name):
         if name not in known:
             records = [load_record(p) for p in folders[name]]
             known[name] = records, tell_apart([r.config for r in records])
         return known[name]
+
     benches = choice("benchmark", list(folders), bench or next(iter(folders)))
-    runs = SelectMultiple(description="runs (several with Shift)", rows=6, style={"description_width": "initial"}, layout={"width": "600px"})
+    runs = SelectMultiple(
+        description="runs (several with Shift)",
+        rows=6,
+        style={"description_width": "initial"},
+        layout={"width": "600px"},
+    )
+
     def fill(change=None):
         records, labels = read(benches.value)
-        runs.options = [(f"{r.path.name[:6]}  {label}", i) for i, (r, label) in enumerate(zip(records, labels, strict=True))]
+        runs.options = [
+            (f"{r.path.name[:6]}  {label}", i)
+            for i, (r, label) in enumerate(zip(records, labels, strict=True))
+        ]
         first = next((i for i, r in enumerate(records) if curves_of(r)), 0)
         runs.value = (first,)
+
     def draw(bench, runs):
         records, labels = read(bench)
         return draw_runs([records[i] for i in runs], [labels[i] for i in runs])
+
     fill()
     benches.observe(fill, "value")  # before the panel's own: the list is new when the picture is drawn
     return Panel(draw, {"bench": benches, "runs": runs})
@@ -445,90 +673,153 @@ def run_browser(
 # %% ../../nbs/lab/widgets.ipynb #c457b0e0
 VIEWS = ("main effects", "contribution", "values")
 
+
 def draw_study(
-    design: pd.DataFrame, # one row a run, one column a factor
-    y: Float[np.ndarray, "n ..."], # responses: runs x replicates
+    design: pd.DataFrame,  # one row a run, one column a factor
+    y: Float[np.ndarray, "n ..."],  # responses: runs x replicates
     *,
-    goal: str = "smaller", # a name in `GOALS` of the page taguchi, but not "target"
-    response: str = "sn", # "sn", "mean" or "raw"
-    view: str = "main effects", # a name in `VIEWS`
-    pooled: tuple[str, ...] = (), # factors counted as scatter
-    setting: dict[str, object] | None = None, # factor -> level, to be predicted
-) -> Picture: # with the analysis of variance as its table
+    goal: str = "smaller",  # a name in `GOALS` of the page taguchi, but not "target"
+    response: str = "sn",  # "sn", "mean" or "raw"
+    view: str = "main effects",  # a name in `VIEWS`
+    pooled: tuple[str, ...] = (),  # factors counted as scatter
+    setting: dict[str, object] | None = None,  # factor -> level, to be predicted
+) -> Picture:  # with the analysis of variance as its table
     "One view of a study, its sentence, and the prediction for a setting."
-    from spectral_diffusion.doe.taguchi import analyze, plot_contribution, plot_distributions, plot_main_effects, predict
-    if view not in VIEWS: raise unknown_name("view", view, list(VIEWS))
+    from spectral_diffusion.doe.taguchi import (
+        analyze,
+        plot_contribution,
+        plot_distributions,
+        plot_main_effects,
+        predict,
+    )
+
+    if view not in VIEWS:
+        raise unknown_name("view", view, list(VIEWS))
     study = analyze(design, y, goal, response=response, pool=list(pooled) or None)
     words = study.sentence() + "."
     if setting is not None:
         said = predict(study, setting)
         range_ = f" ({said.low:.3g} to {said.high:.3g})" if study.error_dof else ""
-        words += f" Predicted {study.unit} for {', '.join(f'{k} = {v}' for k, v in setting.items())}: {said.value:.3g}{range_}."
+        words += (
+            f" Predicted {study.unit} for {', '.join(f'{k} = {v}' for k, v in setting.items())}:"
+            f" {said.value:.3g}{range_}."
+        )
     draw = dict(zip(VIEWS, (plot_main_effects, plot_contribution, plot_distributions), strict=True))[view]
     table = study.anova.round(3).to_html(escape=True, border=0, na_rep="")
     return to_picture(draw(study), words, f'<div style="overflow: auto">{table}</div>')
 
+# %% ../../nbs/lab/widgets.ipynb #e2946caa
 def taguchi_explorer(
-    design: pd.DataFrame, # one row a run, one column a factor
-    y: Float[np.ndarray, "n ..."], # responses: runs x replicates
-    goal: str = "smaller", # a name in `GOALS` of the page taguchi, but not "target"
-    pooled: tuple[str, ...] = (), # factors counted as scatter
+    design: pd.DataFrame,  # one row a run, one column a factor
+    y: Float[np.ndarray, "n ..."],  # responses: runs x replicates
+    goal: str = "smaller",  # a name in `GOALS` of the page taguchi, but not "target"
+    pooled: tuple[str, ...] = (),  # factors counted as scatter
 ) -> Panel:
     "Change the goal, the response, the pooled factors and the predicted setting of a study."
     from ipywidgets import Dropdown, SelectMultiple
 
     from spectral_diffusion.doe.taguchi import GOALS, RESPONSES, read_design
+
     levels = {f: list(column.cat.categories) for f, column in read_design(design).items()}
-    if unknown := [f for f in pooled if f not in levels]: raise unknown_name("pooled factor", unknown[0], list(levels))
-    pool = SelectMultiple(options=list(levels), value=tuple(pooled), description="count as scatter", rows=min(5, len(levels)), style={"description_width": "initial"})
-    controls = {"goal": choice("goal", [g for g in GOALS if g != "target"], goal), "response": choice("response", list(RESPONSES), "sn"), "view": choice("view", list(VIEWS), VIEWS[0]), "pooled": pool}
-    own = {f"level {f}": Dropdown(options=[(str(v), v) for v in values], value=values[0], description=f"predict {f}", style={"description_width": "initial"}) for f, values in levels.items()}
-    def draw(goal, response, view, pooled, **chosen): return draw_study(design, y, goal=goal, response=response, view=view, pooled=pooled, setting={f: chosen[f"level {f}"] for f in levels})
+    if unknown := [f for f in pooled if f not in levels]:
+        raise unknown_name("pooled factor", unknown[0], list(levels))
+    pool = SelectMultiple(
+        options=list(levels),
+        value=tuple(pooled),
+        description="count as scatter",
+        rows=min(5, len(levels)),
+        style={"description_width": "initial"},
+    )
+    controls = {
+        "goal": choice("goal", [g for g in GOALS if g != "target"], goal),
+        "response": choice("response", list(RESPONSES), "sn"),
+        "view": choice("view", list(VIEWS), VIEWS[0]),
+        "pooled": pool,
+    }
+    own = {
+        f"level {f}": Dropdown(
+            options=[(str(v), v) for v in values],
+            value=values[0],
+            description=f"predict {f}",
+            style={"description_width": "initial"},
+        )
+        for f, values in levels.items()
+    }
+
+    def draw(goal, response, view, pooled, **chosen):
+        return draw_study(
+            design,
+            y,
+            goal=goal,
+            response=response,
+            view=view,
+            pooled=pooled,
+            setting={f: chosen[f"level {f}"] for f in levels},
+        )
+
     return Panel(draw, {**controls, **own})
 
 # %% ../../nbs/lab/widgets.ipynb #88519b6b
 def draw_training(
-    losses: list[float], # of each step
-    seconds: float, # since the start
-    reference: float | None = None, # a loss to compare with, such as that of the Wiener filter
-    ending: str = "", # why training has ended
+    losses: list[float],  # of each step
+    seconds: float,  # since the start
+    reference: float | None = None,  # a loss to compare with, such as that of the Wiener filter
+    ending: str = "",  # why training has ended
 ) -> Picture:
     "The loss of every step, its running mean, and the loss to compare with."
     from spectral_diffusion.core.plot import COLORS, figure
+
     fig, ax = figure(height=2.7)
     y, n = np.asarray(losses, dtype=np.float64), len(losses)
-    window = min(n, max(25, n//10))
-    thin = max(1, n//1000)  # more dots than pixels help nobody
+    window = min(n, max(25, n // 10))
+    thin = max(1, n // 1000)  # more dots than pixels help nobody
     if n:
-        total = np.concatenate([[0.], np.cumsum(y)])
+        total = np.concatenate([[0.0], np.cumsum(y)])
         ends = np.arange(1, n + 1)
         starts = np.maximum(ends - window, 0)
-        mean = (total[ends] - total[starts])/(ends - starts)
+        mean = (total[ends] - total[starts]) / (ends - starts)
         ax.plot(ends[::thin], y[::thin], ".", markersize=2, color=COLORS["control"], label="each step")
         ax.plot(ends, mean, color=COLORS["contender"], label=f"mean of the last {window} steps")
-        if y.min() > 0 and y.max() > 3*y.min():
+        if y.min() > 0 and y.max() > 3 * y.min():
             ax.set_yscale("log")
             plain_log(ax.yaxis)
-    if reference is not None: ax.axhline(reference, color=COLORS["theory"], ls="--", lw=1, label="Wiener filter")
+    if reference is not None:
+        ax.axhline(reference, color=COLORS["theory"], ls="--", lw=1, label="Wiener filter")
     ax.set(xlabel="optimiser steps", ylabel="loss")
-    if n or reference is not None: ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.), ncols=3)
-    now = f"step {n}, {seconds:.0f} s" + (f": mean loss of the last {window} steps {mean[-1]:.4f}" if n else ": no step yet") + (f", Wiener filter {reference:.4f}" if reference is not None else "")
+    if n or reference is not None:
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+    now = (
+        f"step {n}, {seconds:.0f} s"
+        + (f": mean loss of the last {window} steps {mean[-1]:.4f}" if n else ": no step yet")
+        + (f", Wiener filter {reference:.4f}" if reference is not None else "")
+    )
     return to_picture(fig, f"{now}. {ending}".strip())
 
 # %% ../../nbs/lab/widgets.ipynb #9dd11eb0
 class Monitor:
     "Training in a thread of its own, drawn while it runs, with a button that ends it after the present step."
-    def __init__(self,
-        states: Iterator, # training states with `.loss`, from `train` or `steps_of`; begun at once
+
+    def __init__(
+        self,
+        states: Iterator,  # training states with `.loss`, from `train` or `steps_of`; begun at once
         *,
-        seconds: float = 60., # limit on the wall clock
-        reference: float | None = None, # a loss to compare with
-        every: float = 1., # seconds between two drawings
+        seconds: float = 60.0,  # limit on the wall clock
+        reference: float | None = None,  # a loss to compare with
+        every: float = 1.0,  # seconds between two drawings
     ):
         from ipywidgets import HTML, Button, VBox
-        if not seconds > 0 or not every > 0: raise InputError(f"seconds and every must be positive, got {seconds} and {every}")
+
+        if not seconds > 0 or not every > 0:
+            raise InputError(f"seconds and every must be positive, got {seconds} and {every}")
         self.states, self.seconds, self.reference, self.every = states, seconds, reference, every
-        self.losses, self.state, self.error, self.ending, self.elapsed, self.shown = [], None, None, "", None, False
+        self.losses, self.state, self.error, self.ending, self.elapsed, self.shown = (
+            [],
+            None,
+            None,
+            "",
+            None,
+            False,
+        )
         self.asked, self.ended, self.begun = threading.Event(), threading.Event(), time.monotonic()
         self.button = Button(description="Stop", icon="stop", tooltip="End training after the present step")
         self.button.on_click(lambda button: self.stop())
@@ -541,15 +832,18 @@ class Monitor:
         "Ask for the end after the present step."
         self.asked.set()
 
-    def walk(self) -> str: # why it ended
+    def walk(self) -> str:  # why it ended
         "Take state after state."
         drawn = time.monotonic()
         for state in self.states:
-            if self.state is None: self.begun = time.monotonic()  # the first step, which loads the optimiser, is not counted
+            if self.state is None:
+                self.begun = time.monotonic()  # the first step, which loads the optimiser, is not counted
             self.state = state
             self.losses.append(float(state.loss))
-            if self.asked.is_set(): return "Stopped."
-            if time.monotonic() - self.begun >= self.seconds: return "The time is up."
+            if self.asked.is_set():
+                return "Stopped."
+            if time.monotonic() - self.begun >= self.seconds:
+                return "The time is up."
             if time.monotonic() - drawn >= self.every:
                 self.update()
                 drawn = time.monotonic()
@@ -557,37 +851,51 @@ class Monitor:
 
     def run(self) -> None:
         "What the thread does; whatever happens it ends by saying so."
-        try: self.ending = self.walk()
-        except BaseException as error: self.error, self.ending = error, f"Failed: {error}"
         try:
-            if hasattr(self.states, "close"): self.states.close()
+            self.ending = self.walk()
+        except BaseException as error:
+            self.error, self.ending = error, f"Failed: {error}"
+        try:
+            if hasattr(self.states, "close"):
+                self.states.close()
             self.elapsed, self.button.disabled = time.monotonic() - self.begun, True
             self.update()
-        finally: self.ended.set()
+        finally:
+            self.ended.set()
 
     def update(self) -> None:
         "Draw what there is."
         seconds = time.monotonic() - self.begun if self.elapsed is None else self.elapsed
         self.picture = draw_training(self.losses, seconds, self.reference, self.ending)
-        self.image.value, self.image.tooltip, self.words.value = self.picture.png, self.picture.words, spoken(self.picture.words)
+        self.image.value, self.image.tooltip, self.words.value = (
+            self.picture.png,
+            self.picture.words,
+            spoken(self.picture.words),
+        )
 
-    def wait(self, seconds: float | None = None) -> object: # the last training state
-        "Wait for the end, at most some seconds; then, or when the kernel is interrupted, training is stopped."
+    def wait(self, seconds: float | None = None) -> object:  # the last training state
+        """Wait for the end, at most some seconds; then, or when the kernel is interrupted, training is
+        stopped."""
         try:
-            if not self.ended.wait(seconds): self.stop()
+            if not self.ended.wait(seconds):
+                self.stop()
             self.ended.wait()
         except KeyboardInterrupt:
             self.stop()
             self.ended.wait()
-        if self.shown: self.show(update=True)
-        if self.error is not None: raise self.error
+        if self.shown:
+            self.show(update=True)
+        if self.error is not None:
+            raise self.error
         return self.state
 
     def show(self, *, update: bool = False) -> None:
         "Display the live view and the present picture; `wait` brings the picture up to date."
         from IPython.display import display
+
         data, metadata = two_forms(self.picture, self.view)
         display(data, metadata=metadata, raw=True, display_id=f"monitor-{id(self)}", update=update)
         self.shown = True
 
-    def _ipython_display_(self) -> None: self.show()
+    def _ipython_display_(self) -> None:
+        self.show()

@@ -31,23 +31,29 @@ __all__ = ['FORMAT', 'VERSION', 'TENSORS', 'SIDECAR', 'PICKLES', 'DAMAGE', 'stat
 FORMAT, VERSION = "spectral-diffusion checkpoint", 1
 TENSORS, SIDECAR = "tensors.safetensors", "checkpoint.json"
 
+
 def state_of(
-    thing: nn.Module | Mapping[str, Tensor] | None, # a network, or tensors by name
-) -> dict[str, Tensor]: # name -> tensor
+    thing: nn.Module | Mapping[str, Tensor] | None,  # a network, or tensors by name
+) -> dict[str, Tensor]:  # name -> tensor
     "Tensors by name; nothing for None."
-    if thing is None: return {}
+    if thing is None:
+        return {}
     return dict(thing.state_dict() if isinstance(thing, nn.Module) else thing)
 
+# %% ../../nbs/learn/checkpoint.ipynb #c9c66333
 def flatten_optimizer(
-    optimizer: torch.optim.Optimizer | None, # any optimiser whose state is tensors and literals
-) -> tuple[dict[str, Tensor], dict | None]: # tensors by flat name, and literals
+    optimizer: torch.optim.Optimizer | None,  # any optimiser whose state is tensors and literals
+) -> tuple[dict[str, Tensor], dict | None]:  # tensors by flat name, and literals
     "An optimiser's state as tensors and literals."
-    if optimizer is None: return {}, None
+    if optimizer is None:
+        return {}, None
     state, tensors, rest = optimizer.state_dict(), {}, {}
     for index, memory in state["state"].items():
         for key, value in memory.items():
-            if isinstance(value, Tensor): tensors[f"{index}/{key}"] = value
-            else: rest.setdefault(str(index), {})[key] = value
+            if isinstance(value, Tensor):
+                tensors[f"{index}/{key}"] = value
+            else:
+                rest.setdefault(str(index), {})[key] = value
     return tensors, {"kind": type(optimizer).__name__, "groups": state["param_groups"], "state": rest}
 
 # %% ../../nbs/learn/checkpoint.ipynb #91cd7183
@@ -56,157 +62,274 @@ def _seal(record: dict) -> str:
     text = json.dumps({k: v for k, v in record.items() if k != "seal"}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
+# %% ../../nbs/learn/checkpoint.ipynb #b0b8d155
 def _write_tensors(tensors: dict[str, Tensor], file: Path) -> None:
     "Write a safetensors file; what the system says, such as a full disk, comes back as the system's error."
-    try: save_file(tensors, file)
+    try:
+        save_file(tensors, file)
     except SafetensorError as error:
         number = re.search(r"os error (\d+)", str(error))
-        if not number: raise
+        if not number:
+            raise
         raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
+# %% ../../nbs/learn/checkpoint.ipynb #20c9a6c8
 def _to_disk(*paths: Path) -> None:
     "Wait until the disk has the bytes of files and the names in folders."
     for path in paths:
         handle = os.open(path, os.O_RDONLY)
-        try: os.fsync(handle)
-        finally: os.close(handle)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
+# %% ../../nbs/learn/checkpoint.ipynb #6d4cf220
 def save(
-    path: Path | str, # a folder that does not exist yet
+    path: Path | str,  # a folder that does not exist yet
     *,
-    model: nn.Module | Mapping[str, Tensor], # the network, or its tensors by name
-    optimizer: torch.optim.Optimizer | None = None, # its memory goes along
-    ema: nn.Module | Mapping[str, Tensor] | None = None, # averaged weights
-    streams: Mapping[str, torch.Generator] | None = None, # random generators by name
-    meta: dict | None = None, # JSON literals, such as the step and the configuration
-) -> Path: # the folder
+    model: nn.Module | Mapping[str, Tensor],  # the network, or its tensors by name
+    optimizer: torch.optim.Optimizer | None = None,  # its memory goes along
+    ema: nn.Module | Mapping[str, Tensor] | None = None,  # averaged weights
+    streams: Mapping[str, torch.Generator] | None = None,  # random generators by name
+    meta: dict | None = None,  # JSON literals, such as the step and the configuration
+) -> Path:  # the folder
     "Write a checkpoint; it appears complete or not at all."
     memory, literals = flatten_optimizer(optimizer)
-    groups = {"model": state_of(model), "ema": state_of(ema), "optimizer": memory,
-              "streams": {k: g.get_state() for k, g in (streams or {}).items()}}
-    flat = {f"{group}/{k}": v.detach().cpu().contiguous().clone() for group, part in groups.items() for k, v in part.items()}
+    groups = {
+        "model": state_of(model),
+        "ema": state_of(ema),
+        "optimizer": memory,
+        "streams": {k: g.get_state() for k, g in (streams or {}).items()},
+    }
+    flat = {
+        f"{group}/{k}": v.detach().cpu().contiguous().clone()
+        for group, part in groups.items()
+        for k, v in part.items()
+    }
     with atomic_dir(path) as folder:
-        _write_tensors(flat, folder/TENSORS)
-        record = {"format": FORMAT, "version": VERSION, "sha256": sha256(folder/TENSORS), "optimizer": literals, "meta": meta or {}}
-        try: record = json.loads(json.dumps(record, allow_nan=False))
-        except (TypeError, ValueError) as error: raise InputError(f"a checkpoint keeps JSON literals beside its tensors: {error}") from error
-        (folder/SIDECAR).write_text(json.dumps(record | {"seal": _seal(record)}, indent=1, sort_keys=True), encoding="utf-8")
-        _to_disk(folder/TENSORS, folder/SIDECAR, folder)
+        _write_tensors(flat, folder / TENSORS)
+        record = {
+            "format": FORMAT,
+            "version": VERSION,
+            "sha256": sha256(folder / TENSORS),
+            "optimizer": literals,
+            "meta": meta or {},
+        }
+        try:
+            record = json.loads(json.dumps(record, allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"a checkpoint keeps JSON literals beside its tensors: {error}") from error
+        (folder / SIDECAR).write_text(
+            json.dumps(record | {"seal": _seal(record)}, indent=1, sort_keys=True), encoding="utf-8"
+        )
+        _to_disk(folder / TENSORS, folder / SIDECAR, folder)
     _to_disk(Path(path).parent)
     return Path(path)
 
 # %% ../../nbs/learn/checkpoint.ipynb #a1593f49
 class Checkpoint(NamedTuple):
     "What `load` gives: tensors by name, on the CPU, and literals."
-    path: Path # where it came from, for error messages
-    model: dict[str, Tensor] # weights and buffers
-    ema: dict[str, Tensor] # averaged weights; empty when none were saved
-    optimizer: dict[str, Tensor] # optimiser memory by "index/key"
-    groups: dict | None # optimiser literals; None when none was saved
-    streams: dict[str, Tensor] # states of random generators
-    meta: dict # what the writer wanted to remember
 
-PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".joblib") # endings of files that run code when they are read
+    path: Path  # where it came from, for error messages
+    model: dict[str, Tensor]  # weights and buffers
+    ema: dict[str, Tensor]  # averaged weights; empty when none were saved
+    optimizer: dict[str, Tensor]  # optimiser memory by "index/key"
+    groups: dict | None  # optimiser literals; None when none was saved
+    streams: dict[str, Tensor]  # states of random generators
+    meta: dict  # what the writer wanted to remember
+
+# %% ../../nbs/learn/checkpoint.ipynb #b7447477
+PICKLES = (
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".bin",
+    ".pkl",
+    ".pickle",
+    ".joblib",
+)  # endings of files that run code when they are read
+
 
 def _refuse_others(path: Path) -> None:
     "Say what is in the place of a checkpoint; pickles are refused by name."
-    pickles = [p for p in ([path] if path.is_file() else sorted(path.iterdir()) if path.is_dir() else []) if p.suffix.lower() in PICKLES]
-    if pickles: raise InputError(f"{pickles[0]} is a pickle, which runs code when it is read, and is refused; hint: ask for the weights as safetensors")
-    what = "is a file" if path.is_file() else f"holds no {SIDECAR}, which is missing" if path.is_dir() else "is missing"
+    pickles = [
+        p
+        for p in ([path] if path.is_file() else sorted(path.iterdir()) if path.is_dir() else [])
+        if p.suffix.lower() in PICKLES
+    ]
+    if pickles:
+        raise InputError(
+            f"{pickles[0]} is a pickle, which runs code when it is read, and is refused; hint: ask for the"
+            " weights as safetensors"
+        )
+    what = (
+        "is a file"
+        if path.is_file()
+        else f"holds no {SIDECAR}, which is missing"
+        if path.is_dir()
+        else "is missing"
+    )
     raise InputError(f"{path} {what}: a checkpoint is a folder with {SIDECAR} and {TENSORS}")
 
+# %% ../../nbs/learn/checkpoint.ipynb #8a59e798
 def _read_sidecar(path: Path) -> dict:
     "The JSON record of a checkpoint, checked against its own seal."
-    file = path/SIDECAR
-    try: there = file.is_file()
-    except ValueError as error: raise InputError(f"{str(path)!r} is no path: {error}") from error
-    if not there: _refuse_others(path)
+    file = path / SIDECAR
+    try:
+        there = file.is_file()
+    except ValueError as error:
+        raise InputError(f"{str(path)!r} is no path: {error}") from error
+    if not there:
+        _refuse_others(path)
     record = parse_json(read_text(file, str(file)), str(file))
-    if not isinstance(record, dict) or record.get("format") != FORMAT: raise InputError(f"{file} is not a {FORMAT}")
-    if record.get("version") != VERSION: raise InputError(f"{file} has version {record.get('version')!r}, this library reads {VERSION}")
-    if record.get("seal") != _seal(record): raise InputError(f"{file} is damaged: its SHA-256 seal does not match its content")
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise InputError(f"{file} is not a {FORMAT}")
+    if record.get("version") != VERSION:
+        raise InputError(f"{file} has version {record.get('version')!r}, this library reads {VERSION}")
+    if record.get("seal") != _seal(record):
+        raise InputError(f"{file} is damaged: its SHA-256 seal does not match its content")
     return record
 
 # %% ../../nbs/learn/checkpoint.ipynb #2c0f84e8
 def load(
-    path: Path | str, # the folder that `save` wrote
-) -> Checkpoint: # its content, checked
+    path: Path | str,  # the folder that `save` wrote
+) -> Checkpoint:  # its content, checked
     "Read a checkpoint; a damaged, cut or foreign file raises and says which."
     path = Path(path)
-    record, file = _read_sidecar(path), path/TENSORS
-    if not file.is_file(): raise InputError(f"{file} is missing")
-    if not {"sha256", "optimizer", "meta"} <= set(record) or not isinstance(record["meta"], dict): raise InputError(f"{path/SIDECAR} is damaged: it names no tensors or no meta")
-    if sha256(file) != record["sha256"]: raise InputError(f"{file} is damaged: its SHA-256 is not the one in {SIDECAR} ({file.stat().st_size} bytes)")
-    try: flat = load_file(file)
-    except (SafetensorError, ValueError, LookupError, TypeError, RuntimeError, OverflowError) as error: raise InputError(f"{file} is not a safetensors file: {error}") from error
+    record, file = _read_sidecar(path), path / TENSORS
+    if not file.is_file():
+        raise InputError(f"{file} is missing")
+    if not {"sha256", "optimizer", "meta"} <= set(record) or not isinstance(record["meta"], dict):
+        raise InputError(f"{path / SIDECAR} is damaged: it names no tensors or no meta")
+    if sha256(file) != record["sha256"]:
+        raise InputError(
+            f"{file} is damaged: its SHA-256 is not the one in {SIDECAR} ({file.stat().st_size} bytes)"
+        )
+    try:
+        flat = load_file(file)
+    except (SafetensorError, ValueError, LookupError, TypeError, RuntimeError, OverflowError) as error:
+        raise InputError(f"{file} is not a safetensors file: {error}") from error
     parts = {group: {} for group in ("model", "ema", "optimizer", "streams")}
     for name, tensor in flat.items():
         group, _, key = name.partition("/")
-        if group not in parts: raise InputError(f"{file} holds {name!r}: allowed groups are {', '.join(parts)}")
+        if group not in parts:
+            raise InputError(f"{file} holds {name!r}: allowed groups are {', '.join(parts)}")
         parts[group][key] = tensor
-    return Checkpoint(path, parts["model"], parts["ema"], parts["optimizer"], record["optimizer"], parts["streams"], record["meta"])
+    return Checkpoint(
+        path,
+        parts["model"],
+        parts["ema"],
+        parts["optimizer"],
+        record["optimizer"],
+        parts["streams"],
+        record["meta"],
+    )
 
 # %% ../../nbs/learn/checkpoint.ipynb #02fe9b85
 def copy_tensors(
-    saved: Mapping[str, Tensor], # from the file
-    wanted: Mapping[str, Tensor], # to be filled, in place
-    what: str, # for error messages: file and part
+    saved: Mapping[str, Tensor],  # from the file
+    wanted: Mapping[str, Tensor],  # to be filled, in place
+    what: str,  # for error messages: file and part
 ) -> None:
     "Copy tensors by name; any difference in names, shapes or dtypes raises before the first copy."
     missing, extra = sorted(set(wanted) - set(saved)), sorted(set(saved) - set(wanted))
-    if missing or extra: raise InputError(f"{what} does not fit: missing {missing[:3] or 'none'}, unexpected {extra[:3] or 'none'}")
+    if missing or extra:
+        raise InputError(
+            f"{what} does not fit: missing {missing[:3] or 'none'}, unexpected {extra[:3] or 'none'}"
+        )
     for name, target in wanted.items():
         here, there = (tuple(saved[name].shape), saved[name].dtype), (tuple(target.shape), target.dtype)
-        if here != there: raise InputError(f"{what} does not fit: {name!r} is {here[0]} {here[1]} in the file, {there[0]} {there[1]} in the program")
+        if here != there:
+            raise InputError(
+                f"{what} does not fit: {name!r} is {here[0]} {here[1]} in the file, {there[0]} {there[1]} in"
+                " the program"
+            )
     with torch.no_grad():
-        for name, target in wanted.items(): target.copy_(saved[name])
+        for name, target in wanted.items():
+            target.copy_(saved[name])
 
+# %% ../../nbs/learn/checkpoint.ipynb #cea6dd78
 def _restore_optimizer(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> None:
     "Fill an optimiser; its memory takes the layout of each parameter."
     what, literals = f"{checkpoint.path} (optimizer)", checkpoint.groups
-    if literals is None: raise InputError(f"{what}: the checkpoint holds no optimiser")
-    if literals["kind"] != type(optimizer).__name__: raise InputError(f"{what} is of kind {literals['kind']}, the program uses {type(optimizer).__name__}")
-    here, parameters = optimizer.state_dict()["param_groups"], [p for g in optimizer.param_groups for p in g["params"]]
-    if [g["params"] for g in here] != [g["params"] for g in literals["groups"]]: raise InputError(f"{what} does not fit: other parameter groups")
-    groups = [{k: tuple(v) if isinstance(v, list) and k != "params" else v for k, v in g.items()} for g in literals["groups"]]
+    if literals is None:
+        raise InputError(f"{what}: the checkpoint holds no optimiser")
+    if literals["kind"] != type(optimizer).__name__:
+        raise InputError(f"{what} is of kind {literals['kind']}, the program uses {type(optimizer).__name__}")
+    here, parameters = (
+        optimizer.state_dict()["param_groups"],
+        [p for g in optimizer.param_groups for p in g["params"]],
+    )
+    if [g["params"] for g in here] != [g["params"] for g in literals["groups"]]:
+        raise InputError(f"{what} does not fit: other parameter groups")
+    groups = [
+        {k: tuple(v) if isinstance(v, list) and k != "params" else v for k, v in g.items()}
+        for g in literals["groups"]
+    ]
     memory = {int(i): dict(v) for i, v in literals["state"].items()}
     for name, value in checkpoint.optimizer.items():
         index, _, key = name.partition("/")
         p = parameters[int(index)]
-        if value.ndim and value.shape != p.shape: raise InputError(f"{what} does not fit: {name!r} is {tuple(value.shape)}, the parameter {tuple(p.shape)}")
-        memory.setdefault(int(index), {})[key] = torch.empty_like(p, dtype=value.dtype).copy_(value) if value.ndim else value.clone()
+        if value.ndim and value.shape != p.shape:
+            raise InputError(
+                f"{what} does not fit: {name!r} is {tuple(value.shape)}, the parameter {tuple(p.shape)}"
+            )
+        memory.setdefault(int(index), {})[key] = (
+            torch.empty_like(p, dtype=value.dtype).copy_(value) if value.ndim else value.clone()
+        )
     optimizer.load_state_dict({"state": memory, "param_groups": groups})
 
 # %% ../../nbs/learn/checkpoint.ipynb #61205872
-DAMAGE = (LookupError, TypeError, ValueError, AttributeError, RuntimeError) # what literals raise that are not what a program wrote
+DAMAGE = (
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    RuntimeError,
+)  # what literals raise that are not what a program wrote
+
 
 def restore(
-    checkpoint: Checkpoint, # from `load`
+    checkpoint: Checkpoint,  # from `load`
     *,
-    model: nn.Module | Mapping[str, Tensor] | None = None, # filled in place
-    optimizer: torch.optim.Optimizer | None = None, # filled in place
-    ema: nn.Module | Mapping[str, Tensor] | None = None, # filled in place
-    streams: Mapping[str, torch.Generator] | None = None, # set in place
-) -> dict: # what the writer remembered
+    model: nn.Module | Mapping[str, Tensor] | None = None,  # filled in place
+    optimizer: torch.optim.Optimizer | None = None,  # filled in place
+    ema: nn.Module | Mapping[str, Tensor] | None = None,  # filled in place
+    streams: Mapping[str, torch.Generator] | None = None,  # set in place
+) -> dict:  # what the writer remembered
     "Put a checkpoint back into objects of the same shape; a misfit raises and names file and tensor."
-    if model is not None: copy_tensors(checkpoint.model, state_of(model), f"{checkpoint.path} (model)")
-    if ema is not None: copy_tensors(checkpoint.ema, state_of(ema), f"{checkpoint.path} (ema)")
+    if model is not None:
+        copy_tensors(checkpoint.model, state_of(model), f"{checkpoint.path} (model)")
+    if ema is not None:
+        copy_tensors(checkpoint.ema, state_of(ema), f"{checkpoint.path} (ema)")
     if optimizer is not None:
-        try: _restore_optimizer(checkpoint, optimizer)
-        except DAMAGE as error: raise error if isinstance(error, InputError) else InputError(f"{checkpoint.path} (optimizer) is damaged: {type(error).__name__}: {error}") from error
+        try:
+            _restore_optimizer(checkpoint, optimizer)
+        except DAMAGE as error:
+            raise (
+                error
+                if isinstance(error, InputError)
+                else InputError(f"{checkpoint.path} (optimizer) is damaged: {type(error).__name__}: {error}")
+            ) from error
     for name, generator in (streams or {}).items():
-        if name not in checkpoint.streams: raise InputError(f"{checkpoint.path} (streams) does not fit: missing {name!r}")
-        try: generator.set_state(checkpoint.streams[name])
-        except DAMAGE as error: raise InputError(f"{checkpoint.path} (streams) is damaged: {name!r} is no state of a generator: {error}") from error
+        if name not in checkpoint.streams:
+            raise InputError(f"{checkpoint.path} (streams) does not fit: missing {name!r}")
+        try:
+            generator.set_state(checkpoint.streams[name])
+        except DAMAGE as error:
+            raise InputError(
+                f"{checkpoint.path} (streams) is damaged: {name!r} is no state of a generator: {error}"
+            ) from error
     return checkpoint.meta
 
 # %% ../../nbs/learn/checkpoint.ipynb #98dc904c
 def remove(
-    path: Path | str, # a folder that `save` wrote
+    path: Path | str,  # a folder that `save` wrote
 ) -> None:
     "Delete a checkpoint; a folder that is none is left alone and raises."
     path = Path(path)
-    if not (path/SIDECAR).is_file(): raise InputError(f"{path} holds no {SIDECAR}: not a checkpoint, left alone")
+    if not (path / SIDECAR).is_file():
+        raise InputError(f"{path} holds no {SIDECAR}: not a checkpoint, left alone")
     gone = path.with_name(f".partial-{path.name}-gone")
     shutil.rmtree(gone, ignore_errors=True)  # of one who was killed here
     os.replace(path, gone)

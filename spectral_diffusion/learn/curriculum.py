@@ -26,178 +26,240 @@ __all__ = ['EDGE', 'MASKS', 'MANY', 'GROWTH', 'STAIRS', 'BOUNDS', 'Mask', 'frequ
            'plain_distance', 'hinge_distance', 'relative_distance', 'InterScaleSimilarity', 'bands', 'fits']
 
 # %% ../../nbs/learn/curriculum.ipynb #734a5e47
-EDGE = 0.25 # width of the slope of the flat mask, relative to its flat radius
+EDGE = 0.25  # width of the slope of the flat mask, relative to its flat radius
+
 
 class Mask(NamedTuple):
     "A gain per radius and the radius where it has become zero."
-    gain: Callable[[Tensor, float], Tensor] # (rho, tau) -> gain in [0, 1]
-    reach: Callable[[float], float] # tau -> smallest radius of gain zero
 
+    gain: Callable[[Tensor, float], Tensor]  # (rho, tau) -> gain in [0, 1]
+    reach: Callable[[float], float]  # tau -> smallest radius of gain zero
+
+# %% ../../nbs/learn/curriculum.ipynb #a4d9736a
 MASKS = Registry("mask")
-MASKS.register("cone")(Mask(lambda rho, tau: ((tau - rho)/tau).clamp(min=0), lambda tau: tau))
-MASKS.register("flat")(Mask(lambda rho, tau: ((math.sqrt(2)*tau*(1 + EDGE) - rho)/(math.sqrt(2)*tau*EDGE)).clamp(0, 1), lambda tau: math.sqrt(2)*tau*(1 + EDGE)))
+MASKS.register("cone")(Mask(lambda rho, tau: ((tau - rho) / tau).clamp(min=0), lambda tau: tau))
+MASKS.register("flat")(
+    Mask(
+        lambda rho, tau: ((math.sqrt(2) * tau * (1 + EDGE) - rho) / (math.sqrt(2) * tau * EDGE)).clamp(0, 1),
+        lambda tau: math.sqrt(2) * tau * (1 + EDGE),
+    )
+)
+
 
 def frequency_mask(
-    h: int, # rows of the picture
-    w: int, # columns of the picture
-    tau: float, # how far the mask is open, above 0
-    mask: str = "cone", # a name in `MASKS`
-) -> Float[Tensor, "{h} {w}"]: # float64 gain of each cosine coefficient
+    h: int,  # rows of the picture
+    w: int,  # columns of the picture
+    tau: float,  # how far the mask is open, above 0
+    mask: str = "cone",  # a name in `MASKS`
+) -> Float[Tensor, "{h} {w}"]:  # float64 gain of each cosine coefficient
     "The gain of each coefficient (Cong et al. 2026, eq. 4, for `cone`)."
-    if not 0 < tau < math.inf: raise InputError(f"tau must be positive and finite, got {tau}; hint: a small value such as 0.05")
-    u, v = (torch.arange(n, dtype=torch.float64)/n for n in (h, w))
+    if not 0 < tau < math.inf:
+        raise InputError(f"tau must be positive and finite, got {tau}; hint: a small value such as 0.05")
+    u, v = (torch.arange(n, dtype=torch.float64) / n for n in (h, w))
     return MASKS[mask].gain(torch.hypot(u[:, None], v), tau)
 
 # %% ../../nbs/learn/curriculum.ipynb #23910878
-MANY = 100 # multiplications per pixel from which the fast transform wins on one processor thread
+MANY = 100  # multiplications per pixel from which the fast transform wins on one processor thread
+
 
 @shared_table(maxsize=8)
 def _rows(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     "The cosine matrix, rounded once; shared, never handed out."
     return dct_matrix(n).to(device, dtype)
 
+
 @shared_table(maxsize=8)
 def _gains(h: int, w: int, tau: float, mask: str, dtype: torch.dtype, device: torch.device) -> Tensor:
     "The mask, rounded once; shared, never handed out."
     return frequency_mask(h, w, tau, mask).to(device, dtype)
 
+# %% ../../nbs/learn/curriculum.ipynb #87aba918
 def _fast(x: Tensor, kh: int, kw: int) -> bool:
     "Whether the fast transform beats thin products."
     large = x.device.type == "cpu" and max(x.shape[-2:]) >= LARGE and not without_values()
-    return large and kw*(1 + kh/x.shape[-1]) > MANY
+    return large and kw * (1 + kh / x.shape[-1]) > MANY
 
 # %% ../../nbs/learn/curriculum.ipynb #a146c26d
 def truncate(
-    x: Float[Tensor, "*b h w"], # real pictures, any floating dtype
-    tau: float, # how far the mask is open, above 0
+    x: Float[Tensor, "*b h w"],  # real pictures, any floating dtype
+    tau: float,  # how far the mask is open, above 0
     *,
-    mask: str = "cone", # a name in `MASKS`
-) -> Float[Tensor, "*b h w"]: # filtered pictures, in the dtype of `x`
+    mask: str = "cone",  # a name in `MASKS`
+) -> Float[Tensor, "*b h w"]:  # filtered pictures, in the dtype of `x`
     "Pictures whose cosine coefficients are multiplied by the mask (Cong et al. 2026, eq. 5)."
     if x.ndim < 2 or x.is_complex():
         raise InputError(f"truncate takes real pictures (..., h, w), got {x.dtype} of shape {tuple(x.shape)}")
     z, (h, w) = full_precision(x), x.shape[-2:]
     M = _gains(h, w, float(tau), mask, z.dtype, z.device)
-    kh, kw = (min(n, math.ceil(MASKS[mask].reach(tau)*n)) for n in (h, w))
+    kh, kw = (min(n, math.ceil(MASKS[mask].reach(tau) * n)) for n in (h, w))
     with no_autocast(z):
-        if _fast(z, kh, kw): return idct2(M*dct2(z)).to(x.dtype)
+        if _fast(z, kh, kw):
+            return idct2(M * dct2(z)).to(x.dtype)
         rows, columns = (_rows(n, z.dtype, z.device)[:k] for n, k in ((h, kh), (w, kw)))
-        return (rows.T @ (M[:kh, :kw]*(rows @ (z @ columns.T))) @ columns).to(x.dtype)
+        return (rows.T @ (M[:kh, :kw] * (rows @ (z @ columns.T))) @ columns).to(x.dtype)
 
 # %% ../../nbs/learn/curriculum.ipynb #97612bd2
-GROWTH = Registry("tau schedule") # name -> (progress in [0, 1], first, last) -> tau
-STAIRS = 5 # levels of the stepwise schedule
+GROWTH = Registry("tau schedule")  # name -> (progress in [0, 1], first, last) -> tau
+STAIRS = 5  # levels of the stepwise schedule
 
 for _name, _growth in (
-    ("linear", lambda p, first, last: first + (last - first)*p),
+    ("linear", lambda p, first, last: first + (last - first) * p),
     ("constant", lambda p, first, last: first),
-    ("exponential", lambda p, first, last: first*(last/first)**p),
-    ("stepwise", lambda p, first, last: first + (last - first)*min(math.floor(p*STAIRS)/(STAIRS - 1), 1.)),
-): GROWTH.register(_name)(_growth)
+    ("exponential", lambda p, first, last: first * (last / first) ** p),
+    (
+        "stepwise",
+        lambda p, first, last: first + (last - first) * min(math.floor(p * STAIRS) / (STAIRS - 1), 1.0),
+    ),
+):
+    GROWTH.register(_name)(_growth)
 
 # %% ../../nbs/learn/curriculum.ipynb #858b3f90
 @dataclass(frozen=True, kw_only=True)
 class SpectralTruncation:
-    "A mask on the pictures that opens during the first epochs (Cong et al. 2026, section on intra-scale regularisation)."
-    spectral_reg: bool = True      # False: pictures are never touched
-    tau_init: float = 0.05         # tau at the first epoch
-    tau_final: float = 1.          # tau at the last truncated epoch
-    truncation_epochs: float = 100 # epochs until the full pictures
-    schedule: str = "linear"       # a name in `GROWTH`
-    mask: str = "cone"             # a name in `MASKS`
-    update: str = "epoch"          # when tau changes: "epoch" or "step"
+    """A mask on the pictures that opens during the first epochs (Cong et al. 2026, section on intra-scale
+    regularisation)."""
+
+    spectral_reg: bool = True  # False: pictures are never touched
+    tau_init: float = 0.05  # tau at the first epoch
+    tau_final: float = 1.0  # tau at the last truncated epoch
+    truncation_epochs: float = 100  # epochs until the full pictures
+    schedule: str = "linear"  # a name in `GROWTH`
+    mask: str = "cone"  # a name in `MASKS`
+    update: str = "epoch"  # when tau changes: "epoch" or "step"
 
     def __post_init__(self):
         GROWTH[self.schedule], MASKS[self.mask]  # raise with the known names
-        if self.update not in ("epoch", "step"): raise unknown_name("update", self.update, ["epoch", "step"])
+        if self.update not in ("epoch", "step"):
+            raise unknown_name("update", self.update, ["epoch", "step"])
         if not 0 < self.tau_init <= self.tau_final < math.inf:
-            raise InputError(f"SpectralTruncation needs 0 < tau_init <= tau_final, got {self.tau_init} and {self.tau_final}")
+            raise InputError(
+                f"SpectralTruncation needs 0 < tau_init <= tau_final, got {self.tau_init} and"
+                f" {self.tau_final}"
+            )
         if not self.truncation_epochs >= 0:
-            raise InputError(f"SpectralTruncation.truncation_epochs must be at least 0, got {self.truncation_epochs}")
+            raise InputError(
+                f"SpectralTruncation.truncation_epochs must be at least 0, got {self.truncation_epochs}"
+            )
 
-    def finished(self, epoch: float) -> bool: # whether pictures pass untouched
+    def finished(self, epoch: float) -> bool:  # whether pictures pass untouched
         "True from `truncation_epochs` on, and always when switched off."
-        if math.isnan(epoch): raise InputError("epoch must be a number, got nan")
+        if math.isnan(epoch):
+            raise InputError("epoch must be a number, got nan")
         return not self.spectral_reg or epoch >= self.truncation_epochs
 
-    def tau(self, epoch: float) -> float: # how far the mask is open
+    def tau(self, epoch: float) -> float:  # how far the mask is open
         "Tau at an epoch, held at its ends before the first and after the last."
-        if self.finished(epoch): return self.tau_final
-        p = max(0., math.floor(epoch) if self.update == "epoch" else epoch)/self.truncation_epochs
+        if self.finished(epoch):
+            return self.tau_final
+        p = max(0.0, math.floor(epoch) if self.update == "epoch" else epoch) / self.truncation_epochs
         return GROWTH[self.schedule](p, self.tau_init, self.tau_final)
 
-    def log(self, epoch: float) -> dict[str, float]: # names and numbers for a log
+    def log(self, epoch: float) -> dict[str, float]:  # names and numbers for a log
         "Tau, and the phase: 0 switched off, 1 truncated, 2 full pictures."
-        return {"spectral/tau": self.tau(epoch), "spectral/phase": 0 if not self.spectral_reg else 2 if self.finished(epoch) else 1}
+        return {
+            "spectral/tau": self.tau(epoch),
+            "spectral/phase": 0 if not self.spectral_reg else 2 if self.finished(epoch) else 1,
+        }
 
-    def __call__(self, x: Float[Tensor, "*b h w"], epoch: float) -> Float[Tensor, "*b h w"]: # as many pictures
+    def __call__(
+        self, x: Float[Tensor, "*b h w"], epoch: float
+    ) -> Float[Tensor, "*b h w"]:  # as many pictures
         "The pictures as the curriculum shows them at this epoch; `x` itself when it is over."
         return x if self.finished(epoch) else truncate(x, self.tau(epoch), mask=self.mask)
 
 # %% ../../nbs/learn/curriculum.ipynb #de009089
-BOUNDS = Registry("bound") # name -> (coarse, predicted) -> distance
+BOUNDS = Registry("bound")  # name -> (coarse, predicted) -> distance
+
 
 @BOUNDS.register("none")
-def plain_distance(a: Float[Tensor, "b ..."], b: Float[Tensor, "b ..."]) -> Float[Tensor, ""]: # zero or more
+def plain_distance(a: Float[Tensor, "b ..."], b: Float[Tensor, "b ..."]) -> Float[Tensor, ""]:  # zero or more
     "Mean squared difference (Cong et al. 2026, eq. 6), without limit."
     return (a - b).square().mean()
 
+
 @BOUNDS.register("hinge")
-def hinge_distance(a: Float[Tensor, "b ..."], b: Float[Tensor, "b ..."]) -> Float[Tensor, ""]: # 0 to 1
+def hinge_distance(a: Float[Tensor, "b ..."], b: Float[Tensor, "b ..."]) -> Float[Tensor, ""]:  # 0 to 1
     "Mean squared difference of each picture, at most one, and without force beyond."
     return (a - b).square().flatten(1).mean(1).clamp(max=1).mean()
 
+# %% ../../nbs/learn/curriculum.ipynb #803c7cde
 @BOUNDS.register("relative")
-def relative_distance(a: Float[Tensor, "b ..."], b: Float[Tensor, "b ..."]) -> Float[Tensor, ""]: # 0 to 2
+def relative_distance(a: Float[Tensor, "b ..."], b: Float[Tensor, "b ..."]) -> Float[Tensor, ""]:  # 0 to 2
     "Squared difference of each picture over the sum of squares; zero where both are zero."
     apart, total = (a - b).square().flatten(1).sum(1), (a.square() + b.square()).flatten(1).sum(1)
-    return (apart/torch.where(total > 0, total, 1)).mean()
+    return (apart / torch.where(total > 0, total, 1)).mean()
 
 # %% ../../nbs/learn/curriculum.ipynb #5a1a4308
 class InterScaleSimilarity(nn.Module):
-    "Distance of neighbouring scales after a Haar transform and a learnt matrix per pixel (Cong et al. 2026, eq. 6)."
-    def __init__(self,
-        channels: Sequence[int], # channels of each scale, fine to coarse
+    """Distance of neighbouring scales after a Haar transform and a learnt matrix per pixel (Cong et al. 2026,
+    eq. 6)."""
+
+    def __init__(
+        self,
+        channels: Sequence[int],  # channels of each scale, fine to coarse
         *,
-        weight: float | Sequence[float] = 0.1, # delta, for all pairs or for each
-        sign: str = "apart", # "apart" rewards distance, as published; "together" punishes it
-        bound: str = "relative", # a name in `BOUNDS`; "none" is the published distance
-        start: int = 0, # step from which the term acts
+        weight: float | Sequence[float] = 0.1,  # delta, for all pairs or for each
+        sign: str = "apart",  # "apart" rewards distance, as published; "together" punishes it
+        bound: str = "relative",  # a name in `BOUNDS`; "none" is the published distance
+        start: int = 0,  # step from which the term acts
     ):
         super().__init__()
         pairs = len(channels) - 1
-        if sign not in ("apart", "together"): raise unknown_name("sign", sign, ["apart", "together"])
-        if pairs < 1 or min(channels) < 1: raise InputError(f"channels must name two scales or more, fine to coarse, got {list(channels)}")
-        self.weights = [float(weight)]*pairs if isinstance(weight, (int, float)) else [float(v) for v in weight]
-        if len(self.weights) != pairs: raise InputError(f"{len(channels)} scales make {pairs} pairs, got {len(self.weights)} weights")
-        self.sign, self.distance, self.start = -1. if sign == "apart" else 1., BOUNDS[bound], start
-        self.align = nn.ModuleList(nn.Conv2d(4*fine, coarse, 1, bias=False) for fine, coarse in zip(channels, channels[1:], strict=False))
+        if sign not in ("apart", "together"):
+            raise unknown_name("sign", sign, ["apart", "together"])
+        if pairs < 1 or min(channels) < 1:
+            raise InputError(f"channels must name two scales or more, fine to coarse, got {list(channels)}")
+        self.weights = (
+            [float(weight)] * pairs if isinstance(weight, (int, float)) else [float(v) for v in weight]
+        )
+        if len(self.weights) != pairs:
+            raise InputError(f"{len(channels)} scales make {pairs} pairs, got {len(self.weights)} weights")
+        self.sign, self.distance, self.start = -1.0 if sign == "apart" else 1.0, BOUNDS[bound], start
+        self.align = nn.ModuleList(
+            nn.Conv2d(4 * fine, coarse, 1, bias=False)
+            for fine, coarse in zip(channels, channels[1:], strict=False)
+        )
         with torch.no_grad():
             for layer, fine, coarse in zip(self.align, channels, channels[1:], strict=False):
                 layer.weight.zero_()
-                layer.weight[torch.arange(coarse), torch.arange(coarse) % fine] = 0.5  # half the coarse band is the mean
+                layer.weight[torch.arange(coarse), torch.arange(coarse) % fine] = (
+                    0.5  # half the coarse band is the mean
+                )
 
-    def forward(self,
-        features: Sequence[Float[Tensor, "b _c _h _w"]], # one tensor a scale, fine to coarse
-        step: int | None = None, # training step; None: the term acts
-    ) -> Float[Tensor, ""]: # what to add to the loss; negative for "apart"
+    def forward(
+        self,
+        features: Sequence[Float[Tensor, "b _c _h _w"]],  # one tensor a scale, fine to coarse
+        step: int | None = None,  # training step; None: the term acts
+    ) -> Float[Tensor, ""]:  # what to add to the loss; negative for "apart"
         "The weighted sum over the pairs; zero before `start`."
-        if len(features) != len(self.align) + 1: raise InputError(f"this term was made for {len(self.align) + 1} scales, got {len(features)}")
-        if step is not None and step < self.start: return full_precision(features[0]).new_zeros(())
-        terms = [w*self.distance(full_precision(z), full_precision(align(bands(fine).to(align.weight.dtype))))
-                 for w, align, fine, z in zip(self.weights, self.align, features, map(fits, features, features[1:]), strict=False)]
-        return self.sign*torch.stack(terms).sum()
+        if len(features) != len(self.align) + 1:
+            raise InputError(f"this term was made for {len(self.align) + 1} scales, got {len(features)}")
+        if step is not None and step < self.start:
+            return full_precision(features[0]).new_zeros(())
+        terms = [
+            w * self.distance(full_precision(z), full_precision(align(bands(fine).to(align.weight.dtype))))
+            for w, align, fine, z in zip(
+                self.weights, self.align, features, map(fits, features, features[1:]), strict=False
+            )
+        ]
+        return self.sign * torch.stack(terms).sum()
 
+# %% ../../nbs/learn/curriculum.ipynb #140d6a4c
 def bands(
-    z: Float[Tensor, "b c h w"], # features of one scale
-) -> Float[Tensor, "b 4*c (h+1)//2 (w+1)//2"]: # coarse, lh, hl, hh, one after the other
+    z: Float[Tensor, "b c h w"],  # features of one scale
+) -> Float[Tensor, "b 4*c (h+1)//2 (w+1)//2"]:  # coarse, lh, hl, hh, one after the other
     "All four Haar bands as channels; an odd last row or column is repeated first."
     h, w = z.shape[-2:]
     c = dwt2(F.pad(full_precision(z), (0, w % 2, 0, h % 2), mode="replicate"))
     return torch.cat([c.coarse, *c.details[0]], 1)
 
-def fits(fine: Tensor, coarse: Tensor) -> Tensor: # `coarse`
+# %% ../../nbs/learn/curriculum.ipynb #89a1f8b7
+def fits(fine: Tensor, coarse: Tensor) -> Tensor:  # `coarse`
     "The coarser features, refused when they are not half the size of the finer ones."
-    want = tuple((n + 1)//2 for n in fine.shape[-2:])
-    if coarse.shape[-2:] != want: raise InputError(f"after a scale of {tuple(fine.shape[-2:])} comes one of {want}, got {tuple(coarse.shape[-2:])}; hint: list the scales fine to coarse")
+    want = tuple((n + 1) // 2 for n in fine.shape[-2:])
+    if coarse.shape[-2:] != want:
+        raise InputError(
+            f"after a scale of {tuple(fine.shape[-2:])} comes one of {want}, got {tuple(coarse.shape[-2:])};"
+            " hint: list the scales fine to coarse"
+        )
     return coarse

@@ -23,65 +23,91 @@ __all__ = ['ALONE', 'Workers', 'join']
 @dataclass(frozen=True)
 class Workers:
     "The processes of a run, seen from one of them."
+
     rank: int = 0  # which one this is; 0 writes
     size: int = 1  # how many there are
-    device: torch.device = torch.device("cpu") # where this one computes
+    device: torch.device = torch.device("cpu")  # where this one computes
 
-    def share(self,
-        n: int, # images of the step, in all processes
-    ) -> slice: # those of this process
+    def share(
+        self,
+        n: int,  # images of the step, in all processes
+    ) -> slice:  # those of this process
         "Slices cover everything; their lengths differ by one at most."
-        if n < self.size: raise InputError(f"a batch of {n} cannot be divided among {self.size} processes; hint: fewer processes or a larger batch")
-        return slice(n*self.rank//self.size, n*(self.rank + 1)//self.size)
+        if n < self.size:
+            raise InputError(
+                f"a batch of {n} cannot be divided among {self.size} processes; hint: fewer processes or a"
+                " larger batch"
+            )
+        return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
 
     @torch.no_grad()
-    def add(self,
-        tensors: Sequence[Tensor], # changed in place, the same shapes everywhere
-        weight: float, # of this process; they sum to one
+    def add(
+        self,
+        tensors: Sequence[Tensor],  # changed in place, the same shapes everywhere
+        weight: float,  # of this process; they sum to one
     ) -> None:
         "Weighted sum over all processes."
-        if self.size == 1: return
+        if self.size == 1:
+            return
         for dtype in dict.fromkeys(t.dtype for t in tensors):
             parts = [t for t in tensors if t.dtype == dtype]
-            flat = weight*torch.cat([t.flatten() for t in parts])
+            flat = weight * torch.cat([t.flatten() for t in parts])
             torch.distributed.all_reduce(flat)
-            for t, total in zip(parts, flat.split([t.numel() for t in parts]), strict=True): t.copy_(total.view_as(t))
+            for t, total in zip(parts, flat.split([t.numel() for t in parts]), strict=True):
+                t.copy_(total.view_as(t))
 
     @torch.no_grad()
-    def check_same(self,
-        tensors: Sequence[Tensor], # that every process should have alike
+    def check_same(
+        self,
+        tensors: Sequence[Tensor],  # that every process should have alike
     ) -> None:
-        "Raise when the processes start from different weights: their steps would be equal and their networks not."
-        if self.size == 1: return
+        """Raise when the processes start from different weights: their steps would be equal and their
+        networks not."""
+        if self.size == 1:
+            return
         high = torch.stack([(torch.view_as_real(t) if t.is_complex() else t).double().sum() for t in tensors])
         low = high.clone()
         torch.distributed.all_reduce(high, torch.distributed.ReduceOp.MAX)
         torch.distributed.all_reduce(low, torch.distributed.ReduceOp.MIN)
-        if not torch.equal(high, low): raise InputError(f"process {self.rank}: the weights differ between the processes; hint: build the network from a seed, and let all processes see the same checkpoints")
+        if not torch.equal(high, low):
+            raise InputError(
+                f"process {self.rank}: the weights differ between the processes; hint: build the network from"
+                " a seed, and let all processes see the same checkpoints"
+            )
 
-ALONE = Workers() # one process
+
+ALONE = Workers()  # one process
 
 # %% ../../nbs/learn/distributed.ipynb #bd6cac72
 @contextmanager
 def join(
-    on: str = "auto", # device, see `core.runtime.device`
-    launcher: str = "torchrun", # who has started the processes: torchrun or accelerate
+    on: str = "auto",  # device, see `core.runtime.device`
+    launcher: str = "torchrun",  # who has started the processes: torchrun or accelerate
 ) -> Iterator[Workers]:
     "The processes that a launcher has started, or this one alone."
-    if launcher not in ("torchrun", "accelerate"): raise unknown_name("launcher", launcher, ["torchrun", "accelerate"])
+    if launcher not in ("torchrun", "accelerate"):
+        raise unknown_name("launcher", launcher, ["torchrun", "accelerate"])
     where = device(on)
     if launcher == "accelerate":
-        try: from accelerate import PartialState
-        except ImportError as error: raise InputError("launcher 'accelerate' needs a package that is not installed; hint: pip install -e '.[distributed]' in a checkout") from error
+        try:
+            from accelerate import PartialState
+        except ImportError as error:
+            raise InputError(
+                "launcher 'accelerate' needs a package that is not installed; hint: pip install -e"
+                " '.[distributed]' in a checkout"
+            ) from error
         state = PartialState(cpu=where.type == "cpu")
         workers = Workers(state.process_index, state.num_processes, state.device)
-    elif int(os.environ.get("WORLD_SIZE", "1")) == 1: workers = Workers(device=where)
+    elif int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        workers = Workers(device=where)
     else:
         if where.type == "cuda":
             where = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(where)
         torch.distributed.init_process_group("nccl" if where.type == "cuda" else "gloo")
         workers = Workers(torch.distributed.get_rank(), torch.distributed.get_world_size(), where)
-    try: yield workers
+    try:
+        yield workers
     finally:
-        if torch.distributed.is_initialized(): torch.distributed.destroy_process_group()
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()

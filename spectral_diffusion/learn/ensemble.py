@@ -21,7 +21,12 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from ..core.registry import InputError, Registry
 from ..core.runtime import stream
-from .regularizers import SaliencyConsistency, amplitude_spectrum, class_variance, input_gradient
+from spectral_diffusion.learn.regularizers import (
+    SaliencyConsistency,
+    amplitude_spectrum,
+    class_variance,
+    input_gradient,
+)
 
 # %% auto #0
 __all__ = ['ELEMENTWISE', 'DECAYS', 'Penalty', 'Members', 'members', 'initial', 'order', 'is_perceptron', 'check_members',
@@ -31,33 +36,48 @@ __all__ = ['ELEMENTWISE', 'DECAYS', 'Penalty', 'Members', 'members', 'initial', 
 # %% ../../nbs/learn/ensemble.ipynb #f0f81aba
 class Members(NamedTuple):
     "What distinguishes the networks of an ensemble; one entry a member."
-    seeds: tuple[int, ...]           # of initial weights and data order
-    lr: tuple[float, ...]            # learning rate at the start
-    weight_decay: tuple[float, ...]  # AdamW's
-    weight: tuple[float, ...]        # of the penalty
 
+    seeds: tuple[int, ...]  # of initial weights and data order
+    lr: tuple[float, ...]  # learning rate at the start
+    weight_decay: tuple[float, ...]  # AdamW's
+    weight: tuple[float, ...]  # of the penalty
+
+# %% ../../nbs/learn/ensemble.ipynb #d86d880e
 def members(
-    seeds: Sequence[int], # one a member; equal seeds make pairs
+    seeds: Sequence[int],  # one a member; equal seeds make pairs
     *,
-    lr: float | Sequence[float], # positive
-    weight_decay: float | Sequence[float] = 0.01, # zero or more
-    weight: float | Sequence[float] = 0., # zero or more
-) -> Members: # with one entry a member everywhere
+    lr: float | Sequence[float],  # positive
+    weight_decay: float | Sequence[float] = 0.01,  # zero or more
+    weight: float | Sequence[float] = 0.0,  # zero or more
+) -> Members:  # with one entry a member everywhere
     "The members of an ensemble; a number stands for all of them."
     n = len(seeds)
-    if not n: raise InputError("an ensemble needs at least one member, got no seeds")
-    def spread(name: str, value: float | Sequence[float]) -> tuple[float, ...]:
-        values = (float(value),)*n if isinstance(value, (int, float)) else tuple(map(float, value))
-        if len(values) != n: raise InputError(f"{name} must have one entry a member, got {len(values)} for {n} seeds")
-        low = 0 if name != "lr" else math.ulp(0)
-        if not all(low <= v < math.inf for v in values): raise InputError(f"{name} must be {'positive' if low else 'zero or more'} and finite, got {values}")
-        return values
-    return Members(tuple(map(int, seeds)), spread("lr", lr), spread("weight_decay", weight_decay), spread("weight", weight))
+    if not n:
+        raise InputError("an ensemble needs at least one member, got no seeds")
 
+    def spread(name: str, value: float | Sequence[float]) -> tuple[float, ...]:
+        values = (float(value),) * n if isinstance(value, (int, float)) else tuple(map(float, value))
+        if len(values) != n:
+            raise InputError(f"{name} must have one entry a member, got {len(values)} for {n} seeds")
+        low = 0 if name != "lr" else math.ulp(0)
+        if not all(low <= v < math.inf for v in values):
+            raise InputError(
+                f"{name} must be {'positive' if low else 'zero or more'} and finite, got {values}"
+            )
+        return values
+
+    return Members(
+        tuple(map(int, seeds)),
+        spread("lr", lr),
+        spread("weight_decay", weight_decay),
+        spread("weight", weight),
+    )
+
+# %% ../../nbs/learn/ensemble.ipynb #6141e728
 def initial(
-    make: Callable[[], nn.Module], # builds one network by torch's own initialisation
-    seeds: Sequence[int], # one a network
-) -> list[nn.Module]: # on the CPU
+    make: Callable[[], nn.Module],  # builds one network by torch's own initialisation
+    seeds: Sequence[int],  # one a network
+) -> list[nn.Module]:  # on the CPU
     "Networks whose initial weights are a function of their seeds alone."
     made = []
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
@@ -66,198 +86,266 @@ def initial(
             made.append(make())
     return made
 
+# %% ../../nbs/learn/ensemble.ipynb #3156876a
 def order(
-    n: int, # samples
-    seed: int, # of the member
-    epoch: int, # from 0
-) -> Int[Tensor, " n"]: # a permutation
+    n: int,  # samples
+    seed: int,  # of the member
+    epoch: int,  # from 0
+) -> Int[Tensor, " n"]:  # a permutation
     "The order in which a member sees the samples in an epoch."
     return torch.randperm(n, generator=stream(seed, f"ensemble/order/{epoch}"))
 
 # %% ../../nbs/learn/ensemble.ipynb #a16b2124
 ELEMENTWISE = (nn.ReLU, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.Identity)
 
-def is_perceptron(
-    model: nn.Module, # any network
-) -> bool: # whether the products can be written out
-    "Whether a network is a plain sequence of different linear layers and element-wise functions."
-    if type(model) is not nn.Sequential: return False
-    linear = [m for m in model if type(m) is nn.Linear and m.bias is not None]
-    return len({id(m) for m in linear}) == len(linear) and all(type(m) in ELEMENTWISE for m in model if m not in linear)
 
+def is_perceptron(
+    model: nn.Module,  # any network
+) -> bool:  # whether the products can be written out
+    "Whether a network is a plain sequence of different linear layers and element-wise functions."
+    if type(model) is not nn.Sequential:
+        return False
+    linear = [m for m in model if type(m) is nn.Linear and m.bias is not None]
+    return len({id(m) for m in linear}) == len(linear) and all(
+        type(m) in ELEMENTWISE for m in model if m not in linear
+    )
+
+# %% ../../nbs/learn/ensemble.ipynb #78203b61
 def check_members(
-    models: list[nn.Module], # one a member
+    models: list[nn.Module],  # one a member
 ) -> None:
     "Raise where networks cannot be stacked."
-    if not models: raise InputError("an ensemble needs at least one network")
+    if not models:
+        raise InputError("an ensemble needs at least one network")
     first = models[0]
     for name, part in first.named_modules():
         if isinstance(part, _DropoutNd) and part.p > 0 and part.training:
-            raise InputError(f"{name or 'the network'} is dropout, which draws from one random state for all members; hint: .eval() it")
+            raise InputError(
+                f"{name or 'the network'} is dropout, which draws from one random state for all members;"
+                " hint: .eval() it"
+            )
         if isinstance(part, _BatchNorm) and part.training:
-            raise InputError(f"{name or 'the network'} is batch norm in training mode, which writes into its buffers; hint: group norm, or .eval()")
-    if not all(p.requires_grad for p in first.parameters()): raise InputError("all parameters of a member are trained; hint: make what is fixed a buffer")
+            raise InputError(
+                f"{name or 'the network'} is batch norm in training mode, which writes into its buffers;"
+                " hint: group norm, or .eval()"
+            )
+    if not all(p.requires_grad for p in first.parameters()):
+        raise InputError("all parameters of a member are trained; hint: make what is fixed a buffer")
     shapes = {n: (p.shape, p.dtype) for n, p in first.named_parameters()}
-    if not shapes: raise InputError("the networks have no parameters")
+    if not shapes:
+        raise InputError("the networks have no parameters")
     for i, model in enumerate(models[1:], 1):
-        if {n: (p.shape, p.dtype) for n, p in model.named_parameters()} != shapes: raise InputError(f"members must have the same parameters, member {i} differs from member 0 in names, shapes or dtypes")
-        if not all(torch.equal(a, b) for a, b in zip(first.buffers(), model.buffers(), strict=True)): raise InputError(f"members must have the same buffers, member {i} differs from member 0")
+        if {n: (p.shape, p.dtype) for n, p in model.named_parameters()} != shapes:
+            raise InputError(
+                f"members must have the same parameters, member {i} differs from member 0 in names, shapes or"
+                " dtypes"
+            )
+        if not all(torch.equal(a, b) for a, b in zip(first.buffers(), model.buffers(), strict=True)):
+            raise InputError(f"members must have the same buffers, member {i} differs from member 0")
 
+# %% ../../nbs/learn/ensemble.ipynb #d1eb4539
 class Ensemble:
     "Networks of one shape with their parameters stacked."
-    def __init__(self, models: list[nn.Module]): # one a member; not changed
+
+    def __init__(self, models: list[nn.Module]):  # one a member; not changed
         check_members(models)
         self.template, self.size = copy.deepcopy(models[0]), len(models)
         self.flat = torch.stack([torch.cat([p.detach().flatten() for p in m.parameters()]) for m in models])
         self.parameters, start = {}, 0
         for name, p in models[0].named_parameters():
-            self.parameters[name] = self.flat[:, start:start + p.numel()].view(self.size, *p.shape).requires_grad_()
+            self.parameters[name] = (
+                self.flat[:, start : start + p.numel()].view(self.size, *p.shape).requires_grad_()
+            )
             start += p.numel()
         first = {id(p): name for name, p in self.template.named_parameters()}
-        self.names = {f"{part}.{leaf}".lstrip("."): first[id(p)] for part, m in self.template.named_modules() for leaf, p in m.named_parameters(recurse=False, remove_duplicate=False)}  # tied ones share
+        self.names = {
+            f"{part}.{leaf}".lstrip("."): first[id(p)]
+            for part, m in self.template.named_modules()
+            for leaf, p in m.named_parameters(recurse=False, remove_duplicate=False)
+        }  # tied ones share
         self.written_out = is_perceptron(self.template)
 
-    def __call__(self, x: Float[Tensor, "s n ..."]) -> Float[Tensor, "s n k"]: # scores
+    def __call__(self, x: Float[Tensor, "s n ..."]) -> Float[Tensor, "s n k"]:  # scores
         "The scores of every member on samples of its own."
-        if len(x) != self.size: raise InputError(f"inputs have one entry a member in front, got {len(x)} for {self.size} members")
-        if self.written_out and x.ndim == 3: return self.perceptron(x)
-        return vmap(lambda p, v: functional_call(self.template, {name: p[f] for name, f in self.names.items()}, (v,), tie_weights=False))(self.parameters, x)
+        if len(x) != self.size:
+            raise InputError(f"inputs have one entry a member in front, got {len(x)} for {self.size} members")
+        if self.written_out and x.ndim == 3:
+            return self.perceptron(x)
+        return vmap(
+            lambda p, v: functional_call(
+                self.template, {name: p[f] for name, f in self.names.items()}, (v,), tie_weights=False
+            )
+        )(self.parameters, x)
 
-    def perceptron(self, x: Float[Tensor, "s n f"]) -> Float[Tensor, "s n k"]: # scores
+    def perceptron(self, x: Float[Tensor, "s n f"]) -> Float[Tensor, "s n k"]:  # scores
         "The same for a plain perceptron, product by product."
         for name, part in self.template._modules.items():
             if type(part) is nn.Linear:
                 weight, bias = (self.parameters[self.names[f"{name}.{leaf}"]] for leaf in ("weight", "bias"))
                 x = torch.baddbmm(bias[:, None], x, weight.mT)
-            else: x = part(x)
+            else:
+                x = part(x)
         return x
 
-    def member(self, i: int) -> nn.Module: # a network of its own
+    def member(self, i: int) -> nn.Module:  # a network of its own
         "A copy of one member."
         model = copy.deepcopy(self.template)
         with torch.no_grad():
-            for name, p in model.named_parameters(): p.copy_(self.parameters[name][i])
+            for name, p in model.named_parameters():
+                p.copy_(self.parameters[name][i])
         return model
 
     @torch.no_grad()
-    def accuracy(self, x: Float[Tensor, "n ..."], y: Int[Tensor, " n"], *, batch: int = 2_000) -> Float[Tensor, " s"]: # share, one a member
+    def accuracy(
+        self, x: Float[Tensor, "n ..."], y: Int[Tensor, " n"], *, batch: int = 2_000
+    ) -> Float[Tensor, " s"]:  # share, one a member
         "The share of samples, the same for all members, that each puts into the right class."
-        right = sum((self(v.expand(self.size, *v.shape)).argmax(-1) == c).sum(1) for v, c in zip(x.split(batch), y.split(batch), strict=True))
-        return right.to(self.flat.dtype)/len(y)
+        right = sum(
+            (self(v.expand(self.size, *v.shape)).argmax(-1) == c).sum(1)
+            for v, c in zip(x.split(batch), y.split(batch), strict=True)
+        )
+        return right.to(self.flat.dtype) / len(y)
 
 # %% ../../nbs/learn/ensemble.ipynb #242dfe2e
 class StackedAdamW:
     "AdamW with a learning rate and a weight decay for each row of a matrix."
-    def __init__(self,
-        flat: Float[Tensor, "s p"], # parameters, one row a member; changed in place
-        lr: Sequence[float], # one a row
-        weight_decay: Sequence[float], # one a row
+
+    def __init__(
+        self,
+        flat: Float[Tensor, "s p"],  # parameters, one row a member; changed in place
+        lr: Sequence[float],  # one a row
+        weight_decay: Sequence[float],  # one a row
         *,
-        betas: tuple[float, float] = (0.9, 0.999), # memory of gradient and square
-        eps: float = 1e-8, # added to the root
+        betas: tuple[float, float] = (0.9, 0.999),  # memory of gradient and square
+        eps: float = 1e-8,  # added to the root
     ):
-        if not len(lr) == len(weight_decay) == len(flat): raise InputError(f"one rate and one decay a row: got {len(lr)} and {len(weight_decay)} for {len(flat)} rows")
+        if not len(lr) == len(weight_decay) == len(flat):
+            raise InputError(
+                f"one rate and one decay a row: got {len(lr)} and {len(weight_decay)} for {len(flat)} rows"
+            )
         self.flat, self.betas, self.eps, self.steps = flat, betas, eps, 0
-        self.lr, self.weight_decay = (torch.tensor(v, dtype=torch.float64, device=flat.device)[:, None] for v in (lr, weight_decay))
+        self.lr, self.weight_decay = (
+            torch.tensor(v, dtype=torch.float64, device=flat.device)[:, None] for v in (lr, weight_decay)
+        )
         self.mean, self.square = torch.zeros_like(flat), torch.zeros_like(flat)
 
     @torch.no_grad()
-    def step(self,
-        gradient: Float[Tensor, "s p"], # of each member's loss
-        scale: float = 1., # times the learning rates
+    def step(
+        self,
+        gradient: Float[Tensor, "s p"],  # of each member's loss
+        scale: float = 1.0,  # times the learning rates
     ) -> None:
         "One step of every row."
         self.steps += 1
         (b1, b2), dtype = self.betas, self.flat.dtype
-        lr = self.lr*scale
-        self.flat.mul_((1 - lr*self.weight_decay).to(dtype))
+        lr = self.lr * scale
+        self.flat.mul_((1 - lr * self.weight_decay).to(dtype))
         self.mean.lerp_(gradient, 1 - b1)
         self.square.mul_(b2).addcmul_(gradient, gradient, value=1 - b2)
         root = self.square.sqrt().div_(math.sqrt(1 - b2**self.steps)).add_(self.eps)
-        self.flat.addcdiv_(self.mean*(lr/(1 - b1**self.steps)).to(dtype), root, value=-1)
+        self.flat.addcdiv_(self.mean * (lr / (1 - b1**self.steps)).to(dtype), root, value=-1)
 
 # %% ../../nbs/learn/ensemble.ipynb #829abd1c
 @dataclass(frozen=True)
 class StackedConsistency:
     "Spectral saliency consistency of every member."
-    rule: SaliencyConsistency = field(default_factory=SaliencyConsistency) # the same options
 
-    def __call__(self,
-        logits: Float[Tensor, "s n k"], # scores
-        x: Float[Tensor, "s n ..."], # inputs they came from, which require a gradient
-        y: Int[Tensor, "s n"], # classes
-    ) -> Float[Tensor, " s"]: # the penalty of each member
+    rule: SaliencyConsistency = field(default_factory=SaliencyConsistency)  # the same options
+
+    def __call__(
+        self,
+        logits: Float[Tensor, "s n k"],  # scores
+        x: Float[Tensor, "s n ..."],  # inputs they came from, which require a gradient
+        y: Int[Tensor, "s n"],  # classes
+    ) -> Float[Tensor, " s"]:  # the penalty of each member
         "The penalties from scores that the task loss needs anyway."
         g = input_gradient(logits.gather(2, y[..., None]).sum(), x)
         P = amplitude_spectrum(g.flatten(0, 1), unit=self.rule.unit).unflatten(0, y.shape)
         spread = vmap(lambda P, y: class_variance(P, y, logits.shape[2], unbiased=self.rule.unbiased))(P, y)
         enough = (spread.count >= self.rule.min_count).to(P.dtype)
-        value = (spread.variance*enough).sum(1)/enough.sum(1).clamp(min=1)
-        return value/P.shape[2] if self.rule.reduction == "mean" else value
+        value = (spread.variance * enough).sum(1) / enough.sum(1).clamp(min=1)
+        return value / P.shape[2] if self.rule.reduction == "mean" else value
 
 # %% ../../nbs/learn/ensemble.ipynb #957990a5
 DECAYS = Registry("decay of the learning rate")  # share of all steps done -> factor of the learning rate
 
+
 @DECAYS.register("none")
 def no_decay(
-    share: float, # of all steps, 0 to 1
-) -> float: # one
+    share: float,  # of all steps, 0 to 1
+) -> float:  # one
     "A constant rate."
-    return 1.
+    return 1.0
 
+# %% ../../nbs/learn/ensemble.ipynb #831a82f6
 @DECAYS.register("cosine")
 def cosine_decay(
-    share: float, # of all steps, 0 to 1
-) -> float: # from one to zero
+    share: float,  # of all steps, 0 to 1
+) -> float:  # from one to zero
     "Half a cosine."
-    return 0.5*(1 + math.cos(math.pi*share))
+    return 0.5 * (1 + math.cos(math.pi * share))
+
 
 class Epoch(NamedTuple):
     "What an epoch of an ensemble leaves; one entry a member."
-    epoch: int       # from 1
-    task: Tensor     # mean cross-entropy over the batches
+
+    epoch: int  # from 1
+    task: Tensor  # mean cross-entropy over the batches
     penalty: Tensor  # mean penalty before its weight; zeros without one
 
-Penalty = Callable[[Tensor, Tensor, Tensor], Tensor]  # scores (s, n, k), inputs (s, n, ...), classes (s, n) -> (s,)
+# %% ../../nbs/learn/ensemble.ipynb #17d964a2
+Penalty = Callable[
+    [Tensor, Tensor, Tensor], Tensor
+]  # scores (s, n, k), inputs (s, n, ...), classes (s, n) -> (s,)
+
 
 def train_ensemble(
-    ensemble: Ensemble, # trained in place, on the device and in the dtype of its parameters
-    x: Float[Tensor, "n ..."], # samples
-    y: Int[Tensor, " n"], # classes
-    members: Members, # seeds and rates
+    ensemble: Ensemble,  # trained in place, on the device and in the dtype of its parameters
+    x: Float[Tensor, "n ..."],  # samples
+    y: Int[Tensor, " n"],  # classes
+    members: Members,  # seeds and rates
     *,
-    epochs: int, # passes over the samples
-    batch: int = 128, # samples in a step
-    decay: str = "none", # a name in `DECAYS`
-    penalty: Penalty | None = None, # added to the cross-entropy with each member's weight
+    epochs: int,  # passes over the samples
+    batch: int = 128,  # samples in a step
+    decay: str = "none",  # a name in `DECAYS`
+    penalty: Penalty | None = None,  # added to the cross-entropy with each member's weight
 ) -> Iterator[Epoch]:
     "Train all members at once by AdamW; yields after every epoch."
-    if len(members.seeds) != ensemble.size: raise InputError(f"one seed a member: got {len(members.seeds)} for {ensemble.size} members")
-    if epochs < 1 or batch < 1: raise InputError(f"epochs and batch must be at least 1, got {epochs} and {batch}")
-    if penalty is None and any(members.weight): raise InputError("members have weights of a penalty, but there is none")
-    factor, steps = DECAYS[decay], math.ceil(len(y)/batch)
+    if len(members.seeds) != ensemble.size:
+        raise InputError(f"one seed a member: got {len(members.seeds)} for {ensemble.size} members")
+    if epochs < 1 or batch < 1:
+        raise InputError(f"epochs and batch must be at least 1, got {epochs} and {batch}")
+    if penalty is None and any(members.weight):
+        raise InputError("members have weights of a penalty, but there is none")
+    factor, steps = DECAYS[decay], math.ceil(len(y) / batch)
     optimizer = StackedAdamW(ensemble.flat, members.lr, members.weight_decay)
     for epoch in range(epochs):
         sums = torch.zeros(2, ensemble.size, dtype=ensemble.flat.dtype, device=x.device)
         orders = torch.stack([order(len(y), seed, epoch) for seed in members.seeds]).to(x.device)
         for i, rows in enumerate(orders.split(batch, dim=1)):
             task, extra, gradient = gradients(ensemble, x[rows], y[rows], members.weight, penalty)
-            optimizer.step(gradient, factor((epoch*steps + i)/(epochs*steps)))
+            optimizer.step(gradient, factor((epoch * steps + i) / (epochs * steps)))
             sums += torch.stack([task, extra])
-        yield Epoch(epoch + 1, *(sums/steps))
+        yield Epoch(epoch + 1, *(sums / steps))
 
+# %% ../../nbs/learn/ensemble.ipynb #8a652801
 def gradients(
-    ensemble: Ensemble, # parameters
-    x: Float[Tensor, "s n ..."], # a batch for each member
-    y: Int[Tensor, "s n"], # classes
-    weight: Sequence[float], # of the penalty, one a member
-    penalty: Penalty | None, # or none
-) -> tuple[Tensor, Tensor, Tensor]: # cross-entropy (s,), penalty (s,), gradient of the weighted sum (s, p)
+    ensemble: Ensemble,  # parameters
+    x: Float[Tensor, "s n ..."],  # a batch for each member
+    y: Int[Tensor, "s n"],  # classes
+    weight: Sequence[float],  # of the penalty, one a member
+    penalty: Penalty | None,  # or none
+) -> tuple[Tensor, Tensor, Tensor]:  # cross-entropy (s,), penalty (s,), gradient of the weighted sum (s, p)
     "The losses of all members on a batch, and the gradient of each with respect to its own parameters."
-    if penalty is not None: x = x.detach().requires_grad_()
+    if penalty is not None:
+        x = x.detach().requires_grad_()
     logits = ensemble(x)
     task = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view(y.shape).mean(1)
     extra = torch.zeros_like(task) if penalty is None else penalty(logits, x, y)
-    total = task if penalty is None else task + torch.tensor(weight, dtype=task.dtype, device=task.device)*extra
-    parts = torch.autograd.grad(total.sum(), list(ensemble.parameters.values()), allow_unused=True, materialize_grads=True)
+    total = (
+        task if penalty is None else task + torch.tensor(weight, dtype=task.dtype, device=task.device) * extra
+    )
+    parts = torch.autograd.grad(
+        total.sum(), list(ensemble.parameters.values()), allow_unused=True, materialize_grads=True
+    )
     return task.detach(), extra.detach(), torch.cat([g.flatten(1) for g in parts], 1)

@@ -23,111 +23,133 @@ __all__ = ['TIME_WEIGHTS', 'FREQUENCY_WEIGHTS', 'TimeWeight', 'truth', 'uniform'
 
 # %% ../../nbs/learn/losses.ipynb #28fb7522
 def truth(
-    process: Process, # the forward process
-    x0: Float[Tensor, "b c h w"], # clean images
-    eps: Float[Tensor, "b c h w"], # the white noise that was mixed in
-    t: Float[Tensor, " b"], # times in [0, 1]
-    target: str, # a name in `TARGETS`
-) -> Float[Tensor, "b c h w"]: # what a perfect network says
+    process: Process,  # the forward process
+    x0: Float[Tensor, "b c h w"],  # clean images
+    eps: Float[Tensor, "b c h w"],  # the white noise that was mixed in
+    t: Float[Tensor, " b"],  # times in [0, 1]
+    target: str,  # a name in `TARGETS`
+) -> Float[Tensor, "b c h w"]:  # what a perfect network says
     "The true value of the target, also for coloured noise."
     level = process.gains(t)
-    if process.isotropic or target == "x0" or (target == "eps" and not process.masked): return target_of(x0, eps, level, target)
+    if process.isotropic or target == "x0" or (target == "eps" and not process.masked):
+        return target_of(x0, eps, level, target)
     m, n = TARGETS[target](level)
-    return process.mix([(m*level.s, eps), (m*level.a + n, x0)])
+    return process.mix([(m * level.s, eps), (m * level.a + n, x0)])
 
 # %% ../../nbs/learn/losses.ipynb #060a29e4
 TIME_WEIGHTS = Registry("time weight")
 
+
 def _translate(
-    level: Level, # one level per image
-    target: str, # what the loss compares
-) -> Tensor: # SNR / n^2, which needs care where n is zero
+    level: Level,  # one level per image
+    target: str,  # what the loss compares
+) -> Tensor:  # SNR / n^2, which needs care where n is zero
     "Weight in the target of the weight SNR on x0."
-    if level.s[0].numel() > 1: raise InputError("a time weight needs one noise level per image; coloured noise has one per coefficient; hint: 'uniform'")
+    if level.s[0].numel() > 1:
+        raise InputError(
+            "a time weight needs one noise level per image; coloured noise has one per coefficient; hint:"
+            " 'uniform'"
+        )
     n = TARGETS[target](level)[1]
     # differs: at a = 0 the noise target has n = 0; the limit of SNR/n^2 is one
-    return torch.where(n == 0, 1., level.snr/torch.where(n == 0, 1., n).square()).flatten()
+    return torch.where(n == 0, 1.0, level.snr / torch.where(n == 0, 1.0, n).square()).flatten()
 
+# %% ../../nbs/learn/losses.ipynb #1607a098
 @TIME_WEIGHTS.register("uniform")
 def uniform(level: Level, target: str) -> Tensor:
     "One, whatever the level and the target."
     return torch.ones(len(level.s), dtype=level.s.dtype, device=level.s.device)
+
 
 @TIME_WEIGHTS.register("snr")
 def snr(level: Level, target: str) -> Tensor:
     "The error of x0 weighted by SNR: the plain loss of the noise, in any target."
     return _translate(level, target)
 
+# %% ../../nbs/learn/losses.ipynb #236a9db0
 @TIME_WEIGHTS.register("min_snr")
 def min_snr(
-    level: Level, # one level per image
-    target: str, # what the loss compares
+    level: Level,  # one level per image
+    target: str,  # what the loss compares
     *,
-    gamma: float = 5., # the largest weight on the error of x0
-) -> Tensor: # one weight per image
+    gamma: float = 5.0,  # the largest weight on the error of x0
+) -> Tensor:  # one weight per image
     "Min-SNR (Hang et al. 2023, section 3.4): the error of x0 weighted by min(SNR, gamma)."
-    return _translate(level, target)*(gamma/level.snr.flatten()).clamp(max=1.)
+    return _translate(level, target) * (gamma / level.snr.flatten()).clamp(max=1.0)
 
 # %% ../../nbs/learn/losses.ipynb #44d9ba3e
 FREQUENCY_WEIGHTS = Registry("frequency weight")
+
 
 @FREQUENCY_WEIGHTS.register("uniform")
 def flat(k: Float[Tensor, "h k"]) -> Float[Tensor, "h k"]:
     "The same weight at every frequency."
     return torch.ones_like(k)
 
+
 @FREQUENCY_WEIGHTS.register("radial")
 def radial(k: Float[Tensor, "h k"]) -> Float[Tensor, "h k"]:
     "Weight proportional to frequency; the mean of the picture counts nothing."
     return k
 
+# %% ../../nbs/learn/losses.ipynb #36fcd22e
 @FREQUENCY_WEIGHTS.register("low")
 def low(k: Float[Tensor, "h k"]) -> Float[Tensor, "h k"]:
     "Weight falling from one to zero at the highest frequency."
-    return 1 - k/k.max()
+    return 1 - k / k.max()
 
+# %% ../../nbs/learn/losses.ipynb #c2a3524d
 def coefficient_weights(
-    basis: Basis, # its frequencies and multiplicities
-    weight: str | Float[Tensor, "h k"], # a name in `FREQUENCY_WEIGHTS`, or a weight per coefficient
-    size: tuple[int, int], # (h, w) of the images
-) -> Float[Tensor, "h k"]: # weights that sum with |z|^2 to a mean over pixels
+    basis: Basis,  # its frequencies and multiplicities
+    weight: str | Float[Tensor, "h k"],  # a name in `FREQUENCY_WEIGHTS`, or a weight per coefficient
+    size: tuple[int, int],  # (h, w) of the images
+) -> Float[Tensor, "h k"]:  # weights that sum with |z|^2 to a mean over pixels
     "Weight of each stored coefficient, with its multiplicity, per pixel."
     multiplicity = basis.weights(*size)
     if isinstance(weight, str):
         w = FREQUENCY_WEIGHTS[weight](basis.frequency(*size))
-        w = w*multiplicity.sum()/(w*multiplicity).sum()
+        w = w * multiplicity.sum() / (w * multiplicity).sum()
     else:
         w = weight
         if w.shape != multiplicity.shape:
-            raise InputError(f"a frequency weight in basis {basis.name!r} has shape {tuple(multiplicity.shape)} for images {size}, got {tuple(w.shape)}")
-    return w*multiplicity.to(w.device)/(size[0]*size[1])
+            raise InputError(
+                f"a frequency weight in basis {basis.name!r} has shape {tuple(multiplicity.shape)} for images"
+                f" {size}, got {tuple(w.shape)}"
+            )
+    return w * multiplicity.to(w.device) / (size[0] * size[1])
 
 # %% ../../nbs/learn/losses.ipynb #fe982773
 TimeWeight = Callable[[Level, str], Tensor]
 
+
 def denoising_loss(
-    denoiser: Denoiser, # has `.predict(x_t, t, target)` and `.process`
-    x0: Float[Tensor, "b c h w"], # clean images
-    t: Float[Tensor, " b"], # times in [0, 1], one per image
-    eps: Float[Tensor, "b c h w"], # white noise
+    denoiser: Denoiser,  # has `.predict(x_t, t, target)` and `.process`
+    x0: Float[Tensor, "b c h w"],  # clean images
+    t: Float[Tensor, " b"],  # times in [0, 1], one per image
+    eps: Float[Tensor, "b c h w"],  # white noise
     *,
-    target: str = "eps", # what is compared, a name in `TARGETS`
-    time_weight: str | TimeWeight | None = None, # a name in `TIME_WEIGHTS`, or a function (level, target) -> weights
-    basis: str | Basis | None = None, # where frequency weights live, such as "dct"
-    frequency_weight: str | Float[Tensor, "h k"] | None = None, # a name in `FREQUENCY_WEIGHTS`, or weights
-    reduction: str = "mean", # "mean", or "none" for one loss per image
-) -> Tensor: # a number, or (b,)
+    target: str = "eps",  # what is compared, a name in `TARGETS`
+    time_weight: (
+        str | TimeWeight | None
+    ) = None,  # a name in `TIME_WEIGHTS`, or a function (level, target) -> weights
+    basis: str | Basis | None = None,  # where frequency weights live, such as "dct"
+    frequency_weight: str | Float[Tensor, "h k"] | None = None,  # a name in `FREQUENCY_WEIGHTS`, or weights
+    reduction: str = "mean",  # "mean", or "none" for one loss per image
+) -> Tensor:  # a number, or (b,)
     "Weighted mean squared error of the estimate in the target."
-    if reduction not in ("mean", "none"): raise InputError(f"reduction: allowed mean, none; got {reduction!r}")
-    if (basis is None) != (frequency_weight is None): raise InputError("basis and frequency_weight belong together: give both or neither")
+    if reduction not in ("mean", "none"):
+        raise InputError(f"reduction: allowed mean, none; got {reduction!r}")
+    if (basis is None) != (frequency_weight is None):
+        raise InputError("basis and frequency_weight belong together: give both or neither")
     process = denoiser.process
     residual = denoiser.predict(process.diffuse(x0, t, eps), t, target) - truth(process, x0, eps, t, target)
-    if basis is None: loss = residual.square().mean((1, 2, 3))
+    if basis is None:
+        loss = residual.square().mean((1, 2, 3))
     else:
         space = BASES[basis] if isinstance(basis, str) else basis
         w = coefficient_weights(space, frequency_weight, tuple(x0.shape[-2:])).to(residual)
-        loss = (w*space.forward(residual).abs().square()).sum((-2, -1)).mean(1)
+        loss = (w * space.forward(residual).abs().square()).sum((-2, -1)).mean(1)
     if time_weight is not None:
         rule = TIME_WEIGHTS[time_weight] if isinstance(time_weight, str) else time_weight
-        loss = loss*rule(process.gains(t), target).to(loss)
+        loss = loss * rule(process.gains(t), target).to(loss)
     return loss.mean() if reduction == "mean" else loss

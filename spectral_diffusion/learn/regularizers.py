@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..core.registry import InputError, Registry, unknown_name
-from .curriculum import InterScaleSimilarity, SpectralTruncation
+from .curriculum import InterScaleSimilarity, SpectralTruncation  # noqa: F401
 from ..signals.fourier import bin_weights, full_precision, radius, rfft2
 
 # %% auto #0
@@ -31,221 +31,288 @@ _all_ = ["InterScaleSimilarity", "SpectralTruncation"]
 
 # %% ../../nbs/learn/regularizers.ipynb #31834517
 def saliency(
-    logits: Float[Tensor, "n k"], # class scores, computed from `x`
-    x: Float[Tensor, "n ..."], # inputs that require a gradient
-    y: Int[Tensor, " n"], # the class of each sample
-) -> Float[Tensor, "n ..."]: # gradient of each sample's own score
+    logits: Float[Tensor, "n k"],  # class scores, computed from `x`
+    x: Float[Tensor, "n ..."],  # inputs that require a gradient
+    y: Int[Tensor, " n"],  # the class of each sample
+) -> Float[Tensor, "n ..."]:  # gradient of each sample's own score
     "The gradient of the target score of every sample, from one backward pass."
     if logits.ndim != 2 or y.shape != logits.shape[:1] or y.is_floating_point():
-        raise InputError(f"saliency takes scores (n, k) and integer classes (n,), got {tuple(logits.shape)} and {y.dtype} {tuple(y.shape)}")
+        raise InputError(
+            f"saliency takes scores (n, k) and integer classes (n,), got {tuple(logits.shape)} and {y.dtype}"
+            f" {tuple(y.shape)}"
+        )
     return input_gradient(logits.gather(1, y[:, None].long()).sum(), x)
 
+# %% ../../nbs/learn/regularizers.ipynb #ca591a7b
 def input_gradient(
-    value: Float[Tensor, ""], # a number computed from `x`
-    x: Float[Tensor, "*s"], # inputs that require a gradient
-) -> Float[Tensor, "*s"]: # the gradient, differentiable where gradients are recorded
+    value: Float[Tensor, ""],  # a number computed from `x`
+    x: Float[Tensor, "*s"],  # inputs that require a gradient
+) -> Float[Tensor, "*s"]:  # the gradient, differentiable where gradients are recorded
     "The gradient of a number with respect to the inputs, or an error that says why there is none."
-    if not x.requires_grad: raise InputError("the inputs record no gradient; hint: x.requires_grad_() before the forward pass")
-    if not value.requires_grad: raise InputError("the scores record no gradient; hint: run the forward pass outside torch.no_grad() and without .detach()")
+    if not x.requires_grad:
+        raise InputError("the inputs record no gradient; hint: x.requires_grad_() before the forward pass")
+    if not value.requires_grad:
+        raise InputError(
+            "the scores record no gradient; hint: run the forward pass outside torch.no_grad() and without"
+            " .detach()"
+        )
     if fused := fused_attention(value):
-        raise InputError(f"{fused} has no second derivative; hint: run the forward pass under torch.nn.attention.sdpa_kernel(SDPBackend.MATH)")
-    g, = torch.autograd.grad(value, x, create_graph=torch.is_grad_enabled(), retain_graph=True, allow_unused=True)
-    if g is None: raise InputError("the scores do not depend on these inputs through anything differentiable; hint: pass the tensor that went into the model")
+        raise InputError(
+            f"{fused} has no second derivative; hint: run the forward pass under"
+            " torch.nn.attention.sdpa_kernel(SDPBackend.MATH)"
+        )
+    (g,) = torch.autograd.grad(
+        value, x, create_graph=torch.is_grad_enabled(), retain_graph=True, allow_unused=True
+    )
+    if g is None:
+        raise InputError(
+            "the scores do not depend on these inputs through anything differentiable; hint: pass the tensor"
+            " that went into the model"
+        )
     return g
 
+# %% ../../nbs/learn/regularizers.ipynb #9e49965f
 def fused_attention(
-    value: Tensor, # the end of a graph
-) -> str | None: # name of the first fused kernel found
+    value: Tensor,  # the end of a graph
+) -> str | None:  # name of the first fused kernel found
     "A fused attention kernel in the graph of a tensor, if there is one."
     todo, seen = [value.grad_fn], set()
     while todo:
         node = todo.pop()
-        if node is None or node in seen: continue
+        if node is None or node in seen:
+            continue
         seen.add(node)
-        if "ScaledDotProduct" in node.name(): return node.name()
+        if "ScaledDotProduct" in node.name():
+            return node.name()
         todo += [parent for parent, _ in node.next_functions]
     return None
 
 # %% ../../nbs/learn/regularizers.ipynb #c68134c4
 def amplitude_spectrum(
-    g: Float[Tensor, "n ..."], # signals (n, l), (n, c, l) or pictures (n, c, h, w)
+    g: Float[Tensor, "n ..."],  # signals (n, l), (n, c, l) or pictures (n, c, h, w)
     *,
-    unit: bool = True, # divide each spectrum by its length
-    tiny: float = 1e-8, # added to that length, so that a spectrum of zeros stays one
-) -> Float[Tensor, "n f"]: # amplitudes of all channels side by side
+    unit: bool = True,  # divide each spectrum by its length
+    tiny: float = 1e-8,  # added to that length, so that a spectrum of zeros stays one
+) -> Float[Tensor, "n f"]:  # amplitudes of all channels side by side
     "The magnitudes of the half spectrum of each sample, as one vector."
-    if not 2 <= g.ndim <= 4: raise InputError(f"spectra are of signals (n, l), (n, c, l) or pictures (n, c, h, w), got shape {tuple(g.shape)}")
+    if not 2 <= g.ndim <= 4:
+        raise InputError(
+            f"spectra are of signals (n, l), (n, c, l) or pictures (n, c, h, w), got shape {tuple(g.shape)}"
+        )
     P = (rfft2(g) if g.ndim == 4 else torch.fft.rfft(full_precision(g), norm="ortho")).abs().flatten(1)
-    return P/(torch.linalg.vector_norm(P, dim=1, keepdim=True) + tiny) if unit else P
+    return P / (torch.linalg.vector_norm(P, dim=1, keepdim=True) + tiny) if unit else P
 
 # %% ../../nbs/learn/regularizers.ipynb #b1638242
 class Spread(NamedTuple):
     "The variance of each class and its number of samples."
-    variance: Tensor # summed over frequencies; zero for a class too small to have one
-    count: Tensor # samples
 
+    variance: Tensor  # summed over frequencies; zero for a class too small to have one
+    count: Tensor  # samples
+
+# %% ../../nbs/learn/regularizers.ipynb #a72a46ae
 def class_variance(
-    P: Float[Tensor, "n f"], # one vector a sample
-    y: Int[Tensor, " n"], # the class of each sample
-    k: int, # number of classes
+    P: Float[Tensor, "n f"],  # one vector a sample
+    y: Int[Tensor, " n"],  # the class of each sample
+    k: int,  # number of classes
     *,
-    unbiased: bool = True, # divide by the number of samples less one
-) -> Spread: # (k,) variances and counts
+    unbiased: bool = True,  # divide by the number of samples less one
+) -> Spread:  # (k,) variances and counts
     "The variance of the vectors of each class, all classes at once."
     O = (y[:, None] == torch.arange(k, device=y.device)).to(P.dtype)
     count = O.sum(0)
-    mean = (O.T @ P)/count.clamp(min=1)[:, None]
-    return Spread(O.T @ (P - O @ mean).square().sum(1)/(count - int(unbiased)).clamp(min=1), count)
+    mean = (O.T @ P) / count.clamp(min=1)[:, None]
+    return Spread(O.T @ (P - O @ mean).square().sum(1) / (count - int(unbiased)).clamp(min=1), count)
 
 # %% ../../nbs/learn/regularizers.ipynb #b73d7933
 @dataclass(frozen=True, kw_only=True)
 class SaliencyConsistency:
     "How much the spectra of the gradients of one class differ; zero when they agree."
-    unit: bool = True          # spectra of unit length
-    unbiased: bool = True      # variance over the number of samples less one
-    min_count: int = 2         # samples a class needs in the batch
-    reduction: str = "mean"    # over frequencies: "mean", or "sum", which does not depend on the length
-    mixed_samples: bool = False # True: accept batch norm in training mode
+
+    unit: bool = True  # spectra of unit length
+    unbiased: bool = True  # variance over the number of samples less one
+    min_count: int = 2  # samples a class needs in the batch
+    reduction: str = "mean"  # over frequencies: "mean", or "sum", which does not depend on the length
+    mixed_samples: bool = False  # True: accept batch norm in training mode
 
     def __post_init__(self):
-        if self.reduction not in ("mean", "sum"): raise unknown_name("reduction", self.reduction, ["mean", "sum"])
-        if self.min_count < 2: raise InputError(f"a variance needs two samples, got min_count={self.min_count}")
+        if self.reduction not in ("mean", "sum"):
+            raise unknown_name("reduction", self.reduction, ["mean", "sum"])
+        if self.min_count < 2:
+            raise InputError(f"a variance needs two samples, got min_count={self.min_count}")
 
-    def __call__(self,
-        model: nn.Module, # from inputs to scores (n, k)
-        x: Float[Tensor, "n ..."], # inputs
-        y: Int[Tensor, " n"], # the class of each
-    ) -> Float[Tensor, ""]: # the penalty
+    def __call__(
+        self,
+        model: nn.Module,  # from inputs to scores (n, k)
+        x: Float[Tensor, "n ..."],  # inputs
+        y: Int[Tensor, " n"],  # the class of each
+    ) -> Float[Tensor, ""]:  # the penalty
         "The penalty from a forward pass of its own."
         parts = getattr(model, "named_modules", tuple)()
         mixing = [name or "the model" for name, m in parts if isinstance(m, _BatchNorm) and m.training]
         if mixing and not self.mixed_samples:
-            raise InputError(f"{mixing[0]} is batch norm in training mode and mixes the samples; "
-                             "hint: .eval() it for this pass, or SaliencyConsistency(mixed_samples=True)")
+            raise InputError(
+                f"{mixing[0]} is batch norm in training mode and mixes the samples; "
+                "hint: .eval() it for this pass, or SaliencyConsistency(mixed_samples=True)"
+            )
         graph = torch.is_grad_enabled()
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             x = x if x.requires_grad else x.detach().clone().requires_grad_()
             value = self.from_logits(model(x), x, y)
         return value if graph else value.detach()
 
-    def from_logits(self,
-        logits: Float[Tensor, "n k"], # scores
-        x: Float[Tensor, "n ..."], # inputs they came from, which require a gradient
-        y: Int[Tensor, " n"], # the class of each
-    ) -> Float[Tensor, ""]: # the penalty
+    def from_logits(
+        self,
+        logits: Float[Tensor, "n k"],  # scores
+        x: Float[Tensor, "n ..."],  # inputs they came from, which require a gradient
+        y: Int[Tensor, " n"],  # the class of each
+    ) -> Float[Tensor, ""]:  # the penalty
         "The penalty from scores that were computed from `x`, which must require a gradient."
         P = amplitude_spectrum(saliency(logits, x, y), unit=self.unit)
         spread = class_variance(P, y, logits.shape[1], unbiased=self.unbiased)
         enough = (spread.count >= self.min_count).to(P.dtype)
-        value = (spread.variance*enough).sum()/enough.sum().clamp(min=1)
-        return value/P.shape[1] if self.reduction == "mean" else value
+        value = (spread.variance * enough).sum() / enough.sum().clamp(min=1)
+        return value / P.shape[1] if self.reduction == "mean" else value
 
 # %% ../../nbs/learn/regularizers.ipynb #072885a3
 def gradient_ratio(
-    penalty: Float[Tensor, ""], # with its weight
-    task: Float[Tensor, ""], # the loss it is added to
-    parameters: Iterable[Tensor], # what is trained
-) -> Float[Tensor, ""]: # length of one gradient over that of the other
+    penalty: Float[Tensor, ""],  # with its weight
+    task: Float[Tensor, ""],  # the loss it is added to
+    parameters: Iterable[Tensor],  # what is trained
+) -> Float[Tensor, ""]:  # length of one gradient over that of the other
     "The norm of the gradient of a penalty over that of the task loss; both graphs are kept."
     parameters = list(parameters)
+
     def norm(value: Tensor) -> Tensor:
-        if not value.requires_grad: return value.new_zeros(())
+        if not value.requires_grad:
+            return value.new_zeros(())
         parts = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
-        return torch.stack([torch.linalg.vector_norm(g) for g in parts if g is not None] or [value.new_zeros(())]).norm()
-    return norm(penalty)/norm(task)
+        return torch.stack(
+            [torch.linalg.vector_norm(g) for g in parts if g is not None] or [value.new_zeros(())]
+        ).norm()
+
+    return norm(penalty) / norm(task)
 
 # %% ../../nbs/learn/regularizers.ipynb #4caa4a2c
 def loss_gradient(
-    logits: Float[Tensor, "n k"], # scores
-    x: Float[Tensor, "n ..."], # inputs they came from
-    y: Int[Tensor, " n"], # the class of each
-) -> Float[Tensor, "n ..."]: # one a sample
+    logits: Float[Tensor, "n k"],  # scores
+    x: Float[Tensor, "n ..."],  # inputs they came from
+    y: Int[Tensor, " n"],  # the class of each
+) -> Float[Tensor, "n ..."]:  # one a sample
     "The gradient of each sample's cross entropy with respect to its input."
     return input_gradient(F.cross_entropy(logits, y, reduction="sum"), x)
 
+# %% ../../nbs/learn/regularizers.ipynb #c60cefd1
 def input_gradient_penalty(
-    logits: Float[Tensor, "n k"], # scores
-    x: Float[Tensor, "n ..."], # inputs they came from
-    y: Int[Tensor, " n"], # the class of each
-) -> Float[Tensor, ""]: # zero or more
+    logits: Float[Tensor, "n k"],  # scores
+    x: Float[Tensor, "n ..."],  # inputs they came from
+    y: Int[Tensor, " n"],  # the class of each
+) -> Float[Tensor, ""]:  # zero or more
     "Mean squared length of the gradient of the loss (double backpropagation)."
     return loss_gradient(logits, x, y).flatten(1).square().sum(1).mean()
 
+# %% ../../nbs/learn/regularizers.ipynb #7aebcb14
 def saliency_variation(
-    logits: Float[Tensor, "n k"], # scores
-    x: Float[Tensor, "n ..."], # inputs they came from
-    y: Int[Tensor, " n"], # the class of each
-) -> Float[Tensor, ""]: # zero or more
-    "Total variation of the gradient of the target score, over the last axis of signals and the last two of pictures."
+    logits: Float[Tensor, "n k"],  # scores
+    x: Float[Tensor, "n ..."],  # inputs they came from
+    y: Int[Tensor, " n"],  # the class of each
+) -> Float[Tensor, ""]:  # zero or more
+    """Total variation of the gradient of the target score, over the last axis of signals and the last two of
+    pictures."""
     g = saliency(logits, x, y)
     return sum(g.diff(dim=d).abs().flatten(1).sum(1).mean() for d in ((-1,) if g.ndim < 4 else (-2, -1)))
 
+# %% ../../nbs/learn/regularizers.ipynb #5814e087
 def jacobian_penalty(
-    logits: Float[Tensor, "n k"], # class scores
-    x: Float[Tensor, "n ..."], # inputs they came from
+    logits: Float[Tensor, "n k"],  # class scores
+    x: Float[Tensor, "n ..."],  # inputs they came from
     *,
-    projections: int | None = None, # random directions; None: all k rows, exact
-    generator: torch.Generator | None = None, # for the directions, needed with `projections`
-) -> Float[Tensor, ""]: # zero or more
+    projections: int | None = None,  # random directions; None: all k rows, exact
+    generator: torch.Generator | None = None,  # for the directions, needed with `projections`
+) -> Float[Tensor, ""]:  # zero or more
     "Half the mean squared Frobenius norm of the Jacobian (Hoffman et al. 2019)."
     n, k = logits.shape
-    if projections is None: V = torch.eye(k, dtype=logits.dtype, device=logits.device)[:, None].expand(k, n, k)
-    elif generator is None or projections < 1: raise InputError(f"jacobian_penalty needs a generator and at least one projection, got {projections} and {generator}")
-    else: V = F.normalize(torch.randn(projections, n, k, generator=generator, dtype=logits.dtype), dim=-1).to(logits.device)
-    rows = [input_gradient((v*logits).sum(), x).square().sum()/n for v in V]
-    return torch.stack(rows).sum()/2 if projections is None else k*torch.stack(rows).mean()/2
+    if projections is None:
+        V = torch.eye(k, dtype=logits.dtype, device=logits.device)[:, None].expand(k, n, k)
+    elif generator is None or projections < 1:
+        raise InputError(
+            f"jacobian_penalty needs a generator and at least one projection, got {projections} and"
+            f" {generator}"
+        )
+    else:
+        V = F.normalize(torch.randn(projections, n, k, generator=generator, dtype=logits.dtype), dim=-1).to(
+            logits.device
+        )
+    rows = [input_gradient((v * logits).sum(), x).square().sum() / n for v in V]
+    return torch.stack(rows).sum() / 2 if projections is None else k * torch.stack(rows).mean() / 2
 
 # %% ../../nbs/learn/regularizers.ipynb #b4f23e6e
-BANDWIDTHS = Registry("band") # name -> (from, to) in cycles/pixel
-for _name, _band in (("low", (0., 1/6)), ("middle", (1/6, 1/3)), ("high", (1/3, 1.)), ("all", (0., 1/2))): BANDWIDTHS.register(_name)(_band)
+BANDWIDTHS = Registry("band")  # name -> (from, to) in cycles/pixel
+for _name, _band in (
+    ("low", (0.0, 1 / 6)),
+    ("middle", (1 / 6, 1 / 3)),
+    ("high", (1 / 3, 1.0)),
+    ("all", (0.0, 1 / 2)),
+):
+    BANDWIDTHS.register(_name)(_band)
+
 
 def fourier_sensitivity(
-    logits: Float[Tensor, "n k"], # class scores
-    x: Float[Tensor, "n c h w"], # pictures they came from
-    y: Int[Tensor, " n"], # classes
+    logits: Float[Tensor, "n k"],  # class scores
+    x: Float[Tensor, "n c h w"],  # pictures they came from
+    y: Int[Tensor, " n"],  # classes
     *,
-    band: str = "low", # a name in `BANDWIDTHS`
-    tiny: float = 1e-12, # added to the power of a picture, so that no gradient gives zero
-) -> Float[Tensor, ""]: # share of power outside the band, or minus the entropy
+    band: str = "low",  # a name in `BANDWIDTHS`
+    tiny: float = 1e-12,  # added to the power of a picture, so that no gradient gives zero
+) -> Float[Tensor, ""]:  # share of power outside the band, or minus the entropy
     "Where in frequency the loss gradient has its power (Krishnamachari et al. 2023)."
-    if x.ndim != 4: raise InputError(f"fourier_sensitivity takes pictures (n, c, h, w), got shape {tuple(x.shape)}")
+    if x.ndim != 4:
+        raise InputError(f"fourier_sensitivity takes pictures (n, c, h, w), got shape {tuple(x.shape)}")
     h, w = x.shape[-2:]
     low, high = BANDWIDTHS[band]
     G = rfft2(loss_gradient(logits, x, y).mean(1))
     k = radius(h, w).to(G.device)
-    power = (G.real.square() + G.imag.square())*bin_weights(h, w).to(G.real)*(k > 0)
+    power = (G.real.square() + G.imag.square()) * bin_weights(h, w).to(G.real) * (k > 0)
     if band != "all":
-        outside = (power*((k < low) | (k >= high))).sum((-2, -1))
-        return (outside/(power.sum((-2, -1)) + tiny)).mean()
-    ring = (k*min(h, w)).round().long().flatten()
-    rings = (ring == torch.arange(1, min(h, w)//2 + 1, device=ring.device)[:, None]).to(power)
+        outside = (power * ((k < low) | (k >= high))).sum((-2, -1))
+        return (outside / (power.sum((-2, -1)) + tiny)).mean()
+    ring = (k * min(h, w)).round().long().flatten()
+    rings = (ring == torch.arange(1, min(h, w) // 2 + 1, device=ring.device)[:, None]).to(power)
     share = power.flatten(1) @ rings.T
-    share = share/(share.sum(1, keepdim=True) + tiny)
+    share = share / (share.sum(1, keepdim=True) + tiny)
     return torch.special.entr(share).sum(1).mean().neg()
 
 # %% ../../nbs/learn/regularizers.ipynb #021d9093
 def spectral_norm_penalty(
-    model: nn.Module, # any network
-) -> Float[Tensor, ""]: # zero or more
+    model: nn.Module,  # any network
+) -> Float[Tensor, ""]:  # zero or more
     "Half the sum of squared largest singular values of all weights (Yoshida and Miyato 2017)."
     weights = [p for p in model.parameters() if p.ndim >= 2]
-    if not weights: raise InputError("the model has no weight with two axes or more")
-    return sum(torch.linalg.matrix_norm(full_precision(p.flatten(1)), 2).square() for p in weights)/2
+    if not weights:
+        raise InputError("the model has no weight with two axes or more")
+    return sum(torch.linalg.matrix_norm(full_precision(p.flatten(1)), 2).square() for p in weights) / 2
 
+# %% ../../nbs/learn/regularizers.ipynb #9e682181
 @dataclass(frozen=True, kw_only=True)
 class FocalFrequency:
     "Squared distance of spectra, weighted where it is largest (Jiang et al. 2021, section 3)."
-    alpha: float = 1. # power of the distance in the weight; 0 is the plain squared error
+
+    alpha: float = 1.0  # power of the distance in the weight; 0 is the plain squared error
 
     def __post_init__(self):
-        if not self.alpha >= 0: raise InputError(f"FocalFrequency.alpha must be at least 0, got {self.alpha}")
+        if not self.alpha >= 0:
+            raise InputError(f"FocalFrequency.alpha must be at least 0, got {self.alpha}")
 
-    def __call__(self, guess: Float[Tensor, "*b h w"], target: Float[Tensor, "*b h w"]) -> Float[Tensor, ""]: # zero or more
+    def __call__(
+        self, guess: Float[Tensor, "*b h w"], target: Float[Tensor, "*b h w"]
+    ) -> Float[Tensor, ""]:  # zero or more
         "The focal frequency loss of two batches of pictures."
-        if guess.shape != target.shape: raise InputError(f"pictures of one shape are compared, got {tuple(guess.shape)} and {tuple(target.shape)}")
+        if guess.shape != target.shape:
+            raise InputError(
+                f"pictures of one shape are compared, got {tuple(guess.shape)} and {tuple(target.shape)}"
+            )
         h, w = guess.shape[-2:]
         D = rfft2(guess - target)
         power = D.real.square() + D.imag.square()
         top = power.detach().amax((-2, -1), keepdim=True)
-        weight = torch.where(top > 0, power.detach()/torch.where(top > 0, top, 1), 0.).pow(self.alpha/2)
-        return (bin_weights(h, w).to(power)*weight*power).sum((-2, -1)).mean()/(h*w)
+        weight = torch.where(top > 0, power.detach() / torch.where(top > 0, top, 1), 0.0).pow(self.alpha / 2)
+        return (bin_weights(h, w).to(power) * weight * power).sum((-2, -1)).mean() / (h * w)

@@ -24,229 +24,314 @@ __all__ = ['ROUNDING', 'read_curve', 'Line', 'bounded_line', 'Scan', 'scan', 'as
 
 # %% ../../nbs/measure/convergence.ipynb #389b9b67
 def read_curve(
-    step: Sequence[float] | np.ndarray | Tensor, # optimiser steps, rising, from 0 on
-    loss: Sequence[float] | np.ndarray | Tensor, # the loss at each of them
-) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]: # both as float64
+    step: Sequence[float] | np.ndarray | Tensor,  # optimiser steps, rising, from 0 on
+    loss: Sequence[float] | np.ndarray | Tensor,  # the loss at each of them
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:  # both as float64
     "Steps and losses of one curve, checked."
-    n, y = (np.asarray(z.detach().cpu().double() if isinstance(z, Tensor) else z, dtype=np.float64) for z in (step, loss))
+    n, y = (
+        np.asarray(z.detach().cpu().double() if isinstance(z, Tensor) else z, dtype=np.float64)
+        for z in (step, loss)
+    )
     if n.ndim != 1 or n.shape != y.shape:
-        raise InputError(f"a loss curve needs one loss a step, two rows of one length; got shapes {n.shape} and {y.shape}")
+        raise InputError(
+            f"a loss curve needs one loss a step, two rows of one length; got shapes {n.shape} and {y.shape}"
+        )
     if len(n) < 4:
-        raise InputError(f"a loss curve needs at least 4 points, for three parameters and a scatter; got {len(n)}; record more often")
+        raise InputError(
+            f"a loss curve needs at least 4 points, for three parameters and a scatter; got {len(n)}; record"
+            " more often"
+        )
     if not np.isfinite(n).all() or not np.isfinite(y).all():
         bad = int((~np.isfinite(n) | ~np.isfinite(y)).sum())
-        raise InputError(f"steps and losses must be finite; got {bad} points that are not; cut the curve before it diverges")
+        raise InputError(
+            f"steps and losses must be finite; got {bad} points that are not; cut the curve before it"
+            " diverges"
+        )
     if n[0] < 0 or (np.diff(n) <= 0).any():
-        raise InputError(f"steps must rise from 0 or later, each once; got {n[:6].tolist()}...; sort them, and fit one run at a time")
+        raise InputError(
+            f"steps must rise from 0 or later, each once; got {n[:6].tolist()}...; sort them, and fit one run"
+            " at a time"
+        )
     if (y < 0).any():
-        raise InputError(f"losses must not be negative, the asymptote is bounded by 0; got {y.min():g}; add a constant to a log-likelihood")
+        raise InputError(
+            f"losses must not be negative, the asymptote is bounded by 0; got {y.min():g}; add a constant to"
+            " a log-likelihood"
+        )
     return n, y
 
 # %% ../../nbs/measure/convergence.ipynb #ccf7655c
 class Line(NamedTuple):
     "The best bounded line in a given falling shape."
+
     asymptote: float  # the constant
     amplitude: float  # the factor of the shape, 0 or more
-    residual: float   # sum of squares
+    residual: float  # sum of squares
 
+# %% ../../nbs/measure/convergence.ipynb #8400f750
 def bounded_line(
-    e: Float[np.ndarray, " n"], # a positive shape, such as exp(-k n)
-    y: Float[np.ndarray, " n"], # losses
-    ceiling: float, # largest constant allowed; `math.inf` for none
+    e: Float[np.ndarray, " n"],  # a positive shape, such as exp(-k n)
+    y: Float[np.ndarray, " n"],  # losses
+    ceiling: float,  # largest constant allowed; `math.inf` for none
 ) -> Line:
     "Least squares of constant + amplitude*e with 0 <= constant <= ceiling and amplitude >= 0."
     d = e - e.mean()
-    square = d@d
-    slope = d@(y - y.mean())/square if square > 0 else 0.  # both centred: at low rates e hardly differs from one
-    free = y.mean() - slope*e.mean() if slope > 0 else y.mean()  # without a fall the constant alone is best
-    constant = min(max(free, 0.), ceiling)
-    amplitude = max(e@(y - constant)/(e@e), 0.)
-    rest = y - constant - amplitude*e
-    return Line(float(constant), float(amplitude), float(rest@rest))
+    square = d @ d
+    slope = (
+        d @ (y - y.mean()) / square if square > 0 else 0.0
+    )  # both centred: at low rates e hardly differs from one
+    free = y.mean() - slope * e.mean() if slope > 0 else y.mean()  # without a fall the constant alone is best
+    constant = min(max(free, 0.0), ceiling)
+    amplitude = max(e @ (y - constant) / (e @ e), 0.0)
+    rest = y - constant - amplitude * e
+    return Line(float(constant), float(amplitude), float(rest @ rest))
 
 # %% ../../nbs/measure/convergence.ipynb #0660ff38
 class Scan(NamedTuple):
     "A profile: the smallest sum of squares at each rate."
-    rate: Float[np.ndarray, " r"]     # rising
-    residual: Float[np.ndarray, " r"] # at the best asymptote and amplitude
-    best: int                         # index of the lowest
 
+    rate: Float[np.ndarray, " r"]  # rising
+    residual: Float[np.ndarray, " r"]  # at the best asymptote and amplitude
+    best: int  # index of the lowest
+
+# %% ../../nbs/measure/convergence.ipynb #774fdfd1
 def scan(
-    u: Float[np.ndarray, " n"], # steps since the first, u[0] = 0
-    y: Float[np.ndarray, " n"], # losses
-    ceiling: float, # largest asymptote allowed
+    u: Float[np.ndarray, " n"],  # steps since the first, u[0] = 0
+    y: Float[np.ndarray, " n"],  # losses
+    ceiling: float,  # largest asymptote allowed
 ) -> Scan:
     "Profile of the rate k in exp(-k u), with the minimum among its points."
-    drop = max((y.max() - y.min())/(y.max() or 1.), 1e-6)
-    def at(x): return bounded_line(np.exp(-math.exp(x)*u), y, ceiling).residual
-    x = np.linspace(math.log(1e-3*drop/u[-1]), math.log(40/u[1]), 240)
+    drop = max((y.max() - y.min()) / (y.max() or 1.0), 1e-6)
+
+    def at(x):
+        return bounded_line(np.exp(-math.exp(x) * u), y, ceiling).residual
+
+    x = np.linspace(math.log(1e-3 * drop / u[-1]), math.log(40 / u[1]), 240)
     low = int(np.argmin([at(v) for v in x]))
     if 0 < low < len(x) - 1:
-        fine = minimize_scalar(at, bounds=(x[low-1], x[low+1]), method="bounded", options={"xatol": 1e-10}).x
+        fine = minimize_scalar(
+            at, bounds=(x[low - 1], x[low + 1]), method="bounded", options={"xatol": 1e-10}
+        ).x
         x = np.sort(np.append(x, fine))
     residual = np.array([at(v) for v in x])
     return Scan(np.exp(x), residual, int(residual.argmin()))
 
 # %% ../../nbs/measure/convergence.ipynb #cc412798
 def asymptote_range(
-    e: Float[np.ndarray, " n"], # the shape at one rate
-    y: Float[np.ndarray, " n"], # losses
-    limit: float, # sum of squares that is still accepted
-    ceiling: float, # largest constant allowed
-) -> tuple[float, float]: # ends of the segment
+    e: Float[np.ndarray, " n"],  # the shape at one rate
+    y: Float[np.ndarray, " n"],  # losses
+    limit: float,  # sum of squares that is still accepted
+    ceiling: float,  # largest constant allowed
+) -> tuple[float, float]:  # ends of the segment
     "Constants between 0 and `ceiling` whose best fit stays within the limit."
     d = e - e.mean()
-    slope = d@(y - y.mean())/(d@d)
-    free = y.mean() - slope*e.mean()
-    rest = y - free - slope*e
-    half = math.sqrt(max(limit - rest@rest, 0.)*(e@e)/(len(y)*(d@d)))  # the sum of squares is a parabola in the constant
-    low, high = (min(max(float(c), 0.), ceiling) for c in (free - half, free + half))
+    slope = d @ (y - y.mean()) / (d @ d)
+    free = y.mean() - slope * e.mean()
+    rest = y - free - slope * e
+    half = math.sqrt(
+        max(limit - rest @ rest, 0.0) * (e @ e) / (len(y) * (d @ d))
+    )  # the sum of squares is a parabola in the constant
+    low, high = (min(max(float(c), 0.0), ceiling) for c in (free - half, free + half))
     return low, high
 
 # %% ../../nbs/measure/convergence.ipynb #89c5e302
 class Exponential(NamedTuple):
     "An exponential fitted to a loss curve, with 95 % intervals."
-    k: float                                # per step; 0 where the loss does not fall
-    r2: float                               # 1 - SSres/SStot; nan for a constant curve
-    half_life: float                        # steps
-    asymptote: float                        # loss after infinitely many steps
-    amplitude: float                        # excess over it at the first recorded step
-    k_interval: tuple[float, float]         # open at 0 or infinity where the data set no end
-    half_life_interval: tuple[float, float] # steps
-    asymptote_interval: tuple[float, float] # cut at the bounds
-    first: float                            # first recorded step
-    reason: str                             # why k is not identifiable; empty where it is
+
+    k: float  # per step; 0 where the loss does not fall
+    r2: float  # 1 - SSres/SStot; nan for a constant curve
+    half_life: float  # steps
+    asymptote: float  # loss after infinitely many steps
+    amplitude: float  # excess over it at the first recorded step
+    k_interval: tuple[float, float]  # open at 0 or infinity where the data set no end
+    half_life_interval: tuple[float, float]  # steps
+    asymptote_interval: tuple[float, float]  # cut at the bounds
+    first: float  # first recorded step
+    reason: str  # why k is not identifiable; empty where it is
 
     @property
-    def identifiable(self) -> bool: return not self.reason
+    def identifiable(self) -> bool:
+        return not self.reason
 
-    def predict(self,
-        step: Sequence[float] | np.ndarray, # optimiser steps
-    ) -> Float[np.ndarray, " n"]: # losses
+    def predict(
+        self,
+        step: Sequence[float] | np.ndarray,  # optimiser steps
+    ) -> Float[np.ndarray, " n"]:  # losses
         "The fitted curve."
-        return self.asymptote + self.amplitude*np.exp(-self.k*(np.asarray(step, dtype=np.float64) - self.first))
+        return self.asymptote + self.amplitude * np.exp(
+            -self.k * (np.asarray(step, dtype=np.float64) - self.first)
+        )
 
     def sentence(self) -> str:
         "The result in words."
-        if self.reason: return f"not identifiable: {self.reason}"
+        if self.reason:
+            return f"not identifiable: {self.reason}"
         (a, b), (c, d), (e, f) = self.k_interval, self.half_life_interval, self.asymptote_interval
-        return (f"k = {self.k:.3g} per step (95 % interval {a:.3g} to {b:.3g}), half-life {self.half_life:.3g} steps "
-                f"({c:.3g} to {d:.3g}), asymptote {self.asymptote:.3g} ({e:.3g} to {f:.3g}), R2 = {self.r2:.3f}")
+        return (
+            f"k = {self.k:.3g} per step (95 % interval {a:.3g} to {b:.3g}), half-life {self.half_life:.3g}"
+            f" steps ({c:.3g} to {d:.3g}), asymptote {self.asymptote:.3g} ({e:.3g} to {f:.3g}), R2 ="
+            f" {self.r2:.3f}"
+        )
 
 # %% ../../nbs/measure/convergence.ipynb #f100c77d
-ROUNDING = 4*float(np.finfo(np.float64).eps) # scatter, relative to the largest loss, below which a sum of squares means nothing
+ROUNDING = 4 * float(
+    np.finfo(np.float64).eps
+)  # scatter, relative to the largest loss, below which a sum of squares means nothing
+
 
 def acceptance(
-    residual: float, # smallest sum of squares
-    y: Float[np.ndarray, " n"], # losses
-    parameters: int = 3, # fitted ones
-) -> float: # the limit of the 95 % interval
+    residual: float,  # smallest sum of squares
+    y: Float[np.ndarray, " n"],  # losses
+    parameters: int = 3,  # fitted ones
+) -> float:  # the limit of the 95 % interval
     "Largest sum of squares that the data accept for one parameter."
     free = len(y) - parameters
-    return max(residual, len(y)*(ROUNDING*y.max())**2)*(1 + float(student.ppf(0.975, free))**2/free)
+    return max(residual, len(y) * (ROUNDING * y.max()) ** 2) * (
+        1 + float(student.ppf(0.975, free)) ** 2 / free
+    )
 
+# %% ../../nbs/measure/convergence.ipynb #415e4c59
 def rate_interval(
-    u: Float[np.ndarray, " n"], # steps since the first
-    y: Float[np.ndarray, " n"], # losses
-    ceiling: float, # largest asymptote allowed
-    found: Scan, # the profile
-    limit: float, # from `acceptance`
-) -> tuple[float, float]: # 0 or infinity at an open end
+    u: Float[np.ndarray, " n"],  # steps since the first
+    y: Float[np.ndarray, " n"],  # losses
+    ceiling: float,  # largest asymptote allowed
+    found: Scan,  # the profile
+    limit: float,  # from `acceptance`
+) -> tuple[float, float]:  # 0 or infinity at an open end
     "Outermost rates at which the profile crosses the limit."
     x, inside = np.log(found.rate), np.flatnonzero(found.residual <= limit)
-    def over(v): return bounded_line(np.exp(-math.exp(v)*u), y, ceiling).residual - limit
+
+    def over(v):
+        return bounded_line(np.exp(-math.exp(v) * u), y, ceiling).residual - limit
+
     i, j = inside[0], inside[-1]
-    low = math.exp(brentq(over, x[i-1], x[i])) if i > 0 else 0.
-    high = math.exp(brentq(over, x[j], x[j+1])) if j + 1 < len(x) else math.inf
+    low = math.exp(brentq(over, x[i - 1], x[i])) if i > 0 else 0.0
+    high = math.exp(brentq(over, x[j], x[j + 1])) if j + 1 < len(x) else math.inf
     return low, high
 
 # %% ../../nbs/measure/convergence.ipynb #451cf193
 def fit_exponential(
-    step: Sequence[float] | np.ndarray | Tensor, # optimiser steps, rising
-    loss: Sequence[float] | np.ndarray | Tensor, # the loss at each, best on a fixed set of images
+    step: Sequence[float] | np.ndarray | Tensor,  # optimiser steps, rising
+    loss: Sequence[float] | np.ndarray | Tensor,  # the loss at each, best on a fixed set of images
     *,
-    ceiling: float | None = None, # largest asymptote allowed; the smallest loss when not given
-) -> Exponential: # the fit, its intervals, and whether they mean anything
+    ceiling: float | None = None,  # largest asymptote allowed; the smallest loss when not given
+) -> Exponential:  # the fit, its intervals, and whether they mean anything
     "Bounded least-squares exponential of a loss curve."
     n, y = read_curve(step, loss)
     top = float(y.min()) if ceiling is None else ceiling
-    if not top >= 0: raise InputError(f"the ceiling of the asymptote must be 0 or more, math.inf for none; got {ceiling}")
+    if not top >= 0:
+        raise InputError(f"the ceiling of the asymptote must be 0 or more, math.inf for none; got {ceiling}")
     u = n - n[0]
     found = scan(u, y, top)
     rate, limit = found.rate[found.best], acceptance(found.residual[found.best], y)
     low, high = rate_interval(u, y, top, found, limit)
     inside = np.geomspace(max(low, found.rate[0]), min(high, found.rate[-1]), 100)
-    ranges = np.array([asymptote_range(np.exp(-k*u), y, limit, top) for k in inside])
-    line, free = (bounded_line(np.exp(-rate*u), y, c) for c in (top, math.inf))
-    straight = ((y - np.polyval(np.polyfit(u/u[-1], y, 1), u/u[-1]))**2).sum()
+    ranges = np.array([asymptote_range(np.exp(-k * u), y, limit, top) for k in inside])
+    line, free = (bounded_line(np.exp(-rate * u), y, c) for c in (top, math.inf))
+    straight = ((y - np.polyval(np.polyfit(u / u[-1], y, 1), u / u[-1])) ** 2).sum()
     reasons = {
         "the loss does not fall beyond its scatter": low == 0,
-        f"the curve has not bent yet, k times the steps observed is {rate*u[-1]:.2g}, below 1": rate*u[-1] < 1,
+        f"the curve has not bent yet, k times the steps observed is {rate * u[-1]:.2g}, below 1": (
+            rate * u[-1] < 1
+        ),
         "a straight line fits as well": straight <= limit,
         "the interval of k is open above, the fall is over before the second point": high == math.inf,
-        "scatter reaches below the asymptote, so its bound sets k; smooth the loss or raise ceiling": free.asymptote > top*(1 + 1e-9),
+        "scatter reaches below the asymptote, so its bound sets k; smooth the loss or raise ceiling": (
+            free.asymptote > top * (1 + 1e-9)
+        ),
     }
-    k, total = (rate if found.best and np.ptp(y) > 0 else 0.), ((y - y.mean())**2).sum()
-    return Exponential(float(k), float(1 - line.residual/total) if np.ptp(y) > 0 else math.nan, float(math.log(2)/k) if k else math.inf,
-                       line.asymptote, line.amplitude, (low, high), (math.log(2)/high, math.log(2)/low if low else math.inf),
-                       (float(ranges[:, 0].min()), float(ranges[:, 1].max())), float(n[0]), next((r for r, so in reasons.items() if so), ""))
+    k, total = (rate if found.best and np.ptp(y) > 0 else 0.0), ((y - y.mean()) ** 2).sum()
+    return Exponential(
+        float(k),
+        float(1 - line.residual / total) if np.ptp(y) > 0 else math.nan,
+        float(math.log(2) / k) if k else math.inf,
+        line.asymptote,
+        line.amplitude,
+        (low, high),
+        (math.log(2) / high, math.log(2) / low if low else math.inf),
+        (float(ranges[:, 0].min()), float(ranges[:, 1].max())),
+        float(n[0]),
+        next((r for r, so in reasons.items() if so), ""),
+    )
 
 # %% ../../nbs/measure/convergence.ipynb #010fc66b
 class Shapes(NamedTuple):
     "How three shapes fit one curve: AIC above the best one."
-    best: str           # exponential, line or power
+
+    best: str  # exponential, line or power
     exponential: float  # 0 for the best
     line: float
     power: float
 
     @property
-    def decided(self) -> bool: return sorted(self[1:])[1] > 2
+    def decided(self) -> bool:
+        return sorted(self[1:])[1] > 2
 
     def sentence(self) -> str:
         "The result in words."
-        others = ", ".join(f"{name} +{getattr(self, name):.1f}" for name in self._fields[1:] if name != self.best)
+        others = ", ".join(
+            f"{name} +{getattr(self, name):.1f}" for name in self._fields[1:] if name != self.best
+        )
         return f"{self.best} fits best (AIC: {others})" + ("" if self.decided else "; undecided")
 
+# %% ../../nbs/measure/convergence.ipynb #44cc6d95
 def compare_shapes(
-    step: Sequence[float] | np.ndarray | Tensor, # optimiser steps, rising
-    loss: Sequence[float] | np.ndarray | Tensor, # the loss at each
+    step: Sequence[float] | np.ndarray | Tensor,  # optimiser steps, rising
+    loss: Sequence[float] | np.ndarray | Tensor,  # the loss at each
     *,
-    ceiling: float | None = None, # largest asymptote allowed; the smallest loss when not given
-) -> Shapes: # the best shape and the distances to it
+    ceiling: float | None = None,  # largest asymptote allowed; the smallest loss when not given
+) -> Shapes:  # the best shape and the distances to it
     "Exponential, straight line or power law, by AIC."
     n, y = read_curve(step, loss)
     top = float(y.min()) if ceiling is None else ceiling
     m, u = (n if n[0] > 0 else n + n[1]), n - n[0]
-    line = ((y - np.polyval(np.polyfit(u/u[-1], y, 1), u/u[-1]))**2).sum()
-    residual = {"exponential": scan(u, y, top).residual.min(), "line": line, "power": scan(np.log(m/m[0]), y, top).residual.min()}
-    floor = len(y)*(ROUNDING*(y.max() or 1.))**2
-    aic = {name: len(y)*math.log(max(s, floor)/len(y)) + 2*(3 if name == "line" else 4) for name, s in residual.items()}
+    line = ((y - np.polyval(np.polyfit(u / u[-1], y, 1), u / u[-1])) ** 2).sum()
+    residual = {
+        "exponential": scan(u, y, top).residual.min(),
+        "line": line,
+        "power": scan(np.log(m / m[0]), y, top).residual.min(),
+    }
+    floor = len(y) * (ROUNDING * (y.max() or 1.0)) ** 2
+    aic = {
+        name: len(y) * math.log(max(s, floor) / len(y)) + 2 * (3 if name == "line" else 4)
+        for name, s in residual.items()
+    }
     best = min(aic, key=aic.get)
     return Shapes(best, *(float(aic[name] - aic[best]) for name in residual))
 
 # %% ../../nbs/measure/convergence.ipynb #48a1ff59
 class Published(NamedTuple):
     "The numbers of the earlier reports."
-    k: float          # per step, of any sign
-    r2: float         # 1 - SSres/SStot
+
+    k: float  # per step, of any sign
+    r2: float  # 1 - SSres/SStot
     half_life: float  # ln 2/k in steps; infinite for k <= 0
     asymptote: float  # of any sign
     amplitude: float  # of any sign
 
+# %% ../../nbs/measure/convergence.ipynb #1913c453
 def fit_as_published(
-    step: Sequence[float] | np.ndarray | Tensor, # optimiser steps; counted from the first
-    loss: Sequence[float] | np.ndarray | Tensor, # the loss at each
-) -> Published: # without interval and without bounds
+    step: Sequence[float] | np.ndarray | Tensor,  # optimiser steps; counted from the first
+    loss: Sequence[float] | np.ndarray | Tensor,  # the loss at each
+) -> Published:  # without interval and without bounds
     "Unbounded exponential as in the earlier experiment. Kept to check old numbers, not to judge by."
     n, y = read_curve(step, loss)
     u = n - n[0]
-    def model(u, asymptote, amplitude, k): return asymptote + amplitude*np.exp(-k*u)
+
+    def model(u, asymptote, amplitude, k):
+        return asymptote + amplitude * np.exp(-k * u)
+
     try:
         with warnings.catch_warnings(), np.errstate(over="ignore", invalid="ignore"):
             warnings.simplefilter("ignore", OptimizeWarning)
-            (asymptote, amplitude, k), _ = curve_fit(model, u, y, p0=(y[-1], y[0] - y[-1], 0.05), maxfev=2_000)
+            (asymptote, amplitude, k), _ = curve_fit(
+                model, u, y, p0=(y[-1], y[0] - y[-1], 0.05), maxfev=2_000
+            )
     except RuntimeError as error:
-        raise InputError(f"the published fit finds no end within 2000 calls on this curve; use fit_exponential ({error})") from error
-    total = ((y - y.mean())**2).sum()
-    r2 = 1 - ((y - model(u, asymptote, amplitude, k))**2).sum()/total if np.ptp(y) > 0 else math.nan
-    return Published(float(k), float(r2), float(math.log(2)/k) if k > 0 else math.inf, float(asymptote), float(amplitude))
+        raise InputError(
+            f"the published fit finds no end within 2000 calls on this curve; use fit_exponential ({error})"
+        ) from error
+    total = ((y - y.mean()) ** 2).sum()
+    r2 = 1 - ((y - model(u, asymptote, amplitude, k)) ** 2).sum() / total if np.ptp(y) > 0 else math.nan
+    return Published(
+        float(k), float(r2), float(math.log(2) / k) if k > 0 else math.inf, float(asymptote), float(amplitude)
+    )

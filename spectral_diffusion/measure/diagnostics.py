@@ -24,87 +24,143 @@ __all__ = ['OCTAVES', 'check_states', 'energy_table', 'plot_energy', 'complex_bi
 
 # %% ../../nbs/measure/diagnostics.ipynb #9cbcc40e
 def check_states(
-    states: Iterable[tuple[float, Tensor]], # (time, images) pairs
-) -> list[tuple[float, Tensor]]: # the same, as a list
+    states: Iterable[tuple[float, Tensor]],  # (time, images) pairs
+) -> list[tuple[float, Tensor]]:  # the same, as a list
     "The states of a run, if they are images of one shape."
     states = [(float(t), x) for t, x in states]
-    if not states: raise InputError("diagnostics need at least one state; hint: [(step.t_next, step.x) for step in trajectory(...)]")
+    if not states:
+        raise InputError(
+            "diagnostics need at least one state; hint: [(step.t_next, step.x) for step in trajectory(...)]"
+        )
     for _, x in states:
         if x.ndim != 4 or x.shape != states[0][1].shape or not bool(torch.isfinite(x).all()):
-            raise InputError(f"states are finite images (n, c, h, w) of one shape, got {tuple(x.shape)} beside {tuple(states[0][1].shape)}")
+            raise InputError(
+                f"states are finite images (n, c, h, w) of one shape, got {tuple(x.shape)} beside"
+                f" {tuple(states[0][1].shape)}"
+            )
     return states
 
+# %% ../../nbs/measure/diagnostics.ipynb #413123ea
 def energy_table(
-    states: Iterable[tuple[float, Float[Tensor, "n c h w"]]], # (time, images) pairs, one for each step
+    states: Iterable[tuple[float, Float[Tensor, "n c h w"]]],  # (time, images) pairs, one for each step
     *,
-    levels: int | None = None, # of the transform; as many as the size allows, up to three, when not given
-    wavelet: str = "haar", # a name in `WAVELETS`
-) -> pd.DataFrame: # columns step, t, scale, energy, share, mean_square; a row for each step and scale
+    levels: int | None = None,  # of the transform; as many as the size allows, up to three, when not given
+    wavelet: str = "haar",  # a name in `WAVELETS`
+) -> pd.DataFrame:  # columns step, t, scale, energy, share, mean_square; a row for each step and scale
     "Energy of an image in each wavelet level, averaged over images."
     rows = []
     for step, (t, x) in enumerate(check_states(states)):
-        coarse, details = dwt2(x.double(), wavelet, min(3, max_levels(*x.shape[-2:])) if levels is None else levels)
-        parts = {"coarse": [coarse], **{f"level {l}": list(bands) for l, bands in reversed([*enumerate(details, 1)])}}
-        energy = {name: sum(b.square().sum().item() for b in bands)/len(x) for name, bands in parts.items()}
-        count, total = {name: sum(b[0].numel() for b in bands) for name, bands in parts.items()}, sum(energy.values())
-        rows += [{"step": step, "t": t, "scale": name, "energy": e, "share": e/total if total else math.nan, "mean_square": e/count[name]} for name, e in energy.items()]
+        coarse, details = dwt2(
+            x.double(), wavelet, min(3, max_levels(*x.shape[-2:])) if levels is None else levels
+        )
+        parts = {
+            "coarse": [coarse],
+            **{f"level {l}": list(bands) for l, bands in reversed([*enumerate(details, 1)])},
+        }
+        energy = {name: sum(b.square().sum().item() for b in bands) / len(x) for name, bands in parts.items()}
+        count, total = (
+            {name: sum(b[0].numel() for b in bands) for name, bands in parts.items()},
+            sum(energy.values()),
+        )
+        rows += [
+            {
+                "step": step,
+                "t": t,
+                "scale": name,
+                "energy": e,
+                "share": e / total if total else math.nan,
+                "mean_square": e / count[name],
+            }
+            for name, e in energy.items()
+        ]
     return pd.DataFrame(rows)
 
 # %% ../../nbs/measure/diagnostics.ipynb #84a2718e
 def plot_energy(
-    table: pd.DataFrame, # from `energy_table`
-    ax: object = None, # axes to draw on; a figure of its own when not given
+    table: pd.DataFrame,  # from `energy_table`
+    ax: object = None,  # axes to draw on; a figure of its own when not given
 ):
     "Mean square of each scale over the steps."
     ax = figure()[1] if ax is None else ax
-    for (name, rows), color in zip(table.groupby("scale", sort=False), CYCLE, strict=False): ax.plot(rows.step, rows.mean_square, "o-", ms=3, color=color, label=name)
+    for (name, rows), color in zip(table.groupby("scale", sort=False), CYCLE, strict=False):
+        ax.plot(rows.step, rows.mean_square, "o-", ms=3, color=color, label=name)
     ax.set(yscale="log", xlabel="step", ylabel="mean square of a coefficient")
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend()
     return ax
 
 # %% ../../nbs/measure/diagnostics.ipynb #b4729dca
-OCTAVES = {"1/32 to 1/16": (1/32, 1/16), "1/16 to 1/8": (1/16, 1/8), "1/8 to 1/4": (1/8, 1/4), "1/4 and above": (1/4, math.inf)} # cycles/pixel, lower end included
+OCTAVES = {
+    "1/32 to 1/16": (1 / 32, 1 / 16),
+    "1/16 to 1/8": (1 / 16, 1 / 8),
+    "1/8 to 1/4": (1 / 8, 1 / 4),
+    "1/4 and above": (1 / 4, math.inf),
+}  # cycles/pixel, lower end included
 
-def complex_bins(h: int, w: int) -> Tensor: # (h, w//2 + 1), True where a coefficient has a partner
+
+def complex_bins(h: int, w: int) -> Tensor:  # (h, w//2 + 1), True where a coefficient has a partner
     "Coefficients of `rfft2` that are complex, each counted once."
-    rows, cols = torch.arange(h)[:, None], torch.arange(w//2 + 1)[None]
-    own = ((rows == 0) | (2*rows == h)) & ((cols == 0) | (2*cols == w))
-    twice = ((cols == 0) | (2*cols == w)) & (2*rows > h)  # the mirror image stands in the same column
+    rows, cols = torch.arange(h)[:, None], torch.arange(w // 2 + 1)[None]
+    own = ((rows == 0) | (2 * rows == h)) & ((cols == 0) | (2 * cols == w))
+    twice = ((cols == 0) | (2 * cols == w)) & (2 * rows > h)  # the mirror image stands in the same column
     return ~own & ~twice
 
+# %% ../../nbs/measure/diagnostics.ipynb #61f5cd8b
 def histogram_table(
-    states: Iterable[tuple[float, Float[Tensor, "n c h w"]]], # (time, images) pairs, one for each step
+    states: Iterable[tuple[float, Float[Tensor, "n c h w"]]],  # (time, images) pairs, one for each step
     *,
-    reference: Float[Tensor, "n c h w"] | None = None, # images whose phases are subtracted, such as the last state
-    octaves: dict[str, tuple[float, float]] = OCTAVES, # scale -> (from, to) in cycles/pixel
-    bins: int = 24, # of each histogram
-    largest: float = 3., # magnitude where the histogram ends; the last bin holds what lies above
-) -> pd.DataFrame: # columns step, t, scale, quantity (magnitude, phase), low, high, density; a row for each bin
+    reference: (
+        Float[Tensor, "n c h w"] | None
+    ) = None,  # images whose phases are subtracted, such as the last state
+    octaves: dict[str, tuple[float, float]] = OCTAVES,  # scale -> (from, to) in cycles/pixel
+    bins: int = 24,  # of each histogram
+    largest: float = 3.0,  # magnitude where the histogram ends; the last bin holds what lies above
+) -> (
+    pd.DataFrame
+):  # columns step, t, scale, quantity (magnitude, phase), low, high, density; a row for each bin
     "Histograms of magnitude and phase of the Fourier coefficients of each scale."
     states, rows = check_states(states), []
     h, w = states[0][1].shape[-2:]
-    if reference is not None and reference.shape != states[0][1].shape: raise InputError(f"the reference has the shape of the states, {tuple(states[0][1].shape)}, got {tuple(reference.shape)}")
+    if reference is not None and reference.shape != states[0][1].shape:
+        raise InputError(
+            f"the reference has the shape of the states, {tuple(states[0][1].shape)}, got"
+            f" {tuple(reference.shape)}"
+        )
     keep, k = complex_bins(h, w), radius(h, w)
-    edges = {"magnitude": torch.linspace(0, largest, bins + 1).double(), "phase": torch.linspace(-math.pi, math.pi, bins + 1).double()}
+    edges = {
+        "magnitude": torch.linspace(0, largest, bins + 1).double(),
+        "phase": torch.linspace(-math.pi, math.pi, bins + 1).double(),
+    }
     for name, (low, high) in octaves.items():
         mask = keep & (k >= low) & (k < high)
-        if not bool(mask.any()): raise InputError(f"no complex coefficient of a {h} x {w} image lies in scale {name!r}")
-        turn = 1. if reference is None else rfft2(reference.double())[..., mask].conj()
+        if not bool(mask.any()):
+            raise InputError(f"no complex coefficient of a {h} x {w} image lies in scale {name!r}")
+        turn = 1.0 if reference is None else rfft2(reference.double())[..., mask].conj()
         for step, (t, x) in enumerate(states):
             z = rfft2(x.double())[..., mask]
-            size = z.abs()/z.abs().square().mean().sqrt().clamp(min=torch.finfo(torch.double).tiny)
-            for quantity, v in (("magnitude", size.clamp(max=largest)), ("phase", (z*turn).angle())):
+            size = z.abs() / z.abs().square().mean().sqrt().clamp(min=torch.finfo(torch.double).tiny)
+            for quantity, v in (("magnitude", size.clamp(max=largest)), ("phase", (z * turn).angle())):
                 e = edges[quantity]
                 density = np.histogram(v.flatten().cpu().numpy(), e.numpy(), density=True)[0]
-                rows += [{"step": step, "t": t, "scale": name, "quantity": quantity, "low": a, "high": b, "density": d} for a, b, d in zip(e[:-1].tolist(), e[1:].tolist(), density.tolist(), strict=True)]
+                rows += [
+                    {
+                        "step": step,
+                        "t": t,
+                        "scale": name,
+                        "quantity": quantity,
+                        "low": a,
+                        "high": b,
+                        "density": d,
+                    }
+                    for a, b, d in zip(e[:-1].tolist(), e[1:].tolist(), density.tolist(), strict=True)
+                ]
     return pd.DataFrame(rows).sort_values("step", kind="stable", ignore_index=True)
 
 # %% ../../nbs/measure/diagnostics.ipynb #b17b5da0
 def plot_histograms(
-    table: pd.DataFrame, # from `histogram_table`
-    quantity: str, # "magnitude" or "phase"
-    steps: list[int], # which steps are drawn
+    table: pd.DataFrame,  # from `histogram_table`
+    quantity: str,  # "magnitude" or "phase"
+    steps: list[int],  # which steps are drawn
 ):
     "One panel for each scale, one curve for each step; the curve of noise in black."
     scales = list(dict.fromkeys(table.scale))
@@ -113,9 +169,16 @@ def plot_histograms(
         part = table[(table.scale == scale) & (table.quantity == quantity)]
         for step, color in zip(steps, CYCLE, strict=False):
             rows = part[part.step == step]
-            ax.plot((rows.low + rows.high)/2, rows.density, color=color, lw=1.2, label=f"step {step}")
-        mid = (rows.low + rows.high)/2
-        ax.plot(mid, 2*mid*np.exp(-mid**2) if quantity == "magnitude" else 0*mid + 1/(2*math.pi), color="black", lw=0.8, ls=":", label="noise")
+            ax.plot((rows.low + rows.high) / 2, rows.density, color=color, lw=1.2, label=f"step {step}")
+        mid = (rows.low + rows.high) / 2
+        ax.plot(
+            mid,
+            2 * mid * np.exp(-(mid**2)) if quantity == "magnitude" else 0 * mid + 1 / (2 * math.pi),
+            color="black",
+            lw=0.8,
+            ls=":",
+            label="noise",
+        )
         ax.set(title=scale, xlabel="size / rms" if quantity == "magnitude" else "phase")
     axes[0].set(ylabel="density")
     axes[-1].legend(fontsize=7)

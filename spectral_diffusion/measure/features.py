@@ -29,119 +29,150 @@ __all__ = ['EXTRACTORS', 'WIDTHS', 'DRAWS', 'CIFAR10_WIDTHS', 'pixels', 'wavelet
 # %% ../../nbs/measure/features.ipynb #593db254
 EXTRACTORS = Registry("extractor")
 
+
 @EXTRACTORS.register("pixels")
 def pixels(
-    x: Float[Tensor, "b c h w"], # images in [-1, 1]
-) -> Float[Tensor, "b d"]: # d = 64 c
+    x: Float[Tensor, "b c h w"],  # images in [-1, 1]
+) -> Float[Tensor, "b d"]:  # d = 64 c
     "Eight by eight averages of each channel."
     return adaptive_avg_pool2d(x, (8, 8)).flatten(1)
 
+# %% ../../nbs/measure/features.ipynb #0f24570b
 @EXTRACTORS.register("wavelet")
 def wavelet(
-    x: Float[Tensor, "b c h w"], # images in [-1, 1], sides of 8 and more
-) -> Float[Tensor, "b d"]: # d = 10 c
+    x: Float[Tensor, "b c h w"],  # images in [-1, 1], sides of 8 and more
+) -> Float[Tensor, "b d"]:  # d = 10 c
     "Log energy of the bands of a three-level Haar transform."
     coarse, details = dwt2(x, "haar", 3)
     bands = [coarse, *(band for level in details for band in level)]
     return torch.stack([(band.square().mean((-2, -1)) + 1e-6).log() for band in bands], -1).flatten(1)
 
-WIDTHS = (16, 32, 64) # channels of the random network
+# %% ../../nbs/measure/features.ipynb #e64415a4
+WIDTHS = (16, 32, 64)  # channels of the random network
+
 
 @EXTRACTORS.register("random_conv")
 def random_conv(
-    x: Float[Tensor, "b c h w"], # images in [-1, 1]
+    x: Float[Tensor, "b c h w"],  # images in [-1, 1]
 ) -> Float[Tensor, "b 128"]:
-    "Means and standard deviations of the last layer of a network with fixed random weights; one pixel has no spread."
+    """Means and standard deviations of the last layer of a network with fixed random weights; one pixel has
+    no spread."""
     before = x.shape[1]
     for i, width in enumerate(WIDTHS):
-        weight = torch.randn(width, before, 3, 3, generator=stream(0, f"measure/random_conv/{before}/{i}"))*(2/(9*before))**0.5
+        weight = (
+            torch.randn(width, before, 3, 3, generator=stream(0, f"measure/random_conv/{before}/{i}"))
+            * (2 / (9 * before)) ** 0.5
+        )
         x = relu(conv2d(x, weight.to(x), padding=1))
-        if i + 1 < len(WIDTHS) and min(x.shape[-2:]) >= 2: x = avg_pool2d(x, 2)
+        if i + 1 < len(WIDTHS) and min(x.shape[-2:]) >= 2:
+            x = avg_pool2d(x, 2)
         before = width
     mean = x.mean((-2, -1))
-    spread = x.std((-2, -1)) if x.shape[-2]*x.shape[-1] > 1 else torch.zeros_like(mean)
+    spread = x.std((-2, -1)) if x.shape[-2] * x.shape[-1] > 1 else torch.zeros_like(mean)
     return torch.cat([mean, spread], 1)
 
 # %% ../../nbs/measure/features.ipynb #3251d64c
 class Frechet(NamedTuple):
     "A distance between two sets, and what it was measured with."
-    value: float     # of the two samples as they are
-    unbiased: float  # with the part that falls as 1/n taken out; may be negative for equal sources
-    n: int           # images of the smaller set
-    dimension: int   # of the features
-    extractor: str   # their name
 
+    value: float  # of the two samples as they are
+    unbiased: float  # with the part that falls as 1/n taken out; may be negative for equal sources
+    n: int  # images of the smaller set
+    dimension: int  # of the features
+    extractor: str  # their name
+
+# %% ../../nbs/measure/features.ipynb #717a16a9
 def gaussian_distance(
-    x: Float[Tensor, "n d"], # features
-    y: Float[Tensor, "m d"], # features
-) -> float: # squared distance
+    x: Float[Tensor, "n d"],  # features
+    y: Float[Tensor, "m d"],  # features
+) -> float:  # squared distance
     "Squared Frechet distance of the Gaussians that fit two sets of features."
     a, b = (torch.cov(z.T).reshape(z.shape[1], -1) for z in (x, y))
     e, u = torch.linalg.eigh(a)
-    root = u*e.clamp(min=0).sqrt()@u.T
-    cross = torch.linalg.eigvalsh(root@b@root).clamp(min=0).sqrt().sum()
-    return ((x.mean(0) - y.mean(0)).square().sum() + a.trace() + b.trace() - 2*cross).item()
+    root = u * e.clamp(min=0).sqrt() @ u.T
+    cross = torch.linalg.eigvalsh(root @ b @ root).clamp(min=0).sqrt().sum()
+    return ((x.mean(0) - y.mean(0)).square().sum() + a.trace() + b.trace() - 2 * cross).item()
 
+# %% ../../nbs/measure/features.ipynb #876310f3
 def content_order(
-    rows: Float[Tensor, "n ..."], # pictures or features
-) -> Int64[Tensor, " n"]: # every index once
+    rows: Float[Tensor, "n ..."],  # pictures or features
+) -> Int64[Tensor, " n"]:  # every index once
     "An order that follows from the rows as a set: by the hash of each."
-    def digest(row): return hashlib.sha256(row.contiguous().view(torch.uint8).numpy()).digest()
+
+    def digest(row):
+        return hashlib.sha256(row.contiguous().view(torch.uint8).numpy()).digest()
+
     known = [digest(row) for row in rows.detach().cpu()]
     return torch.tensor(sorted(range(len(known)), key=known.__getitem__))
 
+# %% ../../nbs/measure/features.ipynb #ce5f621e
 DRAWS = 8  # of halves; the estimate is their mean
 
+
 def halved(
-    x: Float[Tensor, "n d"], # features in `content_order`
-    draw: int, # counted from 0
-) -> list[Float[Tensor, "m d"]]: # two
+    x: Float[Tensor, "n d"],  # features in `content_order`
+    draw: int,  # counted from 0
+) -> list[Float[Tensor, "m d"]]:  # two
     "Two halves by chance, from the stream `measure/halves/<draw>`."
     order = torch.randperm(len(x), generator=stream(0, f"measure/halves/{draw}"))
     return [x[order[i::2]] for i in (0, 1)]
 
+# %% ../../nbs/measure/features.ipynb #2a61362a
 def features_of(
-    x: Float[Tensor, "n c h w"], # images in [-1, 1]
-    extractor: str, # a name in `EXTRACTORS`
-    chunk: int = 256, # images at a time
-) -> Float[Tensor, "n d"]: # float64, in the order of `content_order`
+    x: Float[Tensor, "n c h w"],  # images in [-1, 1]
+    extractor: str,  # a name in `EXTRACTORS`
+    chunk: int = 256,  # images at a time
+) -> Float[Tensor, "n d"]:  # float64, in the order of `content_order`
     "Features of a set of images, the same for every order in which it comes."
     extract = EXTRACTORS[extractor]
     return torch.cat([extract(x[part.to(x.device)]).double() for part in content_order(x).split(chunk)])
 
+# %% ../../nbs/measure/features.ipynb #5201e098
 def unbiased_distance(
-    x: Float[Tensor, "n d"], # features
-    y: Float[Tensor, "m d"], # features
-) -> tuple[float, float]: # as it is; continued to infinitely many
+    x: Float[Tensor, "n d"],  # features
+    y: Float[Tensor, "m d"],  # features
+) -> tuple[float, float]:  # as it is; continued to infinitely many
     "The squared distance of two samples, and the line through it and that of the halves at 1/n = 0."
     x, y = (z[content_order(z)] for z in (x, y))
     whole = gaussian_distance(x, y)
-    halves = [gaussian_distance(p, q) for draw in range(DRAWS)
-              for p, q in zip(halved(x, draw), halved(y, draw), strict=True)]
-    return whole, 2*whole - sum(halves)/len(halves)
+    halves = [
+        gaussian_distance(p, q)
+        for draw in range(DRAWS)
+        for p, q in zip(halved(x, draw), halved(y, draw), strict=True)
+    ]
+    return whole, 2 * whole - sum(halves) / len(halves)
 
+# %% ../../nbs/measure/features.ipynb #14976a8a
 def frechet_distance(
-    x: Float[Tensor, "n c h w"], # images in [-1, 1]
-    y: Float[Tensor, "m c h w"], # images to compare with
-    extractor: str = "random_conv", # a name in `EXTRACTORS`
+    x: Float[Tensor, "n c h w"],  # images in [-1, 1]
+    y: Float[Tensor, "m c h w"],  # images to compare with
+    extractor: str = "random_conv",  # a name in `EXTRACTORS`
 ) -> Frechet:
     "Squared Frechet distance of two sets of images."
     EXTRACTORS[extractor]  # an unknown name raises
     for z in (x, y):
         if z.ndim != 4 or not z.is_floating_point() or not bool(z.isfinite().all()):
-            raise InputError(f"a distance of sets needs finite float images (n, c, h, w), got {tuple(z.shape)} of {z.dtype}")
-    if x.shape[1:] != y.shape[1:]: raise InputError(f"both sets need images of one shape, got {tuple(x.shape[1:])} and {tuple(y.shape[1:])}")
-    if min(len(x), len(y)) < 8: raise InputError(f"a distance of sets needs at least 8 images in each, got {len(x)} and {len(y)}")
+            raise InputError(
+                f"a distance of sets needs finite float images (n, c, h, w), got {tuple(z.shape)} of"
+                f" {z.dtype}"
+            )
+    if x.shape[1:] != y.shape[1:]:
+        raise InputError(
+            f"both sets need images of one shape, got {tuple(x.shape[1:])} and {tuple(y.shape[1:])}"
+        )
+    if min(len(x), len(y)) < 8:
+        raise InputError(f"a distance of sets needs at least 8 images in each, got {len(x)} and {len(y)}")
     p, q = (features_of(z, extractor) for z in (x, y))
     return Frechet(*unbiased_distance(p, q), min(len(p), len(q)), p.shape[1], extractor)
 
 # %% ../../nbs/measure/features.ipynb #75e62b75
-CIFAR10_WIDTHS = (32, 64, 96, 96, 96) # channels of the trained network
+CIFAR10_WIDTHS = (32, 64, 96, 96, 96)  # channels of the trained network
+
 
 def cifar10_network(
-    x: Float[Tensor, "b 3 h w"], # images in [-1, 1]
-    layer: Callable[[int, Tensor], Tensor], # the convolution with a number, on maps
-) -> Float[Tensor, "b 96"]: # features
+    x: Float[Tensor, "b 3 h w"],  # images in [-1, 1]
+    layer: Callable[[int, Tensor], Tensor],  # the convolution with a number, on maps
+) -> Float[Tensor, "b 96"]:  # features
     "The trained network up to its last average: three scales, two shortcuts."
     x = max_pool2d(relu(layer(0, x)), 2)
     x = max_pool2d(relu(layer(1, x)), 2)
@@ -149,44 +180,62 @@ def cifar10_network(
     x = max_pool2d(x + relu(layer(3, x)), 2)
     return (x + relu(layer(4, x))).mean((-2, -1))
 
+# %% ../../nbs/measure/features.ipynb #af7d533a
 @shared_table(maxsize=1)
-def cifar10_weights() -> dict[str, Tensor]: # half precision, on the CPU
+def cifar10_weights() -> dict[str, Tensor]:  # half precision, on the CPU
     "The weights that came with the package, after a look at their checksum."
     folder = files("spectral_diffusion.measure")
-    data, record = (folder/"cifar10_features.safetensors").read_bytes(), json.loads((folder/"cifar10_features.json").read_text())
+    data, record = (
+        (folder / "cifar10_features.safetensors").read_bytes(),
+        json.loads((folder / "cifar10_features.json").read_text()),
+    )
     found = hashlib.sha256(data).hexdigest()
-    if found != record["sha256"]: raise InputError(f"cifar10_features.safetensors is damaged: it must have SHA-256 {record['sha256']}, got {found}; hint: install the package again")
+    if found != record["sha256"]:
+        raise InputError(
+            f"cifar10_features.safetensors is damaged: it must have SHA-256 {record['sha256']}, got {found};"
+            " hint: install the package again"
+        )
     return load(data)
 
+# %% ../../nbs/measure/features.ipynb #0df6d791
 def packaged(weights: dict[str, Tensor]) -> Callable[[int, Tensor], Tensor]:
     "The convolutions of `cifar10_network` with given weights, in the precision of the pictures."
     return lambda i, y: conv2d(y, weights[f"{i}.weight"].to(y), weights[f"{i}.bias"].to(y), padding=1)
 
+# %% ../../nbs/measure/features.ipynb #3187573c
 @EXTRACTORS.register("cifar10")
 def cifar10_features(
-    x: Float[Tensor, "b 3 32 32"], # images in [-1, 1]
+    x: Float[Tensor, "b 3 32 32"],  # images in [-1, 1]
 ) -> Float[Tensor, "b 96"]:
     "Averages of the last layer of a small classifier that was trained on CIFAR-10."
-    if tuple(x.shape[1:]) != (3, 32, 32): raise InputError(f"the features 'cifar10' are made for pictures (3, 32, 32), got {tuple(x.shape[1:])}; hint: 'random_conv' takes any size")
+    if tuple(x.shape[1:]) != (3, 32, 32):
+        raise InputError(
+            f"the features 'cifar10' are made for pictures (3, 32, 32), got {tuple(x.shape[1:])}; hint:"
+            " 'random_conv' takes any size"
+        )
     return cifar10_network(x, packaged(cifar10_weights()))
 
+# %% ../../nbs/measure/features.ipynb #e89e4d7f
 def cifar10_logits(
-    x: Float[Tensor, "b 3 32 32"], # images in [-1, 1]
-    weights: dict[str, Tensor] | None = None, # others than those of the package
-) -> Float[Tensor, "b 10"]: # one for each class, in the order of `data.real.CLASSES`
+    x: Float[Tensor, "b 3 32 32"],  # images in [-1, 1]
+    weights: dict[str, Tensor] | None = None,  # others than those of the package
+) -> Float[Tensor, "b 10"]:  # one for each class, in the order of `data.real.CLASSES`
     "What the classifier says."
     weights = cifar10_weights() if weights is None else weights
-    return linear(cifar10_network(x, packaged(weights)), weights["head.weight"].to(x), weights["head.bias"].to(x))
+    return linear(
+        cifar10_network(x, packaged(weights)), weights["head.weight"].to(x), weights["head.bias"].to(x)
+    )
 
 # %% ../../nbs/measure/features.ipynb #4d934e0a
 def sample_bias(
-    covariance: Float[Tensor, "d d"], # of the features
-    n: int, # pictures of one set
-    m: int, # pictures of the other
-) -> float: # expected squared distance
+    covariance: Float[Tensor, "d d"],  # of the features
+    n: int,  # pictures of one set
+    m: int,  # pictures of the other
+) -> float:  # expected squared distance
     "What two samples of one Gaussian source have as their distance, to first order in 1/n."
-    if min(n, m) < 2: raise InputError(f"a covariance needs at least 2 pictures in each set, got {n} and {m}")
+    if min(n, m) < 2:
+        raise InputError(f"a covariance needs at least 2 pictures in each set, got {n} and {m}")
     e = torch.linalg.eigvalsh(covariance.double()).clamp(min=0)
     e = e[e > 0]
-    pairs = (e[:, None]*e/(e[:, None] + e)).sum()
-    return (e.sum()*(1/n + 1/m) + (pairs + e.sum()/2)/2*(1/(n - 1) + 1/(m - 1))).item()
+    pairs = (e[:, None] * e / (e[:, None] + e)).sum()
+    return (e.sum() * (1 / n + 1 / m) + (pairs + e.sum() / 2) / 2 * (1 / (n - 1) + 1 / (m - 1))).item()

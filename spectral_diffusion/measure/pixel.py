@@ -17,13 +17,15 @@ __all__ = ['check_pair', 'reduce', 'mse', 'mae', 'decibels', 'psnr', 'window_blu
 
 # %% ../../nbs/measure/pixel.ipynb #d938ae2e
 def check_pair(
-    x: Float[Tensor, "b c h w"], # images
-    y: Float[Tensor, "b c h w"], # images to compare with, one for each of `x`
+    x: Float[Tensor, "b c h w"],  # images
+    y: Float[Tensor, "b c h w"],  # images to compare with, one for each of `x`
 ) -> None:
     "Raises `InputError` unless both are finite floating batches of one shape."
     if x.shape != y.shape or x.ndim != 4 or x.numel() == 0:
-        raise InputError("two batches of images: shape (b, c, h, w), the same for both; "
-                         f"got {tuple(x.shape)} and {tuple(y.shape)}; hint: x[None] adds a batch axis")
+        raise InputError(
+            "two batches of images: shape (b, c, h, w), the same for both; "
+            f"got {tuple(x.shape)} and {tuple(y.shape)}; hint: x[None] adds a batch axis"
+        )
     for z in (x, y):
         if not z.is_floating_point():
             raise InputError(f"images are floating point, got {z.dtype}; hint: bytes/127.5 - 1")
@@ -32,101 +34,112 @@ def check_pair(
 
 # %% ../../nbs/measure/pixel.ipynb #2d6ac79b
 def reduce(
-    values: Float[Tensor, " b"], # one value per image
-    reduction: str, # "mean" or "none"
-) -> Float[Tensor, "*b"]: # a scalar, or the values
+    values: Float[Tensor, " b"],  # one value per image
+    reduction: str,  # "mean" or "none"
+) -> Float[Tensor, "*b"]:  # a scalar, or the values
     "The mean over images, or the values themselves."
-    if reduction not in ("mean", "none"): raise unknown_name("reduction", reduction, ["mean", "none"])
+    if reduction not in ("mean", "none"):
+        raise unknown_name("reduction", reduction, ["mean", "none"])
     return values.mean() if reduction == "mean" else values
 
 # %% ../../nbs/measure/pixel.ipynb #0b457dc3
 def mse(
-    x: Float[Tensor, "b c h w"], # images
-    y: Float[Tensor, "b c h w"], # images to compare with
+    x: Float[Tensor, "b c h w"],  # images
+    y: Float[Tensor, "b c h w"],  # images to compare with
     *,
-    reduction: str = "mean", # over images: "mean" or "none"
-) -> Float[Tensor, "*b"]: # squared units of the images
+    reduction: str = "mean",  # over images: "mean" or "none"
+) -> Float[Tensor, "*b"]:  # squared units of the images
     "Mean squared error."
     check_pair(x, y)
     return reduce((x - y).square().mean((1, 2, 3)), reduction)
 
 # %% ../../nbs/measure/pixel.ipynb #b0ad58cb
 def mae(
-    x: Float[Tensor, "b c h w"], # images
-    y: Float[Tensor, "b c h w"], # images to compare with
+    x: Float[Tensor, "b c h w"],  # images
+    y: Float[Tensor, "b c h w"],  # images to compare with
     *,
-    reduction: str = "mean", # over images: "mean" or "none"
-) -> Float[Tensor, "*b"]: # units of the images
+    reduction: str = "mean",  # over images: "mean" or "none"
+) -> Float[Tensor, "*b"]:  # units of the images
     "Mean absolute error."
     check_pair(x, y)
     return reduce((x - y).abs().mean((1, 2, 3)), reduction)
 
 # %% ../../nbs/measure/pixel.ipynb #19ff57ef
 def decibels(
-    error: Float[Tensor, "*s"], # mean squared errors
+    error: Float[Tensor, "*s"],  # mean squared errors
     *,
-    data_range: float = 2., # largest minus smallest value a pixel may have
-) -> Float[Tensor, "*s"]: # infinite where the error is zero
+    data_range: float = 2.0,  # largest minus smallest value a pixel may have
+) -> Float[Tensor, "*s"]:  # infinite where the error is zero
     "Peak signal-to-noise ratio of a mean squared error, in dB."
-    if not data_range > 0: raise InputError(f"data_range must be positive, got {data_range}")
-    return -10*(error/data_range**2).log10()
+    if not data_range > 0:
+        raise InputError(f"data_range must be positive, got {data_range}")
+    return -10 * (error / data_range**2).log10()
 
+# %% ../../nbs/measure/pixel.ipynb #87cbed09
 def psnr(
-    x: Float[Tensor, "b c h w"], # images
-    y: Float[Tensor, "b c h w"], # images to compare with
+    x: Float[Tensor, "b c h w"],  # images
+    y: Float[Tensor, "b c h w"],  # images to compare with
     *,
-    data_range: float = 2., # largest minus smallest value a pixel may have
-    reduction: str = "mean", # over images: "mean" or "none"
-) -> Float[Tensor, "*b"]: # dB
+    data_range: float = 2.0,  # largest minus smallest value a pixel may have
+    reduction: str = "mean",  # over images: "mean" or "none"
+) -> Float[Tensor, "*b"]:  # dB
     "Peak signal-to-noise ratio, per image and then averaged."
     return reduce(decibels(mse(x, y, reduction="none"), data_range=data_range), reduction)
 
 # %% ../../nbs/measure/pixel.ipynb #8dcfa18e
 def window_blur(
-    x: Float[Tensor, "b c h w"], # images
-    size: int, # pixels, odd
-    sigma: float, # pixels
-) -> Float[Tensor, "b c h2 w2"]: # smaller by `size - 1` in each direction
+    x: Float[Tensor, "b c h w"],  # images
+    size: int,  # pixels, odd
+    sigma: float,  # pixels
+) -> Float[Tensor, "b c h2 w2"]:  # smaller by `size - 1` in each direction
     "Gaussian local means over the windows that lie inside the image."
-    if size < 1 or size % 2 == 0: raise InputError(f"the window has an odd size, got {size}")
+    if size < 1 or size % 2 == 0:
+        raise InputError(f"the window has an odd size, got {size}")
     if min(x.shape[-2:]) < size:
-        raise InputError(f"images need at least {size} x {size} pixels for a window of {size}, got "
-                         f"{tuple(x.shape[-2:])}")
-    r = torch.arange(size, dtype=torch.float64) - size//2
-    g = torch.softmax(-r.square()/(2*sigma**2), 0).to(x)
+        raise InputError(
+            f"images need at least {size} x {size} pixels for a window of {size}, got {tuple(x.shape[-2:])}"
+        )
+    r = torch.arange(size, dtype=torch.float64) - size // 2
+    g = torch.softmax(-r.square() / (2 * sigma**2), 0).to(x)
     flat = conv2d(x.flatten(0, 1)[:, None], g[None, None, :, None])
     return conv2d(flat, g[None, None, None, :])[:, 0].unflatten(0, x.shape[:2])
 
 # %% ../../nbs/measure/pixel.ipynb #f82c4cdc
 def ssim_map(
-    x: Float[Tensor, "b c h w"], # images
-    y: Float[Tensor, "b c h w"], # images to compare with
+    x: Float[Tensor, "b c h w"],  # images
+    y: Float[Tensor, "b c h w"],  # images to compare with
     *,
-    data_range: float = 2., # largest minus smallest value a pixel may have
-    window: int = 11, # pixels, odd
-    sigma: float = 1.5, # pixels
-    black: float = 0., # the value that means no light; -1 gives the numbers of images in [0, 1]
-) -> Float[Tensor, "b c h2 w2"]: # in [-1, 1], 1 where the windows agree
+    data_range: float = 2.0,  # largest minus smallest value a pixel may have
+    window: int = 11,  # pixels, odd
+    sigma: float = 1.5,  # pixels
+    black: float = 0.0,  # the value that means no light; -1 gives the numbers of images in [0, 1]
+) -> Float[Tensor, "b c h2 w2"]:  # in [-1, 1], 1 where the windows agree
     "Structural similarity of every window (Wang et al. 2004, eq. 13, population moments)."
     check_pair(x, y)
-    if not data_range > 0: raise InputError(f"data_range must be positive, got {data_range}")
-    c1, c2 = (0.01*data_range)**2, (0.03*data_range)**2
-    def local(z): return window_blur(z, window, sigma)
-    if black: x, y = x - black, y - black
-    mx, my = local(x), local(y)
-    vx, vy, vxy = local(x*x) - mx*mx, local(y*y) - my*my, local(x*y) - mx*my
-    return (2*mx*my + c1)*(2*vxy + c2) / ((mx*mx + my*my + c1)*(vx + vy + c2))
+    if not data_range > 0:
+        raise InputError(f"data_range must be positive, got {data_range}")
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
 
+    def local(z):
+        return window_blur(z, window, sigma)
+
+    if black:
+        x, y = x - black, y - black
+    mx, my = local(x), local(y)
+    vx, vy, vxy = local(x * x) - mx * mx, local(y * y) - my * my, local(x * y) - mx * my
+    return (2 * mx * my + c1) * (2 * vxy + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2))
+
+# %% ../../nbs/measure/pixel.ipynb #330af27b
 def ssim(
-    x: Float[Tensor, "b c h w"], # images
-    y: Float[Tensor, "b c h w"], # images to compare with
+    x: Float[Tensor, "b c h w"],  # images
+    y: Float[Tensor, "b c h w"],  # images to compare with
     *,
-    data_range: float = 2., # largest minus smallest value a pixel may have
-    window: int = 11, # pixels, odd
-    sigma: float = 1.5, # pixels
-    black: float = 0., # the value that means no light; -1 gives the numbers of images in [0, 1]
-    reduction: str = "mean", # over images: "mean" or "none"
-) -> Float[Tensor, "*b"]: # in [-1, 1]
+    data_range: float = 2.0,  # largest minus smallest value a pixel may have
+    window: int = 11,  # pixels, odd
+    sigma: float = 1.5,  # pixels
+    black: float = 0.0,  # the value that means no light; -1 gives the numbers of images in [0, 1]
+    reduction: str = "mean",  # over images: "mean" or "none"
+) -> Float[Tensor, "*b"]:  # in [-1, 1]
     "Mean structural similarity over channels and windows, per image and then averaged."
     values = ssim_map(x, y, data_range=data_range, window=window, sigma=sigma, black=black)
     return reduce(values.mean((1, 2, 3)), reduction)

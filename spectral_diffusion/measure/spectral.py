@@ -23,23 +23,26 @@ __all__ = ['bands_of', 'band_energy', 'band_share', 'band_std', 'band_mse', 'ban
 
 # %% ../../nbs/measure/spectral.ipynb #00a12466
 def bands_of(
-    h: int, # rows of the images
-    w: int, # columns of the images
-    bands: dict[str, tuple[float, float]], # band -> (from, to) in cycles/pixel
-) -> Float[Tensor, "e {h} {w}//2+1"]: # float64
+    h: int,  # rows of the images
+    w: int,  # columns of the images
+    bands: dict[str, tuple[float, float]],  # band -> (from, to) in cycles/pixel
+) -> Float[Tensor, "e {h} {w}//2+1"]:  # float64
     "Multiplicity of every coefficient in every band; a band without coefficients raises."
-    m = bin_weights(h, w)*torch.stack(list(band_masks(h, w, bands).values()))
+    m = bin_weights(h, w) * torch.stack(list(band_masks(h, w, bands).values()))
     empty = [name for name, n in zip(bands, m.sum((-2, -1)).tolist(), strict=True) if n == 0]
     if empty:
-        raise InputError(f"no coefficient of a {h} x {w} image lies in band {', '.join(empty)}; hint: "
-                         "larger images or wider bands")
+        raise InputError(
+            f"no coefficient of a {h} x {w} image lies in band {', '.join(empty)}; hint: "
+            "larger images or wider bands"
+        )
     return m
 
+# %% ../../nbs/measure/spectral.ipynb #5dd266fb
 def band_energy(
-    x: Float[Tensor, "b c h w"], # images
+    x: Float[Tensor, "b c h w"],  # images
     *,
-    bands: dict[str, tuple[float, float]] = BANDS, # band -> (from, to) in cycles/pixel
-) -> Float[Tensor, "b e"]: # sum of squares, over channels too
+    bands: dict[str, tuple[float, float]] = BANDS,  # band -> (from, to) in cycles/pixel
+) -> Float[Tensor, "b e"]:  # sum of squares, over channels too
     "Energy of every image in every band."
     check_pair(x, x)
     m = bands_of(*x.shape[-2:], bands).to(x)
@@ -47,43 +50,45 @@ def band_energy(
 
 # %% ../../nbs/measure/spectral.ipynb #e7ccc0e8
 def band_share(
-    h: int, # rows of the images
-    w: int, # columns of the images
+    h: int,  # rows of the images
+    w: int,  # columns of the images
     *,
-    bands: dict[str, tuple[float, float]] = BANDS, # band -> (from, to) in cycles/pixel
-) -> Float[Tensor, " e"]: # float64; adds up to one when the bands cover the spectrum
+    bands: dict[str, tuple[float, float]] = BANDS,  # band -> (from, to) in cycles/pixel
+) -> Float[Tensor, " e"]:  # float64; adds up to one when the bands cover the spectrum
     "The part of all coefficients that lies in each band."
-    return bands_of(h, w, bands).sum((-2, -1))/(h*w)
+    return bands_of(h, w, bands).sum((-2, -1)) / (h * w)
 
+# %% ../../nbs/measure/spectral.ipynb #f99f5eb5
 def band_std(
-    x: Float[Tensor, "b c h w"], # images
+    x: Float[Tensor, "b c h w"],  # images
     *,
-    bands: dict[str, tuple[float, float]] = BANDS, # band -> (from, to) in cycles/pixel
-) -> Float[Tensor, " e"]: # units of the images
+    bands: dict[str, tuple[float, float]] = BANDS,  # band -> (from, to) in cycles/pixel
+) -> Float[Tensor, " e"]:  # units of the images
     "Root mean square of the coefficients of each band, over images and channels."
     share = band_share(*x.shape[-2:], bands=bands).to(x)
-    return (band_energy(x, bands=bands).mean(0)/(share*x[0].numel())).sqrt()
+    return (band_energy(x, bands=bands).mean(0) / (share * x[0].numel())).sqrt()
 
 # %% ../../nbs/measure/spectral.ipynb #ea862fea
 def band_mse(
-    x: Float[Tensor, "b c h w"], # images
-    y: Float[Tensor, "b c h w"], # images to compare with
+    x: Float[Tensor, "b c h w"],  # images
+    y: Float[Tensor, "b c h w"],  # images to compare with
     *,
-    bands: dict[str, tuple[float, float]] = BANDS, # band -> (from, to) in cycles/pixel
-) -> Float[Tensor, "b e"]: # squared units of the images
+    bands: dict[str, tuple[float, float]] = BANDS,  # band -> (from, to) in cycles/pixel
+) -> Float[Tensor, "b e"]:  # squared units of the images
     "Mean squared error per coefficient of every band, for every image."
     check_pair(x, y)
-    count = band_share(*x.shape[-2:], bands=bands).to(x)*x[0].numel()
-    return band_energy(x - y, bands=bands)/count
+    count = band_share(*x.shape[-2:], bands=bands).to(x) * x[0].numel()
+    return band_energy(x - y, bands=bands) / count
 
+# %% ../../nbs/measure/spectral.ipynb #e43d3c5e
 def band_psnr(
-    x: Float[Tensor, "b c h w"], # images
-    y: Float[Tensor, "b c h w"], # images to compare with
+    x: Float[Tensor, "b c h w"],  # images
+    y: Float[Tensor, "b c h w"],  # images to compare with
     *,
-    bands: dict[str, tuple[float, float]] = BANDS, # band -> (from, to) in cycles/pixel
-    data_range: float = 2., # largest minus smallest value a pixel may have
-    reduction: str = "mean", # over images: "mean" or "none"
-) -> Float[Tensor, "*b e"]: # dB
+    bands: dict[str, tuple[float, float]] = BANDS,  # band -> (from, to) in cycles/pixel
+    data_range: float = 2.0,  # largest minus smallest value a pixel may have
+    reduction: str = "mean",  # over images: "mean" or "none"
+) -> Float[Tensor, "*b e"]:  # dB
     "Peak signal-to-noise ratio of every band, per image and then averaged."
     values = decibels(band_mse(x, y, bands=bands), data_range=data_range)
     return torch.stack([reduce(v, reduction) for v in values.unbind(1)], -1)
@@ -91,54 +96,62 @@ def band_psnr(
 # %% ../../nbs/measure/spectral.ipynb #d2b876ef
 class Distance(NamedTuple):
     "A distance between two sets with what a finite sample makes of it, in dB."
-    value: float # the distance
-    stderr: float # its standard error; nan for a single image
-    floor: float # what two sets of one source would have; nan for a single image
 
+    value: float  # the distance
+    stderr: float  # its standard error; nan for a single image
+    floor: float  # what two sets of one source would have; nan for a single image
+
+# %% ../../nbs/measure/spectral.ipynb #1c4c0208
 def ring_powers(
-    x: Float[Tensor, "b c h w"], # images
+    x: Float[Tensor, "b c h w"],  # images
     *,
-    k_min: float = 0., # leave out rings below this frequency, cycles/pixel
-) -> Float[Tensor, "b j"]: # float64
+    k_min: float = 0.0,  # leave out rings below this frequency, cycles/pixel
+) -> Float[Tensor, "b j"]:  # float64
     "Radial power of every image by itself."
     check_pair(x, x)
     spectra = [radial_power(image[None].double()) for image in x]  # the spread between images is wanted
     kept = spectra[0].k >= k_min
     if not bool(kept.any()):
-        raise InputError(f"no ring lies at or above k_min = {k_min} cycles/pixel, the last is at "
-                         f"{spectra[0].k.max().item():.4g}")
+        raise InputError(
+            f"no ring lies at or above k_min = {k_min} cycles/pixel, the last is at "
+            f"{spectra[0].k.max().item():.4g}"
+        )
     return torch.stack([s.power[kept] for s in spectra])
 
 # %% ../../nbs/measure/spectral.ipynb #8581a994
 def rms_decibels(
-    p: Float[Tensor, "*b j"], # power of each ring
-    q: Float[Tensor, "*b j"], # power of each ring in the other set
-) -> Float[Tensor, "*b"]: # dB
+    p: Float[Tensor, "*b j"],  # power of each ring
+    q: Float[Tensor, "*b j"],  # power of each ring in the other set
+) -> Float[Tensor, "*b"]:  # dB
     "Root mean square over rings of the ratio in decibels; infinite where only one of the two is empty."
-    d = torch.where(p == q, torch.zeros_like(p), 10*(p/q).log10())
+    d = torch.where(p == q, torch.zeros_like(p), 10 * (p / q).log10())
     return d.square().mean(-1).sqrt()
 
-def leave_one_out(
-    p: Float[Tensor, "n j"], # one row per image
-) -> Float[Tensor, "n j"]: # row i is the mean without image i
-    "The means of all sets that lack one image."
-    return (p.sum(0) - p)/(len(p) - 1)
 
+def leave_one_out(
+    p: Float[Tensor, "n j"],  # one row per image
+) -> Float[Tensor, "n j"]:  # row i is the mean without image i
+    "The means of all sets that lack one image."
+    return (p.sum(0) - p) / (len(p) - 1)
+
+# %% ../../nbs/measure/spectral.ipynb #d694644f
 def log_psd_distance(
-    x: Float[Tensor, "n c h w"], # images, such as samples
-    y: Float[Tensor, "m c h w"], # images, such as data; no pairs needed
+    x: Float[Tensor, "n c h w"],  # images, such as samples
+    y: Float[Tensor, "m c h w"],  # images, such as data; no pairs needed
     *,
-    k_min: float = 0., # leave out rings below this frequency, cycles/pixel
-) -> Distance: # dB
+    k_min: float = 0.0,  # leave out rings below this frequency, cycles/pixel
+) -> Distance:  # dB
     "Distance of the radial power spectra of two sets: rms over rings of the ratio in dB."
     if x.shape[1:] != y.shape[1:]:
-        raise InputError(f"both sets need images of one shape (c, h, w), got {tuple(x.shape[1:])} and "
-                         f"{tuple(y.shape[1:])}")
+        raise InputError(
+            f"both sets need images of one shape (c, h, w), got {tuple(x.shape[1:])} and {tuple(y.shape[1:])}"
+        )
     sets = [ring_powers(z, k_min=k_min) for z in (x, y)]
     p, q = (s.mean(0) for s in sets)
     value = rms_decibels(p, q).item()
-    if min(len(x), len(y)) < 2: return Distance(value, math.nan, math.nan)
+    if min(len(x), len(y)) < 2:
+        return Distance(value, math.nan, math.nan)
     without = rms_decibels(leave_one_out(sets[0]), q), rms_decibels(p, leave_one_out(sets[1]))
-    variance = sum((len(d) - 1)*d.var(correction=0) for d in without)
-    relative = sum(s.var(0)/len(s)/s.mean(0).square() for s in sets)
-    return Distance(value, variance.sqrt().item(), 10/math.log(10)*relative.mean().sqrt().item())
+    variance = sum((len(d) - 1) * d.var(correction=0) for d in without)
+    relative = sum(s.var(0) / len(s) / s.mean(0).square() for s in sets)
+    return Distance(value, variance.sqrt().item(), 10 / math.log(10) * relative.mean().sqrt().item())

@@ -25,83 +25,102 @@ __all__ = ['CLOCKS', 'SHORTEST', 'MOST_CALLS', 'round_order', 'wait', 'measure',
 
 # %% ../../nbs/measure/timing.ipynb #620d172c
 def round_order(
-    n: int, # number of variants
-    turn: int, # which round, from 0
-) -> list[int]: # the variants in the order of this round
-    "A row of a Williams design (1949): 0, 1, n-1, 2, n-2, ... rotated by the round, backwards in every second cycle."
-    if n < 1 or turn < 0: raise InputError(f"an order needs n of at least 1 and a round of at least 0, got n={n}, round {turn}")
-    row = [(i + 1)//2 if i % 2 else (n - i//2) % n for i in range(n)]
+    n: int,  # number of variants
+    turn: int,  # which round, from 0
+) -> list[int]:  # the variants in the order of this round
+    """A row of a Williams design (1949): 0, 1, n-1, 2, n-2, ... rotated by the round, backwards in every
+    second cycle."""
+    if n < 1 or turn < 0:
+        raise InputError(f"an order needs n of at least 1 and a round of at least 0, got n={n}, round {turn}")
+    row = [(i + 1) // 2 if i % 2 else (n - i // 2) % n for i in range(n)]
     order = [(v + turn) % n for v in row]
-    return order[::-1] if turn//n % 2 else order
+    return order[::-1] if turn // n % 2 else order
 
 # %% ../../nbs/measure/timing.ipynb #305d3e27
 CLOCKS = {"cpu": time.process_time, "wall": time.perf_counter}
-SHORTEST = 0.002 # seconds that a measurement lasts at least when the number of calls is chosen here
-MOST_CALLS = 2**20 # in one measurement; a clock that stands still for so many is broken
+SHORTEST = 0.002  # seconds that a measurement lasts at least when the number of calls is chosen here
+MOST_CALLS = 2**20  # in one measurement; a clock that stands still for so many is broken
+
 
 def wait(
-    device: torch.device | str, # where the work was queued
+    device: torch.device | str,  # where the work was queued
 ) -> None:
     "Return when the device has done what it was asked to do."
     device = torch.device(device)
-    if device.type == "cuda": torch.cuda.synchronize(device)
-    elif device.type == "mps": torch.mps.synchronize()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
+# %% ../../nbs/measure/timing.ipynb #b0d30564
 def measure(
-    function: Callable[[], object], # what is timed; its result is dropped
-    number: int, # calls between two looks at the clock
-    timer: Callable[[], float], # the clock, in seconds
-    device: torch.device | str = "cpu", # waited for before each look
-) -> float: # seconds of all calls together
+    function: Callable[[], object],  # what is timed; its result is dropped
+    number: int,  # calls between two looks at the clock
+    timer: Callable[[], float],  # the clock, in seconds
+    device: torch.device | str = "cpu",  # waited for before each look
+) -> float:  # seconds of all calls together
     "Time some calls of a function, garbage collection off."
     collecting = gc.isenabled()
     gc.disable()
     try:
         wait(device)
         start = timer()
-        for _ in range(number): function()
+        for _ in range(number):
+            function()
         wait(device)
         return timer() - start
     finally:
-        if collecting: gc.enable()
+        if collecting:
+            gc.enable()
 
 # %% ../../nbs/measure/timing.ipynb #9de4a237
 def calls_for(
-    function: Callable[[], object], # what will be timed
-    timer: Callable[[], float], # the clock, in seconds
-    device: torch.device | str = "cpu", # waited for before each look
-) -> int: # a power of two
+    function: Callable[[], object],  # what will be timed
+    timer: Callable[[], float],  # the clock, in seconds
+    device: torch.device | str = "cpu",  # waited for before each look
+) -> int:  # a power of two
     "The least power of two of calls that lasts `SHORTEST`."
     number = 1
     while measure(function, number, timer, device) < SHORTEST:
         number *= 2
-        if number > MOST_CALLS: raise InputError(f"{MOST_CALLS} calls did not move the clock by {SHORTEST} s; "
-                                                 "hint: a function that only waits takes no CPU time, use clock='wall'")
+        if number > MOST_CALLS:
+            raise InputError(
+                f"{MOST_CALLS} calls did not move the clock by {SHORTEST} s; "
+                "hint: a function that only waits takes no CPU time, use clock='wall'"
+            )
     return number
 
 # %% ../../nbs/measure/timing.ipynb #7cc81946
 class Ratio(NamedTuple):
     "Seconds of one variant over seconds of another, over the rounds."
-    median: float
-    low: float     # first quartile
-    high: float    # third quartile
 
+    median: float
+    low: float  # first quartile
+    high: float  # third quartile
+
+# %% ../../nbs/measure/timing.ipynb #02522548
 class Timings(NamedTuple):
     "Measurements of several variants in the same rounds."
-    table: pd.DataFrame   # name, repeat (the round), place (in the round), calls (in a measurement), seconds (a call)
 
-    def seconds(self, name: str) -> pd.Series: # by round
+    table: (
+        pd.DataFrame
+    )  # name, repeat (the round), place (in the round), calls (in a measurement), seconds (a call)
+
+    def seconds(self, name: str) -> pd.Series:  # by round
         "Seconds a call of one variant."
         names = list(dict.fromkeys(self.table.name))
-        if name not in names: raise unknown_name("variant", name, names)
+        if name not in names:
+            raise unknown_name("variant", name, names)
         return self.table[self.table.name == name].set_index("repeat").seconds.sort_index()
 
-    def ratio(self, a: str, b: str) -> Ratio: # above 1 where `a` is slower
+    def ratio(self, a: str, b: str) -> Ratio:  # above 1 where `a` is slower
         "Seconds of `a` over seconds of `b`, compared within each round."
-        low, median, high = np.exp(np.quantile(np.log(self.seconds(a)/self.seconds(b)), (0.25, 0.5, 0.75))).tolist()
+        low, median, high = np.exp(
+            np.quantile(np.log(self.seconds(a) / self.seconds(b)), (0.25, 0.5, 0.75))
+        ).tolist()
         return Ratio(median, low, high)
 
-    def summary(self) -> pd.DataFrame: # one row a variant
+    def summary(self) -> pd.DataFrame:  # one row a variant
         "Median and quartiles of the seconds a call."
         rows = self.table.groupby("name", sort=False).seconds.quantile([0.25, 0.5, 0.75]).unstack()
         rows = rows.rename(columns={0.25: "low", 0.5: "median", 0.75: "high"})[["median", "low", "high"]]
@@ -111,93 +130,117 @@ class Timings(NamedTuple):
 # %% ../../nbs/measure/timing.ipynb #489f01c5
 @contextmanager
 def torch_threads(
-    threads: int, # for the time of the block
+    threads: int,  # for the time of the block
 ) -> Iterator[None]:
     "Set the number of threads torch computes with, and put it back."
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    try: yield
-    finally: torch.set_num_threads(before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
+# %% ../../nbs/measure/timing.ipynb #43317925
 @contextmanager
 def named(
-    name: str, # of the variant at work
+    name: str,  # of the variant at work
 ) -> Iterator[None]:
     "An error inside is told with the variant's name."
-    try: yield
-    except InputError as error: raise InputError(f"variant {name!r}: {error}") from error
-    except Exception as error: raise RuntimeError(f"variant {name!r} failed: {type(error).__name__}: {error}") from error
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"variant {name!r}: {error}") from error
+    except Exception as error:
+        raise RuntimeError(f"variant {name!r} failed: {type(error).__name__}: {error}") from error
 
 # %% ../../nbs/measure/timing.ipynb #1bf4f9e8
 def check_race(
-    functions: dict[str, Callable[[], object]], # variants by name
-    clock: str, # a name in `CLOCKS`
-    device: torch.device | str, # where the work is done
-    counts: dict[str, int | None], # repeats, warmup, number, threads
+    functions: dict[str, Callable[[], object]],  # variants by name
+    clock: str,  # a name in `CLOCKS`
+    device: torch.device | str,  # where the work is done
+    counts: dict[str, int | None],  # repeats, warmup, number, threads
 ) -> None:
     "Raise unless a race can be run as it is asked for."
-    if not functions: raise InputError("functions must name at least one variant, got none")
+    if not functions:
+        raise InputError("functions must name at least one variant, got none")
     for name, f in functions.items():
-        if not callable(f): raise InputError(f"variant {name!r} must be callable without arguments, got {type(f).__name__}; "
-                                             "hint: lambda: f(x)")
-    if clock not in CLOCKS: raise unknown_name("clock", clock, list(CLOCKS))
+        if not callable(f):
+            raise InputError(
+                f"variant {name!r} must be callable without arguments, got {type(f).__name__}; "
+                "hint: lambda: f(x)"
+            )
+    if clock not in CLOCKS:
+        raise unknown_name("clock", clock, list(CLOCKS))
     if clock == "cpu" and torch.device(device).type != "cpu":
         raise InputError(f"the CPU clock does not see the work of {device}; hint: clock='wall'")
     for name, value in counts.items():
         least = 0 if name == "warmup" else 1
-        if value is not None and value < least: raise InputError(f"{name} must be at least {least}, got {value}")
+        if value is not None and value < least:
+            raise InputError(f"{name} must be at least {least}, got {value}")
 
 # %% ../../nbs/measure/timing.ipynb #90afd2ec
 def compare_times(
-    functions: dict[str, Callable[[], object]], # variants by name, called without arguments
+    functions: dict[str, Callable[[], object]],  # variants by name, called without arguments
     *,
-    repeats: int = 9, # rounds; each measures every variant once
-    warmup: int = 2, # calls of each variant before anything is timed
-    clock: str = "cpu", # "cpu": CPU seconds of this process; "wall": seconds
-    number: int | None = None, # calls in a measurement; enough for `SHORTEST` seconds when not given
-    threads: int = 1, # torch's, for the time of the race
-    device: torch.device | str = "cpu", # waited for before each look at the clock
-    timer: Callable[[], float] | None = None, # another clock, in seconds
+    repeats: int = 9,  # rounds; each measures every variant once
+    warmup: int = 2,  # calls of each variant before anything is timed
+    clock: str = "cpu",  # "cpu": CPU seconds of this process; "wall": seconds
+    number: int | None = None,  # calls in a measurement; enough for `SHORTEST` seconds when not given
+    threads: int = 1,  # torch's, for the time of the race
+    device: torch.device | str = "cpu",  # waited for before each look at the clock
+    timer: Callable[[], float] | None = None,  # another clock, in seconds
 ) -> Timings:
     "Time variants against each other, interleaved, in an order that rotates from round to round."
-    check_race(functions, clock, device, {"repeats": repeats, "warmup": warmup, "number": number, "threads": threads})
+    check_race(
+        functions, clock, device, {"repeats": repeats, "warmup": warmup, "number": number, "threads": threads}
+    )
     timer, names, rows, calls = timer or CLOCKS[clock], list(functions), [], {}
     with torch_threads(threads):
         for name, f in functions.items():
             with named(name):
-                for _ in range(warmup): f()
+                for _ in range(warmup):
+                    f()
                 calls[name] = number or calls_for(f, timer, device)
         for r in range(repeats):
             for place, i in enumerate(round_order(len(names), r)):
                 name = names[i]
-                with named(name): total = measure(functions[name], calls[name], timer, device)
-                if not 0 < total < math.inf: raise InputError(f"variant {name!r}: the clock moved by {total} s; hint: raise `number`")
-                rows.append((name, r, place, calls[name], total/calls[name]))
+                with named(name):
+                    total = measure(functions[name], calls[name], timer, device)
+                if not 0 < total < math.inf:
+                    raise InputError(f"variant {name!r}: the clock moved by {total} s; hint: raise `number`")
+                rows.append((name, r, place, calls[name], total / calls[name]))
     rows.sort(key=lambda row: names.index(row[0]))  # stable: by variant as given, then by round
     return Timings(pd.DataFrame(rows, columns=["name", "repeat", "place", "calls", "seconds"]))
 
 # %% ../../nbs/measure/timing.ipynb #e7d0d9bc
 class Cost(NamedTuple):
     "cost ~ size^exponent, with an interval of the exponent."
+
     exponent: float
-    low: float       # infinite for two sizes, which any line fits
+    low: float  # infinite for two sizes, which any line fits
     high: float
 
+# %% ../../nbs/measure/timing.ipynb #6a787abf
 def fit_cost(
-    sizes: list[float], # positive, at least two different ones
-    seconds: list[float], # positive, one per size; the unit does not matter
+    sizes: list[float],  # positive, at least two different ones
+    seconds: list[float],  # positive, one per size; the unit does not matter
     *,
-    confidence: float = 0.95, # of the interval
+    confidence: float = 0.95,  # of the interval
 ) -> Cost:
     "The exponent of a cost by least squares between logarithms, with Student's interval."
     n, s = np.asarray(sizes, dtype=float), np.asarray(seconds, dtype=float)
-    if n.ndim != 1 or n.shape != s.shape: raise InputError(f"one cost per size: got shapes {n.shape} and {s.shape}")
-    if not all(((v > 0) & (v < math.inf)).all() for v in (n, s)): raise InputError("sizes and costs must be positive and finite")
-    if len(set(n.tolist())) < 2: raise InputError(f"an exponent needs at least two different sizes, got {sorted(set(n.tolist()))}")
-    if not 0 < confidence < 1: raise InputError(f"confidence must lie in (0, 1), got {confidence}")
+    if n.ndim != 1 or n.shape != s.shape:
+        raise InputError(f"one cost per size: got shapes {n.shape} and {s.shape}")
+    if not all(((v > 0) & (v < math.inf)).all() for v in (n, s)):
+        raise InputError("sizes and costs must be positive and finite")
+    if len(set(n.tolist())) < 2:
+        raise InputError(f"an exponent needs at least two different sizes, got {sorted(set(n.tolist()))}")
+    if not 0 < confidence < 1:
+        raise InputError(f"confidence must lie in (0, 1), got {confidence}")
     x, y = np.log(n) - np.log(n).mean(), np.log(s) - np.log(s).mean()
-    exponent = float(x @ y/(x @ x))
-    if len(n) == 2: return Cost(exponent, -math.inf, math.inf)
-    error = math.sqrt(((y - exponent*x)**2).sum()/(len(n) - 2)/(x @ x))
-    half = error*stats.t.ppf((1 + confidence)/2, len(n) - 2)
+    exponent = float(x @ y / (x @ x))
+    if len(n) == 2:
+        return Cost(exponent, -math.inf, math.inf)
+    error = math.sqrt(((y - exponent * x) ** 2).sum() / (len(n) - 2) / (x @ x))
+    half = error * stats.t.ppf((1 + confidence) / 2, len(n) - 2)
     return Cost(exponent, float(exponent - half), float(exponent + half))

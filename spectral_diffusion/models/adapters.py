@@ -25,145 +25,180 @@ __all__ = ['CORNER', 'LEAST', 'spectrum', 'filtered', 'RadialAdapter', 'band', '
 
 # %% ../../nbs/models/adapters.ipynb #f8926a6c
 def spectrum(
-    x: Float[Tensor, "b c h w"], # images or feature maps
-    channels: int | None = None, # channels that an adapter was built for
-) -> Complex[Tensor, "b c h w//2+1"]: # half spectrum in at least single precision
+    x: Float[Tensor, "b c h w"],  # images or feature maps
+    channels: int | None = None,  # channels that an adapter was built for
+) -> Complex[Tensor, "b c h w//2+1"]:  # half spectrum in at least single precision
     "The half spectrum of a batch of maps, checked to have the channels that are expected."
     if x.ndim != 4:
-        raise InputError(f"an adapter takes maps of shape (b, c, h, w), got {tuple(x.shape)}; hint: x[None] for one image")
+        raise InputError(
+            f"an adapter takes maps of shape (b, c, h, w), got {tuple(x.shape)}; hint: x[None] for one image"
+        )
     if x.shape[1] != (channels or x.shape[1]):
         raise InputError(f"this adapter was built for {channels} channels, got {x.shape[1]}")
     return rfft2(x)
 
+# %% ../../nbs/models/adapters.ipynb #25bef0d1
 def filtered(
-    x: Float[Tensor, "b c h w"], # images or feature maps
-    gain: Callable[[Tensor], Tensor], # real gain from the (h, w//2 + 1) radial frequencies in cycles/pixel
-    channels: int | None = None, # channels that an adapter was built for
-) -> Float[Tensor, "b c h w"]: # in at least single precision
+    x: Float[Tensor, "b c h w"],  # images or feature maps
+    gain: Callable[[Tensor], Tensor],  # real gain from the (h, w//2 + 1) radial frequencies in cycles/pixel
+    channels: int | None = None,  # channels that an adapter was built for
+) -> Float[Tensor, "b c h w"]:  # in at least single precision
     "The maps with each frequency multiplied by a gain that depends on its radius."
     X, (h, w) = spectrum(x, channels), x.shape[-2:]
     g = gain(radius(h, w, X.real.dtype, device=X.device))
     lead = g.shape[:-2]  # nothing, channels, or samples and channels
-    fits = g.ndim in (2, 3, 4) and all(n in (1, m) for n, m in zip(lead, X.shape[2 - len(lead):2], strict=True))
+    fits = g.ndim in (2, 3, 4) and all(
+        n in (1, m) for n, m in zip(lead, X.shape[2 - len(lead) : 2], strict=True)
+    )
     if g.is_complex() or not fits or g.shape[-2:] != X.shape[-2:]:
-        raise InputError(f"a gain is real and expands to the bins {tuple(X.shape)}, got {g.dtype} of shape {tuple(g.shape)}")
-    return irfft2(X*g, (h, w))
+        raise InputError(
+            f"a gain is real and expands to the bins {tuple(X.shape)}, got {g.dtype} of shape"
+            f" {tuple(g.shape)}"
+        )
+    return irfft2(X * g, (h, w))
 
 # %% ../../nbs/models/adapters.ipynb #077dd747
 class RadialAdapter(nn.Module):
     "A fixed gain over radial frequency, without parameters: a low-pass, or a given function."
-    def __init__(self,
-        cutoff: float = 0.25, # cycles/pixel at which the low-pass has fallen to one half
-        order: float = 4., # steepness of the low-pass
+
+    def __init__(
+        self,
+        cutoff: float = 0.25,  # cycles/pixel at which the low-pass has fallen to one half
+        order: float = 4.0,  # steepness of the low-pass
         *,
-        gain: Callable[[Tensor], Tensor] | None = None, # replaces the low-pass; from k in cycles/pixel
+        gain: Callable[[Tensor], Tensor] | None = None,  # replaces the low-pass; from k in cycles/pixel
     ):
         super().__init__()
         if not (cutoff > 0 and order > 0):
             raise InputError(f"RadialAdapter.cutoff and order must be positive, got {cutoff}, {order}")
         self.cutoff, self.order, self.given = cutoff, order, gain
 
-    def gain(self,
-        k: Float[Tensor, "*s"], # cycles/pixel
-    ) -> Float[Tensor, "*s"]: # one at zero frequency, unless given otherwise
+    def gain(
+        self,
+        k: Float[Tensor, "*s"],  # cycles/pixel
+    ) -> Float[Tensor, "*s"]:  # one at zero frequency, unless given otherwise
         "The gain at radial frequency `k`."
-        return 1/(1 + (k/self.cutoff)**self.order) if self.given is None else self.given(k)
+        return 1 / (1 + (k / self.cutoff) ** self.order) if self.given is None else self.given(k)
 
-    def forward(self,
-        x: Float[Tensor, "b c h w"], # any height and width
-        e: Float[Tensor, "b d"] | None = None, # ignored
-    ) -> Float[Tensor, "b c h w"]: # same shape and dtype
+    def forward(
+        self,
+        x: Float[Tensor, "b c h w"],  # any height and width
+        e: Float[Tensor, "b d"] | None = None,  # ignored
+    ) -> Float[Tensor, "b c h w"]:  # same shape and dtype
         "The filtered maps."
         return filtered(x, self.gain).to(x.dtype)
 
 # %% ../../nbs/models/adapters.ipynb #025e0261
 def band(
-    k: Float[Tensor, "*s"], # radial frequency, cycles/pixel
-    low: float | Float[Tensor, "*s"], # lower edge, cycles/pixel; 0 makes a low-pass
-    high: float | Float[Tensor, "*s"], # upper edge, cycles/pixel
-    softness: float | Float[Tensor, ""], # width of the edges, cycles/pixel
-) -> Float[Tensor, "*s"]: # between 0 and 1
+    k: Float[Tensor, "*s"],  # radial frequency, cycles/pixel
+    low: float | Float[Tensor, "*s"],  # lower edge, cycles/pixel; 0 makes a low-pass
+    high: float | Float[Tensor, "*s"],  # upper edge, cycles/pixel
+    softness: float | Float[Tensor, ""],  # width of the edges, cycles/pixel
+) -> Float[Tensor, "*s"]:  # between 0 and 1
     "The indicator of `low` to `high`, blurred over the frequency axis by a logistic of width `softness`."
-    def below(edge): return ((edge - k)/(2*softness)).tanh() + ((edge + k)/(2*softness)).tanh()
-    return (below(high) - below(low))/2
+
+    def below(edge):
+        return ((edge - k) / (2 * softness)).tanh() + ((edge + k) / (2 * softness)).tanh()
+
+    return (below(high) - below(low)) / 2
 
 # %% ../../nbs/models/adapters.ipynb #ac2ad47c
 class BandpassAdapter(nn.Module):
     "A fixed band of radial frequency with soft edges, without parameters."
-    def __init__(self,
-        low: float = 0.1, # lower edge, cycles/pixel; 0 keeps the mean
-        high: float = 0.25, # upper edge, cycles/pixel
-        softness: float = 0.01, # width of the edges, cycles/pixel
+
+    def __init__(
+        self,
+        low: float = 0.1,  # lower edge, cycles/pixel; 0 keeps the mean
+        high: float = 0.25,  # upper edge, cycles/pixel
+        softness: float = 0.01,  # width of the edges, cycles/pixel
     ):
         super().__init__()
         if not (0 <= low < high and softness > 0):
-            raise InputError(f"BandpassAdapter needs 0 <= low < high and softness > 0, got {low}, {high}, {softness}")
+            raise InputError(
+                f"BandpassAdapter needs 0 <= low < high and softness > 0, got {low}, {high}, {softness}"
+            )
         self.low, self.high, self.softness = low, high, softness
 
-    def gain(self,
-        k: Float[Tensor, "*s"], # cycles/pixel
-    ) -> Float[Tensor, "*s"]: # between 0 and 1
+    def gain(
+        self,
+        k: Float[Tensor, "*s"],  # cycles/pixel
+    ) -> Float[Tensor, "*s"]:  # between 0 and 1
         "The gain at radial frequency `k`."
         return band(k, self.low, self.high, self.softness)
 
-    def forward(self,
-        x: Float[Tensor, "b c h w"], # any height and width
-        e: Float[Tensor, "b d"] | None = None, # ignored
-    ) -> Float[Tensor, "b c h w"]: # same shape and dtype
+    def forward(
+        self,
+        x: Float[Tensor, "b c h w"],  # any height and width
+        e: Float[Tensor, "b d"] | None = None,  # ignored
+    ) -> Float[Tensor, "b c h w"]:  # same shape and dtype
         "The band of the maps."
         return filtered(x, self.gain).to(x.dtype)
 
 # %% ../../nbs/models/adapters.ipynb #8fd7a173
-CORNER = math.sqrt(0.5) # cycles/pixel of the corner of the plane: the largest radial frequency
-LEAST = 1/64 # cycles/pixel: the least width of a learned band
+CORNER = math.sqrt(0.5)  # cycles/pixel of the corner of the plane: the largest radial frequency
+LEAST = 1 / 64  # cycles/pixel: the least width of a learned band
+
 
 class Band(NamedTuple):
     "A band per sample and channel; one entry stands for all of them."
-    low: Float[Tensor, "b c"] # cycles/pixel
-    high: Float[Tensor, "b c"] # cycles/pixel, above `low`
-    gain: Float[Tensor, "b c"] # how much of the band is added: -1 removes it
 
+    low: Float[Tensor, "b c"]  # cycles/pixel
+    high: Float[Tensor, "b c"]  # cycles/pixel, above `low`
+    gain: Float[Tensor, "b c"]  # how much of the band is added: -1 removes it
+
+# %% ../../nbs/models/adapters.ipynb #f922a14a
 def to_band(
-    raw: Float[Tensor, "b 3 c"], # three free numbers
-) -> Band: # edges in order
+    raw: Float[Tensor, "b 3 c"],  # three free numbers
+) -> Band:  # edges in order
     "The band that three free numbers stand for."
     low, width, gain = raw.unbind(1)
-    low = CORNER*low.sigmoid()
-    return Band(low, low + LEAST + (CORNER - low)*width.sigmoid(), gain)
+    low = CORNER * low.sigmoid()
+    return Band(low, low + LEAST + (CORNER - low) * width.sigmoid(), gain)
 
+# %% ../../nbs/models/adapters.ipynb #073ab9a1
 def from_band(
-    low: float, # cycles/pixel, above 0
-    high: float, # cycles/pixel, above `low` by more than the least width
-) -> Float[Tensor, "3"]: # free numbers, with a gain of zero
+    low: float,  # cycles/pixel, above 0
+    high: float,  # cycles/pixel, above `low` by more than the least width
+) -> Float[Tensor, 3]:  # free numbers, with a gain of zero
     "The inverse of `to_band`, for a gain of zero."
-    share = (high - low - LEAST)/(CORNER - low) if 0 < low < CORNER else math.nan
+    share = (high - low - LEAST) / (CORNER - low) if 0 < low < CORNER else math.nan
     if not 0 < share < 1:
-        raise InputError("a learned band needs edges in cycles/pixel with 0 < low, "
-                         f"low + {LEAST:.4f} < high < {CORNER + LEAST:.4f}, got {low}, {high}")
-    return torch.tensor([math.log(low/(CORNER - low)), math.log(share/(1 - share)), 0.])
+        raise InputError(
+            "a learned band needs edges in cycles/pixel with 0 < low, "
+            f"low + {LEAST:.4f} < high < {CORNER + LEAST:.4f}, got {low}, {high}"
+        )
+    return torch.tensor([math.log(low / (CORNER - low)), math.log(share / (1 - share)), 0.0])
 
 # %% ../../nbs/models/adapters.ipynb #05c6b684
 class LearnedBand(nn.Module):
     "The parameters of a band and, where wanted, the network that moves it with the time."
-    def __init__(self,
-        count: int, # bands
-        time_dim: int | None, # width of the time embedding; None for bands that do not depend on it
-        hidden: int, # width of the network that reads the time
-        low: float, # lower edge at the start, cycles/pixel
-        high: float, # upper edge at the start, cycles/pixel
+
+    def __init__(
+        self,
+        count: int,  # bands
+        time_dim: int | None,  # width of the time embedding; None for bands that do not depend on it
+        hidden: int,  # width of the network that reads the time
+        low: float,  # lower edge at the start, cycles/pixel
+        high: float,  # upper edge at the start, cycles/pixel
     ):
         super().__init__()
         if min(count, hidden, 1 if time_dim is None else time_dim) < 1:
-            raise InputError(f"a band needs channels, time_dim and hidden of at least 1, got {count}, {time_dim}, {hidden}")
+            raise InputError(
+                f"a band needs channels, time_dim and hidden of at least 1, got {count}, {time_dim}, {hidden}"
+            )
         self.raw, self.time = nn.Parameter(from_band(low, high)[:, None].repeat(1, count)), None
         if time_dim is not None:
-            self.time = nn.Sequential(nn.Linear(time_dim, hidden), nn.SiLU(), zero_init(nn.Linear(hidden, 3*count)))
+            self.time = nn.Sequential(
+                nn.Linear(time_dim, hidden), nn.SiLU(), zero_init(nn.Linear(hidden, 3 * count))
+            )
 
-    def forward(self,
-        e: Float[Tensor, "b d"] | None = None, # time embedding; ignored by a band that does not read it
-    ) -> Band: # one entry, or one per sample
+    def forward(
+        self,
+        e: Float[Tensor, "b d"] | None = None,  # time embedding; ignored by a band that does not read it
+    ) -> Band:  # one entry, or one per sample
         "The band at present."
-        if self.time is None: return to_band(self.raw[None])
+        if self.time is None:
+            return to_band(self.raw[None])
         d = self.time[0].in_features
         if e is None or e.ndim != 2 or e.shape[1] != d:
             got = None if e is None else tuple(e.shape)
@@ -174,54 +209,64 @@ class LearnedBand(nn.Module):
 # %% ../../nbs/models/adapters.ipynb #04c5d915
 class Response(NamedTuple):
     "What an adapter does to each frequency."
-    k: Float[Tensor, " n"] # cycles/pixel, from 0 to the corner of the plane
-    gain: Float[Tensor, "b c n"] # factor on the spectrum; one entry along b or c stands for all
 
+    k: Float[Tensor, " n"]  # cycles/pixel, from 0 to the corner of the plane
+    gain: Float[Tensor, "b c n"]  # factor on the spectrum; one entry along b or c stands for all
+
+# %% ../../nbs/models/adapters.ipynb #a7305ec8
 class LearnableAdapter(nn.Module):
     "Adds a learned amount of a learned band, one for all channels or one each; starts as the identity."
-    def __init__(self,
-        channels: int, # channels of the maps
-        time_dim: int | None = None, # width of the time embedding; None for no dependence
+
+    def __init__(
+        self,
+        channels: int,  # channels of the maps
+        time_dim: int | None = None,  # width of the time embedding; None for no dependence
         *,
-        per_channel: bool = False, # a band for each channel
-        hidden: int = 64, # width of the network that reads the time
-        low: float = 1/8, # lower edge at the start, cycles/pixel
-        high: float = 1/4, # upper edge at the start, cycles/pixel
-        soft: float = 0.1, # width of the edges at the start of annealing, cycles/pixel
-        hard: float = 0.005, # width at its end
+        per_channel: bool = False,  # a band for each channel
+        hidden: int = 64,  # width of the network that reads the time
+        low: float = 1 / 8,  # lower edge at the start, cycles/pixel
+        high: float = 1 / 4,  # upper edge at the start, cycles/pixel
+        soft: float = 0.1,  # width of the edges at the start of annealing, cycles/pixel
+        hard: float = 0.005,  # width at its end
     ):
         super().__init__()
-        if not 0 < hard <= soft: raise InputError(f"LearnableAdapter needs 0 < hard <= soft, got {hard}, {soft}")
+        if not 0 < hard <= soft:
+            raise InputError(f"LearnableAdapter needs 0 < hard <= soft, got {hard}, {soft}")
         self.channels, self.soft, self.hard = channels, soft, hard
         self.band = LearnedBand(channels if per_channel else min(channels, 1), time_dim, hidden, low, high)
         self.register_buffer("temperature", torch.tensor(float(soft)))
 
-    def anneal(self,
-        share: float, # of the training that is done, 0 to 1
+    def anneal(
+        self,
+        share: float,  # of the training that is done, 0 to 1
     ):
         "Set the width of the edges: soft at 0, hard at 1, geometric between."
-        if not 0 <= share <= 1: raise InputError(f"the share of annealing lies in [0, 1], got {share}")
-        self.temperature.fill_(self.soft*(self.hard/self.soft)**share)
+        if not 0 <= share <= 1:
+            raise InputError(f"the share of annealing lies in [0, 1], got {share}")
+        self.temperature.fill_(self.soft * (self.hard / self.soft) ** share)
 
-    def added(self,
-        k: Float[Tensor, "*s"], # cycles/pixel
-        e: Float[Tensor, "b d"] | None = None, # time embedding
-    ) -> Float[Tensor, "b c *s"]: # the gain beyond one
+    def added(
+        self,
+        k: Float[Tensor, "*s"],  # cycles/pixel
+        e: Float[Tensor, "b d"] | None = None,  # time embedding
+    ) -> Float[Tensor, "b c *s"]:  # the gain beyond one
         "How much is added at radial frequency `k`."
-        low, high, gain = (v.reshape(*v.shape, *[1]*k.ndim) for v in self.band(e))
-        return gain*band(k, low, high, self.temperature)
+        low, high, gain = (v.reshape(*v.shape, *[1] * k.ndim) for v in self.band(e))
+        return gain * band(k, low, high, self.temperature)
 
-    def forward(self,
-        x: Float[Tensor, "b c h w"], # any height and width
-        e: Float[Tensor, "b d"] | None = None, # time embedding
-    ) -> Float[Tensor, "b c h w"]: # same shape and dtype
+    def forward(
+        self,
+        x: Float[Tensor, "b c h w"],  # any height and width
+        e: Float[Tensor, "b d"] | None = None,  # time embedding
+    ) -> Float[Tensor, "b c h w"]:  # same shape and dtype
         "The maps with the band added."
         return (x + filtered(x, lambda k: self.added(k, e), self.channels)).to(x.dtype)
 
-    def inspect(self,
-        e: Float[Tensor, "b d"] | None = None, # time embedding
-        points: int = 257, # frequencies between 0 and the corner
-    ) -> Response: # detached
+    def inspect(
+        self,
+        e: Float[Tensor, "b d"] | None = None,  # time embedding
+        points: int = 257,  # frequencies between 0 and the corner
+    ) -> Response:  # detached
         "The response over radial frequency."
         with torch.no_grad():
             k = torch.linspace(0, CORNER, points, dtype=self.band.raw.dtype, device=self.band.raw.device)
@@ -229,82 +274,98 @@ class LearnableAdapter(nn.Module):
 
 # %% ../../nbs/models/adapters.ipynb #540c1b52
 def in_full(
-    net: nn.Module, # a network of pointwise convolutions
-    features: Float[Tensor, "b d h k"], # in at least single precision
-) -> Float[Tensor, "b o h k"]: # in the dtype of the features
+    net: nn.Module,  # a network of pointwise convolutions
+    features: Float[Tensor, "b d h k"],  # in at least single precision
+) -> Float[Tensor, "b o h k"]:  # in the dtype of the features
     "The network at every bin, in the dtype of its weights, never lowered by autocast."
     with no_autocast(features):
         return net(features.to(next(net.parameters()).dtype)).to(features.dtype)
 
+# %% ../../nbs/models/adapters.ipynb #1172850a
 class AmplitudeResidual(nn.Module):
-    "Multiplies each amplitude by a learned positive factor that depends on amplitude and frequency; phases stay."
-    def __init__(self,
-        channels: int, # channels of the maps
-        hidden: int = 16, # width of the network
+    """Multiplies each amplitude by a learned positive factor that depends on amplitude and frequency; phases
+    stay."""
+
+    def __init__(
+        self,
+        channels: int,  # channels of the maps
+        hidden: int = 16,  # width of the network
     ):
         super().__init__()
         if channels < 1 or hidden < 1:
-            raise InputError(f"AmplitudeResidual needs channels and hidden of at least 1, got {channels}, {hidden}")
+            raise InputError(
+                f"AmplitudeResidual needs channels and hidden of at least 1, got {channels}, {hidden}"
+            )
         self.channels = channels
-        self.net = nn.Sequential(nn.Conv2d(channels + 1, hidden, 1), nn.SiLU(), zero_init(nn.Conv2d(hidden, channels, 1)))
+        self.net = nn.Sequential(
+            nn.Conv2d(channels + 1, hidden, 1), nn.SiLU(), zero_init(nn.Conv2d(hidden, channels, 1))
+        )
 
-    def forward(self,
-        x: Float[Tensor, "b c h w"], # any height and width
-        e: Float[Tensor, "b d"] | None = None, # ignored
-    ) -> Float[Tensor, "b c h w"]: # same shape and dtype
+    def forward(
+        self,
+        x: Float[Tensor, "b c h w"],  # any height and width
+        e: Float[Tensor, "b d"] | None = None,  # ignored
+    ) -> Float[Tensor, "b c h w"]:  # same shape and dtype
         "The maps with other amplitudes and the same phases."
         X, (h, w) = spectrum(x, self.channels), x.shape[-2:]
         k = radius(h, w, X.real.dtype, device=X.device).expand(len(X), 1, -1, -1)
         log_gain = in_full(self.net, torch.cat([X.abs().log1p(), k], dim=1))
-        return (x + irfft2(X*log_gain.expm1(), (h, w))).to(x.dtype)
+        return (x + irfft2(X * log_gain.expm1(), (h, w))).to(x.dtype)
 
 # %% ../../nbs/models/adapters.ipynb #74c442d9
 class Sines(NamedTuple):
     "Odd coordinates of the bins."
-    y: Float[Tensor, "h k"] # sine of the row frequency
-    x: Float[Tensor, "h k"] # sine of the column frequency
 
+    y: Float[Tensor, "h k"]  # sine of the row frequency
+    x: Float[Tensor, "h k"]  # sine of the column frequency
+
+# %% ../../nbs/models/adapters.ipynb #cdaf48c5
 def sines(
-    h: int, # rows of the image
-    w: int, # columns of the image
-    like: Tensor, # dtype and device of the result
-) -> Sines: # zero at the bins that mirror onto themselves
+    h: int,  # rows of the image
+    w: int,  # columns of the image
+    like: Tensor,  # dtype and device of the result
+) -> Sines:  # zero at the bins that mirror onto themselves
     "Sines of the frequencies of the half-spectrum bins: odd, and periodic like the spectrum."
     fy = torch.fft.fftfreq(h, dtype=torch.double, device="cpu")
     fx = torch.fft.rfftfreq(w, dtype=torch.double, device="cpu")
-    sy, sx = ((2*math.pi*f).sin().where(f.abs() < 0.5, 0.) for f in (fy, fx))  # exact zeros at Nyquist
+    sy, sx = ((2 * math.pi * f).sin().where(f.abs() < 0.5, 0.0) for f in (fy, fx))  # exact zeros at Nyquist
     return Sines(*(s.to(like) for s in (sy[:, None].expand(h, len(sx)), sx[None, :].expand(h, len(sx)))))
 
+# %% ../../nbs/models/adapters.ipynb #82a4b126
 def even_features(
-    X: Complex[Tensor, "b c h w//2+1"], # half spectrum
-    size: tuple[int, int], # (h, w) of the image
-) -> Float[Tensor, "b 4*c+1 h w//2+1"]: # the same at mirrored bins
+    X: Complex[Tensor, "b c h w//2+1"],  # half spectrum
+    size: tuple[int, int],  # (h, w) of the image
+) -> Float[Tensor, "b 4*c+1 h w//2+1"]:  # the same at mirrored bins
     "Amplitude, phase and radius in combinations that do not change when the frequency is reversed."
     s, A = sines(*size, X.real), X.abs()
-    unit = X/(1 + A)
+    unit = X / (1 + A)
     k = radius(*size, A.dtype, device=A.device).expand(len(X), 1, -1, -1)
-    return torch.cat([A.log1p(), unit.real, unit.imag*s.y, unit.imag*s.x, k], dim=1)
+    return torch.cat([A.log1p(), unit.real, unit.imag * s.y, unit.imag * s.x, k], dim=1)
 
 # %% ../../nbs/models/adapters.ipynb #982025df
 class PhaseCorrection(nn.Module):
-    "Turns each coefficient by a learned odd angle that knows of all bins through a few tokens; amplitudes stay."
-    def __init__(self,
-        channels: int, # channels of the maps
-        rank: int = 4, # tokens
+    """Turns each coefficient by a learned odd angle that knows of all bins through a few tokens; amplitudes
+    stay."""
+
+    def __init__(
+        self,
+        channels: int,  # channels of the maps
+        rank: int = 4,  # tokens
         *,
-        hidden: int = 16, # width of the values
+        hidden: int = 16,  # width of the values
     ):
         super().__init__()
         if min(channels, rank, hidden) < 1:
             raise InputError(f"PhaseCorrection needs sizes of at least 1, got {channels}, {rank}, {hidden}")
         self.channels, self.parts = channels, [rank, rank, hidden]
-        self.mix = nn.Conv2d(4*channels + 1, sum(self.parts), 1)
-        self.last = zero_init(nn.Conv2d(hidden, 2*channels, 1))
+        self.mix = nn.Conv2d(4 * channels + 1, sum(self.parts), 1)
+        self.last = zero_init(nn.Conv2d(hidden, 2 * channels, 1))
 
-    def angle(self,
-        X: Complex[Tensor, "b c h w//2+1"], # half spectrum of real maps
-        size: tuple[int, int], # (h, w) of the maps
-    ) -> Float[Tensor, "b c h w//2+1"]: # radians
+    def angle(
+        self,
+        X: Complex[Tensor, "b c h w//2+1"],  # half spectrum of real maps
+        size: tuple[int, int],  # (h, w) of the maps
+    ) -> Float[Tensor, "b c h w//2+1"]:  # radians
         "The angle by which each coefficient is turned."
         s = sines(*size, X.real)
         with no_autocast(X):  # the sums over all bins too
@@ -314,14 +375,17 @@ class PhaseCorrection(nn.Module):
             tokens = torch.einsum("brn,bdn->brd", share, value.flatten(2))
             mixed = value + torch.einsum("brhk,brd->bdhk", read.sigmoid(), tokens)
             alpha, beta = in_full(self.last, F.silu(mixed)).chunk(2, dim=1)
-        return alpha*s.y + beta*s.x
+        return alpha * s.y + beta * s.x
 
-    def forward(self,
-        x: Float[Tensor, "b c h w"], # any height and width
-        e: Float[Tensor, "b d"] | None = None, # ignored
-    ) -> Float[Tensor, "b c h w"]: # same shape and dtype
+    def forward(
+        self,
+        x: Float[Tensor, "b c h w"],  # any height and width
+        e: Float[Tensor, "b d"] | None = None,  # ignored
+    ) -> Float[Tensor, "b c h w"]:  # same shape and dtype
         "The maps with other phases and the same amplitudes."
         X, size = spectrum(x, self.channels), tuple(x.shape[-2:])
         theta = self.angle(X, size)
-        turn = torch.complex(-2*(theta/2).sin().square(), theta.sin())  # exp(i theta) - 1, without cancellation
-        return (x + irfft2(X*turn, size)).to(x.dtype)
+        turn = torch.complex(
+            -2 * (theta / 2).sin().square(), theta.sin()
+        )  # exp(i theta) - 1, without cancellation
+        return (x + irfft2(X * turn, size)).to(x.dtype)

@@ -19,59 +19,68 @@ __all__ = ['check_width', 'time_features', 'TimeEmbedding', 'ConvBlock', 'zero_i
 
 # %% ../../nbs/models/blocks.ipynb #3b1592d4
 def check_width(
-    width: int, # number of time features
-) -> int: # the same
+    width: int,  # number of time features
+) -> int:  # the same
     "Refuse a width that has no pairs of sine and cosine."
-    if width < 4 or width % 2: raise InputError(f"time features come in pairs: width must be even and at least 4, got {width}")
+    if width < 4 or width % 2:
+        raise InputError(f"time features come in pairs: width must be even and at least 4, got {width}")
     return width
 
+# %% ../../nbs/models/blocks.ipynb #cef7cee6
 def time_features(
-    t: Float[Tensor, " b"], # times in [0, 1]
-    width: int = 128, # number of features, even and at least 4
+    t: Float[Tensor, " b"],  # times in [0, 1]
+    width: int = 128,  # number of features, even and at least 4
     *,
-    scale: float = 1_000., # the time 1 counts as this many steps
-) -> Float[Tensor, "b width"]: # sines, then cosines
+    scale: float = 1_000.0,  # the time 1 counts as this many steps
+) -> Float[Tensor, "b width"]:  # sines, then cosines
     "Sines and cosines of the time with periods from short to long (Vaswani et al. 2017, section 3.5)."
     check_width(width)
-    half = width//2
-    omega = torch.exp(-math.log(1e4)*torch.arange(half, dtype=t.dtype, device=t.device)/(half - 1))
-    angle = scale*t[:, None]*omega
+    half = width // 2
+    omega = torch.exp(-math.log(1e4) * torch.arange(half, dtype=t.dtype, device=t.device) / (half - 1))
+    angle = scale * t[:, None] * omega
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 # %% ../../nbs/models/blocks.ipynb #f16884d7
 class TimeEmbedding(nn.Module):
     "Time features through a small network: one vector per sample, shared by all blocks."
-    def __init__(self,
-        features: int, # width of the sinusoidal features, even
-        dim: int, # width of the embedding
+
+    def __init__(
+        self,
+        features: int,  # width of the sinusoidal features, even
+        dim: int,  # width of the embedding
     ):
         super().__init__()
         self.features = check_width(features)
         self.first, self.second = nn.Linear(features, dim), nn.Linear(dim, dim)
 
-    def forward(self,
-        t: Float[Tensor, " b"], # times in [0, 1]
-    ) -> Float[Tensor, "b dim"]: # in the dtype of the weights
+    def forward(
+        self,
+        t: Float[Tensor, " b"],  # times in [0, 1]
+    ) -> Float[Tensor, "b dim"]:  # in the dtype of the weights
         "The embedding of each time; features are computed in the precision of `t`."
         return self.second(F.silu(self.first(time_features(t, self.features).to(self.first.weight.dtype))))
 
 # %% ../../nbs/models/blocks.ipynb #044c03b8
 class ConvBlock(nn.Module):
-    "Two 3x3 convolutions, each normalised over the sample and followed by SiLU; the time is a bias between them."
-    def __init__(self,
-        channels: int, # channels in
-        out: int, # channels out
-        time_dim: int, # width of the time embedding
+    """Two 3x3 convolutions, each normalised over the sample and followed by SiLU; the time is a bias between
+    them."""
+
+    def __init__(
+        self,
+        channels: int,  # channels in
+        out: int,  # channels out
+        time_dim: int,  # width of the time embedding
     ):
         super().__init__()
         self.conv1, self.conv2 = nn.Conv2d(channels, out, 3, padding=1), nn.Conv2d(out, out, 3, padding=1)
         self.norm1, self.norm2 = nn.GroupNorm(1, out), nn.GroupNorm(1, out)
         self.time = nn.Linear(time_dim, out)
 
-    def forward(self,
-        x: Float[Tensor, "b c h w"], # any height and width
-        e: Float[Tensor, "b d"], # time embedding
-    ) -> Float[Tensor, "b out h w"]: # same height and width
+    def forward(
+        self,
+        x: Float[Tensor, "b c h w"],  # any height and width
+        e: Float[Tensor, "b d"],  # time embedding
+    ) -> Float[Tensor, "b out h w"]:  # same height and width
         "Convolve, add the time, normalise, activate; convolve, normalise, activate."
         y = self.conv1(x) + self.time(e)[:, :, None, None]
         y = F.silu(self.norm1(y), inplace=True)  # the norm keeps its input, not its output: in place is safe
@@ -79,19 +88,20 @@ class ConvBlock(nn.Module):
 
 # %% ../../nbs/models/blocks.ipynb #3b993534
 def zero_init(
-    layer: nn.Module, # a layer with weights, changed in place
-) -> nn.Module: # the same layer
+    layer: nn.Module,  # a layer with weights, changed in place
+) -> nn.Module:  # the same layer
     "Set every parameter of a layer to zero."
-    for p in layer.parameters(): nn.init.zeros_(p)
+    for p in layer.parameters():
+        nn.init.zeros_(p)
     return layer
 
 # %% ../../nbs/models/blocks.ipynb #68ed489d
 def check_images(
-    x: Float[Tensor, "b c h w"], # what a network was given
-    channels: int, # of one picture
-    views: int = 1, # pictures side by side in the channels
+    x: Float[Tensor, "b c h w"],  # what a network was given
+    channels: int,  # of one picture
+    views: int = 1,  # pictures side by side in the channels
 ) -> None:
     "Raise when these are not images with the channels that a network was built for."
-    if x.ndim != 4 or x.shape[1] != views*channels:
+    if x.ndim != 4 or x.shape[1] != views * channels:
         what = f"{channels} channels" if views == 1 else f"{views} views of {channels} channels side by side"
         raise InputError(f"this network takes images (b, c, h, w) with {what}, got shape {tuple(x.shape)}")

@@ -20,134 +20,188 @@ __all__ = ['FORMS', 'stack', 'unstack', 'three_products', 'four_products', 'Comp
 
 # %% ../../nbs/models/complex.ipynb #a8443b50
 def stack(
-    z: Complex[Tensor, "b c h w"], # complex coefficients
-) -> Float[Tensor, "b 2*c h w"]: # real parts, then imaginary parts
+    z: Complex[Tensor, "b c h w"],  # complex coefficients
+) -> Float[Tensor, "b 2*c h w"]:  # real parts, then imaginary parts
     "A complex image as a real one with twice the channels."
     return torch.cat([z.real, z.imag], 1)
 
+# %% ../../nbs/models/complex.ipynb #4de7443b
 def unstack(
-    x: Float[Tensor, "b 2*c h w"], # real parts, then imaginary parts
-) -> Complex[Tensor, "b c h w"]: # complex coefficients
+    x: Float[Tensor, "b 2*c h w"],  # real parts, then imaginary parts
+) -> Complex[Tensor, "b c h w"]:  # complex coefficients
     "The inverse of `stack`."
-    if x.shape[1] % 2: raise InputError(f"stacked complex channels come in pairs, got {x.shape[1]} channels")
+    if x.shape[1] % 2:
+        raise InputError(f"stacked complex channels come in pairs, got {x.shape[1]} channels")
     re, im = x.chunk(2, 1)
     return torch.complex(re.contiguous(), im.contiguous())
 
 # %% ../../nbs/models/complex.ipynb #02106137
 FORMS = ("block", "gauss", "textbook")
 
-def three_products(op, xr: Tensor, xi: Tensor, wr: Tensor, wi: Tensor) -> Tensor: # real parts, then imaginary parts
+
+def three_products(
+    op, xr: Tensor, xi: Tensor, wr: Tensor, wi: Tensor
+) -> Tensor:  # real parts, then imaginary parts
     "A complex product by Gauss's three real ones; `op(x, w)` is any bilinear map."
     k1, k2, k3 = op(xr + xi, wr), op(xr, wi - wr), op(xi, wr + wi)
     return torch.cat([k1 - k3, k1 + k2], 1)
 
-def four_products(op, xr: Tensor, xi: Tensor, wr: Tensor, wi: Tensor) -> Tensor: # real parts, then imaginary parts
+
+def four_products(
+    op, xr: Tensor, xi: Tensor, wr: Tensor, wi: Tensor
+) -> Tensor:  # real parts, then imaginary parts
     "A complex product as it is written."
     return torch.cat([op(xr, wr) - op(xi, wi), op(xi, wr) + op(xr, wi)], 1)
 
+# %% ../../nbs/models/complex.ipynb #44e86a4b
 class ComplexLayer(nn.Module):
     "What the linear complex layers share: two real layers, and the form in which they run."
-    def __init__(self,
-        make, # makes one real layer
-        fan_in: int, # inputs behind one output
+
+    def __init__(
+        self,
+        make,  # makes one real layer
+        fan_in: int,  # inputs behind one output
         *,
-        form: str = "block", # block, gauss or textbook
-        init: str = "unit", # unit: variance one out of one; default: that of the real layer
+        form: str = "block",  # block, gauss or textbook
+        init: str = "unit",  # unit: variance one out of one; default: that of the real layer
     ):
         super().__init__()
-        if form not in FORMS: raise unknown_name("form", form, list(FORMS))
-        if init not in ("unit", "default"): raise unknown_name("init", init, ["unit", "default"])
+        if form not in FORMS:
+            raise unknown_name("form", form, list(FORMS))
+        if init not in ("unit", "default"):
+            raise unknown_name("init", init, ["unit", "default"])
         self.re, self.im, self.form = make(), make(), form
         if init == "unit":
             for layer in (self.re, self.im):
-                nn.init.normal_(layer.weight, std=(0.5/fan_in)**0.5)
-                if layer.bias is not None: nn.init.zeros_(layer.bias)
+                nn.init.normal_(layer.weight, std=(0.5 / fan_in) ** 0.5)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
 
     def bias(self) -> Tensor | None:
-        "Bias of the stacked output: the real layers' biases pass through the complex product as (b_r - b_i, b_r + b_i)."
-        if self.re.bias is None: return None
+        """Bias of the stacked output: the real layers' biases pass through the complex product as (b_r - b_i,
+        b_r + b_i)."""
+        if self.re.bias is None:
+            return None
         return torch.cat([self.re.bias - self.im.bias, self.re.bias + self.im.bias])
 
     def run(self, x: Tensor, op, block) -> Tensor:
         "Apply the bilinear map in the chosen form."
-        if x.shape[1] % 2: raise InputError(f"stacked complex channels come in pairs, got {x.shape[1]} channels")
+        if x.shape[1] % 2:
+            raise InputError(f"stacked complex channels come in pairs, got {x.shape[1]} channels")
         wr, wi, bias = self.re.weight, self.im.weight, self.bias()
-        if self.form == "block": return op(x, block(wr, wi), bias)
+        if self.form == "block":
+            return op(x, block(wr, wi), bias)
         products = three_products if self.form == "gauss" else four_products
         y = products(op, *x.chunk(2, 1), wr, wi)
-        return y if bias is None else y + bias.reshape(1, -1, *(1,)*(y.ndim - 2))
+        return y if bias is None else y + bias.reshape(1, -1, *(1,) * (y.ndim - 2))
 
 # %% ../../nbs/models/complex.ipynb #fa49097f
 class ComplexConv2d(ComplexLayer):
     "Complex convolution of stacked images."
-    def __init__(self,
-        channels: int, # complex channels in
-        out: int, # complex channels out
-        kernel: int = 3, # odd
+
+    def __init__(
+        self,
+        channels: int,  # complex channels in
+        out: int,  # complex channels out
+        kernel: int = 3,  # odd
         *,
-        stride: int = 1, # of the output grid
-        padding: str = "zeros", # zeros, or circular: a spectrum is periodic
-        form: str = "block", # block, gauss or textbook
-        init: str = "unit", # see `ComplexLayer`
+        stride: int = 1,  # of the output grid
+        padding: str = "zeros",  # zeros, or circular: a spectrum is periodic
+        form: str = "block",  # block, gauss or textbook
+        init: str = "unit",  # see `ComplexLayer`
     ):
-        if padding not in ("zeros", "circular"): raise unknown_name("padding", padding, ["zeros", "circular"])
-        if kernel % 2 == 0: raise InputError(f"the kernel needs a middle: an odd width, got {kernel}")
-        super().__init__(lambda: nn.Conv2d(channels, out, kernel, stride=stride, padding=kernel//2), channels*kernel**2, form=form, init=init)
-        self.channels, self.stride, self.pad, self.padding = channels, stride, kernel//2, padding
+        if padding not in ("zeros", "circular"):
+            raise unknown_name("padding", padding, ["zeros", "circular"])
+        if kernel % 2 == 0:
+            raise InputError(f"the kernel needs a middle: an odd width, got {kernel}")
+        super().__init__(
+            lambda: nn.Conv2d(channels, out, kernel, stride=stride, padding=kernel // 2),
+            channels * kernel**2,
+            form=form,
+            init=init,
+        )
+        self.channels, self.stride, self.pad, self.padding = channels, stride, kernel // 2, padding
 
-    def forward(self,
-        x: Float[Tensor, "b 2*c h w"], # stacked
-    ) -> Float[Tensor, "b 2*o h2 w2"]: # stacked
+    def forward(
+        self,
+        x: Float[Tensor, "b 2*c h w"],  # stacked
+    ) -> Float[Tensor, "b 2*o h2 w2"]:  # stacked
         "Convolve."
-        if x.shape[1] != 2*self.channels: raise InputError(f"this layer takes {self.channels} complex channels, stacked {2*self.channels}, got {x.shape[1]}")
+        if x.shape[1] != 2 * self.channels:
+            raise InputError(
+                f"this layer takes {self.channels} complex channels, stacked {2 * self.channels}, got"
+                f" {x.shape[1]}"
+            )
         pad = self.pad
-        if self.padding == "circular" and pad: x, pad = F.pad(x, (pad,)*4, mode="circular"), 0
-        return self.run(x, lambda y, w, b=None: F.conv2d(y, w, b, self.stride, pad), lambda wr, wi: torch.cat([torch.cat([wr, -wi], 1), torch.cat([wi, wr], 1)]))
+        if self.padding == "circular" and pad:
+            x, pad = F.pad(x, (pad,) * 4, mode="circular"), 0
+        return self.run(
+            x,
+            lambda y, w, b=None: F.conv2d(y, w, b, self.stride, pad),
+            lambda wr, wi: torch.cat([torch.cat([wr, -wi], 1), torch.cat([wi, wr], 1)]),
+        )
 
+# %% ../../nbs/models/complex.ipynb #0944338c
 class ComplexConvTranspose2d(ComplexLayer):
     "Complex transposed convolution, 2x2 with stride 2."
-    def __init__(self,
-        channels: int, # complex channels in
-        out: int, # complex channels out
+
+    def __init__(
+        self,
+        channels: int,  # complex channels in
+        out: int,  # complex channels out
         *,
-        form: str = "block", # block, gauss or textbook
-        init: str = "unit", # see `ComplexLayer`
+        form: str = "block",  # block, gauss or textbook
+        init: str = "unit",  # see `ComplexLayer`
     ):
-        super().__init__(lambda: nn.ConvTranspose2d(channels, out, 2, stride=2), channels, form=form, init=init)
+        super().__init__(
+            lambda: nn.ConvTranspose2d(channels, out, 2, stride=2), channels, form=form, init=init
+        )
 
     def forward(self, x: Float[Tensor, "b 2*c h w"]) -> Float[Tensor, "b 2*o 2*h 2*w"]:
         "Twice the grid, no overlap."
-        return self.run(x, lambda y, w, b=None: F.conv_transpose2d(y, w, b, 2), lambda wr, wi: torch.cat([torch.cat([wr, wi], 1), torch.cat([-wi, wr], 1)]))
+        return self.run(
+            x,
+            lambda y, w, b=None: F.conv_transpose2d(y, w, b, 2),
+            lambda wr, wi: torch.cat([torch.cat([wr, wi], 1), torch.cat([-wi, wr], 1)]),
+        )
 
+# %% ../../nbs/models/complex.ipynb #502bb0eb
 class ComplexLinear(ComplexLayer):
     "Complex matrix on stacked vectors."
-    def __init__(self,
-        features: int, # complex features in
-        out: int, # complex features out
+
+    def __init__(
+        self,
+        features: int,  # complex features in
+        out: int,  # complex features out
         *,
-        form: str = "block", # block, gauss or textbook
-        init: str = "unit", # see `ComplexLayer`
+        form: str = "block",  # block, gauss or textbook
+        init: str = "unit",  # see `ComplexLayer`
     ):
         super().__init__(lambda: nn.Linear(features, out), features, form=form, init=init)
 
     def forward(self, x: Float[Tensor, "b 2*d"]) -> Float[Tensor, "b 2*o"]:
         "Multiply."
-        return self.run(x, F.linear, lambda wr, wi: torch.cat([torch.cat([wr, -wi], 1), torch.cat([wi, wr], 1)]))
+        return self.run(
+            x, F.linear, lambda wr, wi: torch.cat([torch.cat([wr, -wi], 1), torch.cat([wi, wr], 1)])
+        )
 
 # %% ../../nbs/models/complex.ipynb #50df08ce
 def silu_pullback(
-    x: Float[Tensor, "b 2*c *s"], # stacked
-    up: Float[Tensor, "b 2*c *s"], # derivative of something with respect to the activation
-) -> Float[Tensor, "b 2*c *s"]: # derivative with respect to `x`
-    "The Jacobian of z sigmoid(|z|), which is symmetric, on a vector: in operations that can be differentiated again."
+    x: Float[Tensor, "b 2*c *s"],  # stacked
+    up: Float[Tensor, "b 2*c *s"],  # derivative of something with respect to the activation
+) -> Float[Tensor, "b 2*c *s"]:  # derivative with respect to `x`
+    """The Jacobian of z sigmoid(|z|), which is symmetric, on a vector: in operations that can be
+    differentiated again."""
     (re, im), (ur, ui) = x.chunk(2, 1), up.chunk(2, 1)
-    size = (re*re + im*im + torch.finfo(x.dtype).tiny).sqrt()
+    size = (re * re + im * im + torch.finfo(x.dtype).tiny).sqrt()
     gate = size.sigmoid()
-    along = (ur*re + ui*im)*gate*(1 - gate)/size
-    return torch.cat([ur*gate + along*re, ui*gate + along*im], 1)
+    along = (ur * re + ui * im) * gate * (1 - gate) / size
+    return torch.cat([ur * gate + along * re, ui * gate + along * im], 1)
 
+# %% ../../nbs/models/complex.ipynb #5e355f8c
 class _ComplexSiLU(torch.autograd.Function):
     "z sigmoid(|z|) on stacked channels, with one tensor kept."
+
     @staticmethod
     def forward(x):
         re, im = x.chunk(2, 1)
@@ -174,36 +228,44 @@ class _ComplexSiLU(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, up):
-        x, = ctx.saved_tensors
+        (x,) = ctx.saved_tensors
         if torch.is_grad_enabled():
             return silu_pullback(x, up)  # to be differentiated again
         (re, im), (ur, ui) = x.chunk(2, 1), up.chunk(2, 1)
         size = torch.hypot(re, im)
         gate = size.sigmoid()
-        along = (ur*re).addcmul_(ui, im).mul_(gate*(1 - gate)).div_(size.clamp_(min=torch.finfo(size.dtype).tiny))
+        along = (
+            (ur * re)
+            .addcmul_(ui, im)
+            .mul_(gate * (1 - gate))
+            .div_(size.clamp_(min=torch.finfo(size.dtype).tiny))
+        )
         out = torch.empty_like(x)
         outr, outi = out.chunk(2, 1)
-        torch.addcmul(ur*gate, along, re, out=outr)
-        torch.addcmul(ui*gate, along, im, out=outi)
+        torch.addcmul(ur * gate, along, re, out=outr)
+        torch.addcmul(ui * gate, along, im, out=outi)
         return out
 
+# %% ../../nbs/models/complex.ipynb #d8361edd
 def complex_silu(
-    x: Float[Tensor, "b 2*c h w"], # stacked
-) -> Float[Tensor, "b 2*c h w"]: # stacked
+    x: Float[Tensor, "b 2*c h w"],  # stacked
+) -> Float[Tensor, "b 2*c h w"]:  # stacked
     "z sigmoid(|z|): the gate sees the amplitude, the phase passes."
     return _ComplexSiLU.apply(x)
 
+
 def open_silu(
-    x: Float[Tensor, "b 2*c h w"], # stacked
-) -> Float[Tensor, "b 2*c h w"]: # stacked
+    x: Float[Tensor, "b 2*c h w"],  # stacked
+) -> Float[Tensor, "b 2*c h w"]:  # stacked
     "The same in plain operations, which a compiler can fuse (`models.zoo.fuse`)."
     re, im = x.chunk(2, 1)
-    gate = torch.sigmoid((re*re + im*im + torch.finfo(x.dtype).tiny).sqrt())
-    return torch.cat([re*gate, im*gate], 1)
+    gate = torch.sigmoid((re * re + im * im + torch.finfo(x.dtype).tiny).sqrt())
+    return torch.cat([re * gate, im * gate], 1)
 
+# %% ../../nbs/models/complex.ipynb #5105203d
 def textbook_silu(
-    x: Float[Tensor, "b 2*c h w"], # stacked
-) -> Float[Tensor, "b 2*c h w"]: # stacked
+    x: Float[Tensor, "b 2*c h w"],  # stacked
+) -> Float[Tensor, "b 2*c h w"]:  # stacked
     "The same as amplitude and phase."
     z = unstack(x)
     return stack(torch.polar(F.silu(z.abs()), z.angle()))
@@ -211,30 +273,40 @@ def textbook_silu(
 # %% ../../nbs/models/complex.ipynb #5e8228cb
 class ComplexNorm(nn.Module):
     "Each sample by the root mean square of its magnitudes, times a gain per channel."
+
     def __init__(self, channels: int, eps: float = 1e-6):
         super().__init__()
         self.weight, self.eps = nn.Parameter(torch.ones(channels)), eps
 
     def forward(self, x: Float[Tensor, "b 2*c h w"]) -> Float[Tensor, "b 2*c h w"]:
         "Mean power one over both parts."
-        power = 2*full_precision(x).square().mean((1, 2, 3), keepdim=True)  # |z|^2 is the sum of two squares
-        return x*(power + self.eps).rsqrt().to(x.dtype)*torch.cat([self.weight, self.weight])[:, None, None]
+        power = 2 * full_precision(x).square().mean(
+            (1, 2, 3), keepdim=True
+        )  # |z|^2 is the sum of two squares
+        return (
+            x * (power + self.eps).rsqrt().to(x.dtype) * torch.cat([self.weight, self.weight])[:, None, None]
+        )
 
+# %% ../../nbs/models/complex.ipynb #eda294da
 class ComplexDropout(nn.Module):
     "Leaves out whole coefficients, real and imaginary part together."
+
     def __init__(self, p: float = 0.1):
         super().__init__()
-        if not 0 <= p < 1: raise InputError(f"the share that is left out lies in [0, 1), got {p}")
+        if not 0 <= p < 1:
+            raise InputError(f"the share that is left out lies in [0, 1), got {p}")
         self.p = p
 
     def forward(self, x: Float[Tensor, "b 2*c h w"]) -> Float[Tensor, "b 2*c h w"]:
         "Identity outside training."
-        if not self.training or self.p == 0: return x
-        kept = F.dropout(torch.ones_like(x[:, :x.shape[1]//2]), self.p)
-        return x*torch.cat([kept, kept], 1)
+        if not self.training or self.p == 0:
+            return x
+        kept = F.dropout(torch.ones_like(x[:, : x.shape[1] // 2]), self.p)
+        return x * torch.cat([kept, kept], 1)
 
 # %% ../../nbs/models/complex.ipynb #0ac065e8
 class DualConv2d(nn.Conv2d):
     "Real convolution of stacked channels, without the complex rule."
+
     def __init__(self, channels: int, out: int, kernel: int = 3):
-        super().__init__(2*channels, 2*out, kernel, padding=kernel//2)
+        super().__init__(2 * channels, 2 * out, kernel, padding=kernel // 2)

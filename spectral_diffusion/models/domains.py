@@ -26,13 +26,14 @@ DOMAINS.register("pixel")(1)
 DOMAINS.register("haar")(2)
 DOMAINS.register("dct4")(4)
 
+
 @lru_cache(maxsize=32)
 def block_filters(
-    side: int, # of a block
-    channels: int, # of the images
-    dtype: torch.dtype, # of the filters
-    device: torch.device, # of the filters
-) -> Float[Tensor, "{channels*side**2} {channels} {side} {side}"]: # shared, so never written to
+    side: int,  # of a block
+    channels: int,  # of the images
+    dtype: torch.dtype,  # of the filters
+    device: torch.device,  # of the filters
+) -> Float[Tensor, "{channels*side**2} {channels} {side} {side}"]:  # shared, so never written to
     "Kernels of the block DCT-II as a convolution of stride `side`; low frequencies first, colours together."
     with torch.inference_mode(False), torch.no_grad():
         rows = dct_matrix(side).to(device)
@@ -42,9 +43,9 @@ def block_filters(
 
 # %% ../../nbs/models/domains.ipynb #2edd0fc2
 def to_blocks(
-    x: Float[Tensor, "b c h w"], # images of any size
-    side: int, # of a block
-) -> Float[Tensor, "b {c*side**2} h2 w2"]: # coefficients, at a `side`-th of the size, rounded up
+    x: Float[Tensor, "b c h w"],  # images of any size
+    side: int,  # of a block
+) -> Float[Tensor, "b {c*side**2} h2 w2"]:  # coefficients, at a `side`-th of the size, rounded up
     "The orthonormal DCT-II of each block; a border that is not whole repeats its last pixel."
     x = full_precision(x)
     down, right = (-n % side for n in x.shape[-2:])
@@ -53,35 +54,39 @@ def to_blocks(
     with torch.autocast(x.device.type, enabled=False):
         return F.conv2d(x, block_filters(side, x.shape[1], x.dtype, x.device), stride=side)
 
+# %% ../../nbs/models/domains.ipynb #d8e70518
 def from_blocks(
-    y: Float[Tensor, "b d h2 w2"], # coefficients as `to_blocks` gives them
-    side: int, # of a block
-    size: tuple[int, int], # (h, w) of the images
-) -> Float[Tensor, "b {d//side**2} h w"]: # images
+    y: Float[Tensor, "b d h2 w2"],  # coefficients as `to_blocks` gives them
+    side: int,  # of a block
+    size: tuple[int, int],  # (h, w) of the images
+) -> Float[Tensor, "b {d//side**2} h w"]:  # images
     "The inverse: the transposed convolution with the same kernels, cropped."
     y = full_precision(y)
-    kernels = block_filters(side, y.shape[1]//side**2, y.dtype, y.device)
+    kernels = block_filters(side, y.shape[1] // side**2, y.dtype, y.device)
     with torch.autocast(y.device.type, enabled=False):
-        return F.conv_transpose2d(y, kernels, stride=side)[..., :size[0], :size[1]]
+        return F.conv_transpose2d(y, kernels, stride=side)[..., : size[0], : size[1]]
 
 # %% ../../nbs/models/domains.ipynb #f4b6d0cc
 class InDomain(nn.Module):
     "A network that computes in another basis: transform, network, inverse."
-    def __init__(self,
-        body: nn.Module, # callable (coefficients, t) -> coefficients of one picture
-        channels: int, # of the images
+
+    def __init__(
+        self,
+        body: nn.Module,  # callable (coefficients, t) -> coefficients of one picture
+        channels: int,  # of the images
         *,
-        domain: str = "pixel", # a name in `DOMAINS`
-        views: int = 1, # pictures of that many channels that it sees at a time
+        domain: str = "pixel",  # a name in `DOMAINS`
+        views: int = 1,  # pictures of that many channels that it sees at a time
     ):
         super().__init__()
         self.body, self.channels, self.views = body, channels, views
         self.domain, self.side = domain, DOMAINS[domain]
 
-    def forward(self,
-        x: Float[Tensor, "b vc h w"], # noisy images; with views, side by side in the channels
-        t: Float[Tensor, " b"], # times in [0, 1]
-    ) -> Float[Tensor, "b c h w"]: # in the dtype of the images
+    def forward(
+        self,
+        x: Float[Tensor, "b vc h w"],  # noisy images; with views, side by side in the channels
+        t: Float[Tensor, " b"],  # times in [0, 1]
+    ) -> Float[Tensor, "b c h w"]:  # in the dtype of the images
         "The body between the transform and its inverse; nothing around it in the pixel domain."
         check_images(x, self.channels, self.views)
         if self.side == 1:

@@ -29,137 +29,230 @@ __all__ = ['DISTRIBUTIONS', 'MODES', 'Source', 'uniforms', 'from_distribution', 
 @dataclass(frozen=True, eq=False)
 class Source:
     "Numbers to initialise from, and where they come from."
+
     values: Float[Tensor, " n"]
-    kind: str   # file, distribution, images, transformer
-    name: str   # which one; no path
+    kind: str  # file, distribution, images, transformer
+    name: str  # which one; no path
 
     def __post_init__(self):
         v = self.values
-        if v.ndim != 1 or not v.is_floating_point(): raise InputError(f"source {self.name!r} must be a row of real numbers, got shape {tuple(v.shape)} of {v.dtype}")
-        if not len(v): raise InputError(f"source {self.name!r} is empty")
-        if not v.isfinite().all(): raise InputError(f"source {self.name!r} holds {int((~v.isfinite()).sum())} values that are not finite")
+        if v.ndim != 1 or not v.is_floating_point():
+            raise InputError(
+                f"source {self.name!r} must be a row of real numbers, got shape {tuple(v.shape)} of {v.dtype}"
+            )
+        if not len(v):
+            raise InputError(f"source {self.name!r} is empty")
+        if not v.isfinite().all():
+            raise InputError(
+                f"source {self.name!r} holds {int((~v.isfinite()).sum())} values that are not finite"
+            )
 
-    def record(self) -> dict: # literals only
+    def record(self) -> dict:  # literals only
         "Kind, name, number of values, and the SHA-256 of the values as little-endian doubles."
         digest = hashlib.sha256()
-        for piece in self.values.detach().cpu().split(1 << 20): digest.update(piece.double().numpy().astype("<f8").tobytes())
+        for piece in self.values.detach().cpu().split(1 << 20):
+            digest.update(piece.double().numpy().astype("<f8").tobytes())
         return {"kind": self.kind, "name": self.name, "count": len(self.values), "sha256": digest.hexdigest()}
 
 # %% ../../nbs/models/initial.ipynb #6c9f0be2
 DISTRIBUTIONS = Registry("distribution")
 
-def uniforms(count: int, g: torch.Generator) -> Float[Tensor, " n"]: # in [0, 1), float64
+
+def uniforms(count: int, g: torch.Generator) -> Float[Tensor, " n"]:  # in [0, 1), float64
     "Uniform numbers in double precision."
     return torch.rand(count, generator=g, dtype=torch.float64)
 
-DISTRIBUTIONS.register("normal")(lambda count, g, freedom: torch.randn(count, generator=g, dtype=torch.float64))
-DISTRIBUTIONS.register("uniform")(lambda count, g, freedom: 2*uniforms(count, g) - 1)
-DISTRIBUTIONS.register("laplace")(lambda count, g, freedom: uniforms(count, g).neg().log1p()*(1 - 2*uniforms(count, g).round()))
-DISTRIBUTIONS.register("student")(lambda count, g, freedom: (freedom*((1 - uniforms(count, g))**(-2/freedom) - 1)).sqrt()*(2*math.pi*uniforms(count, g)).cos())
+# %% ../../nbs/models/initial.ipynb #d10bc72c
+DISTRIBUTIONS.register("normal")(
+    lambda count, g, freedom: torch.randn(count, generator=g, dtype=torch.float64)
+)
+DISTRIBUTIONS.register("uniform")(lambda count, g, freedom: 2 * uniforms(count, g) - 1)
+DISTRIBUTIONS.register("laplace")(
+    lambda count, g, freedom: uniforms(count, g).neg().log1p() * (1 - 2 * uniforms(count, g).round())
+)
+DISTRIBUTIONS.register("student")(
+    lambda count, g, freedom: (
+        (freedom * ((1 - uniforms(count, g)) ** (-2 / freedom) - 1)).sqrt()
+        * (2 * math.pi * uniforms(count, g)).cos()
+    )
+)
+
 
 def from_distribution(
-    name: str, # a name in `DISTRIBUTIONS`
-    count: int = 2**16, # how many values; a larger network uses them again
+    name: str,  # a name in `DISTRIBUTIONS`
+    count: int = 2**16,  # how many values; a larger network uses them again
     *,
-    seed: int = 0, # of the stream `models/initial/<name>`
-    freedom: float = 4., # degrees of freedom of `student`, without effect elsewhere
-) -> Source: # float64
+    seed: int = 0,  # of the stream `models/initial/<name>`
+    freedom: float = 4.0,  # degrees of freedom of `student`, without effect elsewhere
+) -> Source:  # float64
     "Independent draws from a named distribution."
-    if count < 1 or not 0 < freedom < math.inf: raise InputError(f"a distribution needs a count of at least 1 and positive degrees of freedom, got {count} and {freedom}")
+    if count < 1 or not 0 < freedom < math.inf:
+        raise InputError(
+            f"a distribution needs a count of at least 1 and positive degrees of freedom, got {count} and"
+            f" {freedom}"
+        )
     drawn = DISTRIBUTIONS[name](count, stream(seed, f"models/initial/{name}"), freedom)
-    return Source(drawn, "distribution", f"{name}, {f'{freedom:g} degrees of freedom, ' if name == 'student' else ''}seed {seed}")
+    return Source(
+        drawn,
+        "distribution",
+        f"{name}, {f'{freedom:g} degrees of freedom, ' if name == 'student' else ''}seed {seed}",
+    )
 
 # %% ../../nbs/models/initial.ipynb #69cf8fa8
 def from_file(
-    path: Path | str, # ends in .npy or .safetensors
+    path: Path | str,  # ends in .npy or .safetensors
     *,
-    key: str | None = None, # one tensor of a safetensors file; all of them, by name, when not given
-) -> Source: # real numbers keep their precision, integers become doubles
+    key: str | None = None,  # one tensor of a safetensors file; all of them, by name, when not given
+) -> Source:  # real numbers keep their precision, integers become doubles
     "The values of a file, row by row."
     path = Path(path)
-    if path.suffix not in (".npy", ".safetensors"): raise InputError(f"a source file ends in .npy or .safetensors, got {path.name!r}")
-    if not path.is_file(): raise InputError(f"source file {path.name!r} is not there")
-    if key is not None and path.suffix == ".npy": raise InputError(f"{path.name!r} is one array: it has no key {key!r}")
-    try: held = {"": torch.from_numpy(np.load(path, allow_pickle=False))} if path.suffix == ".npy" else load_file(path)
-    except (ValueError, TypeError, EOFError, SafetensorError) as error: raise InputError(f"{path.name!r} is no array of numbers that can be read: {error}") from error
-    if key is not None and key not in held: raise unknown_name(f"tensor of {path.name!r}", key, sorted(held))
+    if path.suffix not in (".npy", ".safetensors"):
+        raise InputError(f"a source file ends in .npy or .safetensors, got {path.name!r}")
+    if not path.is_file():
+        raise InputError(f"source file {path.name!r} is not there")
+    if key is not None and path.suffix == ".npy":
+        raise InputError(f"{path.name!r} is one array: it has no key {key!r}")
+    try:
+        held = (
+            {"": torch.from_numpy(np.load(path, allow_pickle=False))}
+            if path.suffix == ".npy"
+            else load_file(path)
+        )
+    except (ValueError, TypeError, EOFError, SafetensorError) as error:
+        raise InputError(f"{path.name!r} is no array of numbers that can be read: {error}") from error
+    if key is not None and key not in held:
+        raise unknown_name(f"tensor of {path.name!r}", key, sorted(held))
     rows = [held[k].flatten() for k in ([key] if key is not None else sorted(held))]
-    if any(r.is_complex() or r.dtype == torch.bool for r in rows): raise InputError(f"{path.name!r} holds values that are not real numbers")
+    if any(r.is_complex() or r.dtype == torch.bool for r in rows):
+        raise InputError(f"{path.name!r} holds values that are not real numbers")
     rows = [r if r.is_floating_point() else r.double() for r in rows]
-    return Source(torch.cat(rows) if rows else torch.empty(0), "file", path.name if key is None else f"{path.name}, {key}")
+    return Source(
+        torch.cat(rows) if rows else torch.empty(0),
+        "file",
+        path.name if key is None else f"{path.name}, {key}",
+    )
 
 # %% ../../nbs/models/initial.ipynb #ba35e4ec
 def from_images(
-    x: Float[Tensor, "n c h w"], # images
+    x: Float[Tensor, "n c h w"],  # images
     *,
-    patch: int = 3, # side of a patch; rows and columns that fill no patch are dropped
-    name: str = "images", # for the record
-) -> Source: # in the dtype of the images
+    patch: int = 3,  # side of a patch; rows and columns that fill no patch are dropped
+    name: str = "images",  # for the record
+) -> Source:  # in the dtype of the images
     "Patches that do not overlap: image by image, row by row; within each channels, then rows, then columns."
-    if x.ndim != 4 or patch < 1 or patch > min(x.shape[-2:]): raise InputError(f"patches come from images (n, c, h, w) of at least {patch} on each side, got {tuple(x.shape)}")
+    if x.ndim != 4 or patch < 1 or patch > min(x.shape[-2:]):
+        raise InputError(
+            f"patches come from images (n, c, h, w) of at least {patch} on each side, got {tuple(x.shape)}"
+        )
     return Source(F.unfold(x, patch, stride=patch).mT.flatten(), "images", f"{name}, patches of {patch}")
 
 # %% ../../nbs/models/initial.ipynb #55ce3745
 def from_transformer(
-    name: str = "gpt2", # of the model, or its folder
-) -> Source: # in the precision of the file
+    name: str = "gpt2",  # of the model, or its folder
+) -> Source:  # in the precision of the file
     "All parameters of a pretrained model that is on this machine."
-    try: from transformers import AutoModel
-    except ImportError as error: raise InputError("a source from a transformer needs the package transformers; hint: pip install -e '.[transformers]' in a checkout") from error
-    try: model = AutoModel.from_pretrained(name, local_files_only=True, use_safetensors=True)
+    try:
+        from transformers import AutoModel
+    except ImportError as error:
+        raise InputError(
+            "a source from a transformer needs the package transformers; hint: pip install -e"
+            " '.[transformers]' in a checkout"
+        ) from error
+    try:
+        model = AutoModel.from_pretrained(name, local_files_only=True, use_safetensors=True)
     except (OSError, ValueError) as error:
-        raise InputError(f"the weights of {Path(name).name!r} are not on this machine as safetensors, and nothing is downloaded here; hint: fetch them once with the tools of the hub") from error
-    return Source(torch.cat([p.detach().flatten() for p in model.parameters()]), "transformer", Path(name).name if Path(name).is_dir() else name)
+        raise InputError(
+            f"the weights of {Path(name).name!r} are not on this machine as safetensors, and nothing is"
+            " downloaded here; hint: fetch them once with the tools of the hub"
+        ) from error
+    return Source(
+        torch.cat([p.detach().flatten() for p in model.parameters()]),
+        "transformer",
+        Path(name).name if Path(name).is_dir() else name,
+    )
 
 # %% ../../nbs/models/initial.ipynb #5fe39fba
-MODES = {"matched": ("match", "weights"), "published": (1., "all")}
+MODES = {"matched": ("match", "weights"), "published": (1.0, "all")}
+
 
 def chosen(
-    model: nn.Module, # whose parameters may be replaced
-    which: str, # "weights" or "all"
-) -> dict[str, Tensor]: # name -> parameter, in the model's order
+    model: nn.Module,  # whose parameters may be replaced
+    which: str,  # "weights" or "all"
+) -> dict[str, Tensor]:  # name -> parameter, in the model's order
     "The parameters that an initialisation replaces."
-    if which not in ("weights", "all"): raise unknown_name("choice of parameters", which, ["weights", "all"])
-    def drawn(p): return p.ndim >= 2 and p.numel() > 0 and p.min() != p.max()
+    if which not in ("weights", "all"):
+        raise unknown_name("choice of parameters", which, ["weights", "all"])
+
+    def drawn(p):
+        return p.ndim >= 2 and p.numel() > 0 and p.min() != p.max()
+
     found = {name: p for name, p in model.named_parameters() if which == "all" or drawn(p)}
-    if not found: raise InputError(f"{type(model).__name__} has no parameter to initialise: {'weights are those of two axes or more that are not constant' if which == 'weights' else 'it has none at all'}")
+    if not found:
+        raise InputError(
+            f"{type(model).__name__} has no parameter to initialise:"
+            f" {'weights are those of two axes or more that are not constant' if which == 'weights' else 'it has none at all'}"
+        )
     return found
 
+# %% ../../nbs/models/initial.ipynb #be491595
 def planned(
-    values: Float[Tensor, " n"], # the slice of the source
-    p: Tensor, # the parameter that it will replace
-    scale: str | float, # "match" or a number
-    name: str, # of the parameter, for errors
-) -> Tensor: # like the parameter
+    values: Float[Tensor, " n"],  # the slice of the source
+    p: Tensor,  # the parameter that it will replace
+    scale: str | float,  # "match" or a number
+    name: str,  # of the parameter, for errors
+) -> Tensor:  # like the parameter
     "What will be written: the slice in the parameter's own standard deviation, or times a number."
     if scale == "match":
         centred, old = values - values.mean(), p.detach().double()
         spread = centred.square().mean().sqrt()
-        if not spread > 1e-12*values.abs().max(): raise InputError(f"the source is constant where {name!r} would be filled: it has no shape to match; hint: a longer source, or a number as scale")
-        values = centred*((old - old.mean()).square().mean().sqrt().to(values.device)/spread)
-    else: values = values*scale
+        if not spread > 1e-12 * values.abs().max():
+            raise InputError(
+                f"the source is constant where {name!r} would be filled: it has no shape to match; hint: a"
+                " longer source, or a number as scale"
+            )
+        values = centred * ((old - old.mean()).square().mean().sqrt().to(values.device) / spread)
+    else:
+        values = values * scale
     new = values.reshape(p.shape).to(p)
-    if not new.isfinite().all(): raise InputError(f"{name!r} would hold values that are not finite in {p.dtype}; hint: a smaller scale")
+    if not new.isfinite().all():
+        raise InputError(
+            f"{name!r} would hold values that are not finite in {p.dtype}; hint: a smaller scale"
+        )
     return new
 
 # %% ../../nbs/models/initial.ipynb #89dca0ca
 def initialise(
-    model: nn.Module, # changed in place, or not at all
-    source: Source, # where the numbers come from
+    model: nn.Module,  # changed in place, or not at all
+    source: Source,  # where the numbers come from
     *,
-    mode: str = "matched", # "matched" or "published": what `scale` and `which` are when not given
-    scale: str | float | None = None, # "match" for the standard deviation of each layer, or a number
-    which: str | None = None, # "weights" or "all"
-) -> dict: # literals only: the source and what was done with it
+    mode: str = "matched",  # "matched" or "published": what `scale` and `which` are when not given
+    scale: str | float | None = None,  # "match" for the standard deviation of each layer, or a number
+    which: str | None = None,  # "weights" or "all"
+) -> dict:  # literals only: the source and what was done with it
     "Fill a network from a source, slice by slice; raises where nothing would change."
-    if mode not in MODES: raise unknown_name("mode", mode, list(MODES))
-    scale, which = (given if given is not None else default for given, default in zip((scale, which), MODES[mode], strict=True))
-    if scale != "match" and (isinstance(scale, (bool, str)) or not math.isfinite(scale) or scale == 0): raise InputError(f"scale must be 'match' or a finite number other than 0, got {scale!r}")
+    if mode not in MODES:
+        raise unknown_name("mode", mode, list(MODES))
+    scale, which = (
+        given if given is not None else default
+        for given, default in zip((scale, which), MODES[mode], strict=True)
+    )
+    if scale != "match" and (isinstance(scale, (bool, str)) or not math.isfinite(scale) or scale == 0):
+        raise InputError(f"scale must be 'match' or a finite number other than 0, got {scale!r}")
     values, start, plan = source.values.detach().double(), 0, {}
     for name, p in chosen(model, which).items():
         places = torch.arange(start, start + p.numel(), device=values.device) % len(values)
         plan[name], start = (p, planned(values[places], p, scale, name)), start + p.numel()
-    if all(torch.equal(p, new) for p, new in plan.values()): raise InputError(f"source {source.name!r} would change nothing: every value is in place already")
+    if all(torch.equal(p, new) for p, new in plan.values()):
+        raise InputError(f"source {source.name!r} would change nothing: every value is in place already")
     with torch.no_grad():
-        for p, new in plan.values(): p.copy_(new)
-    return {"mode": mode, "scale": scale, "which": which, "tensors": len(plan), "values": start, "turns": start/len(values), "source": source.record()}
+        for p, new in plan.values():
+            p.copy_(new)
+    return {
+        "mode": mode,
+        "scale": scale,
+        "which": which,
+        "tensors": len(plan),
+        "values": start,
+        "turns": start / len(values),
+        "source": source.record(),
+    }

@@ -23,148 +23,211 @@ __all__ = ['OFFSETS', 'KINDS', 'low_modes', 'LowModes', 'GlobalFilter', 'hats', 
 
 # %% ../../nbs/models/mixers.ipynb #99728dd7
 def low_modes(
-    h: int, # rows
-    w: int, # columns
-    modes: int, # frequencies along an axis: 0 to modes-1, and the negative ones along the height
-) -> Float[Tensor, "2 n h*w"]: # cosines and minus sines of n = (2 modes - 1) modes frequencies; float64
+    h: int,  # rows
+    w: int,  # columns
+    modes: int,  # frequencies along an axis: 0 to modes-1, and the negative ones along the height
+) -> Float[Tensor, "2 n h*w"]:  # cosines and minus sines of n = (2 modes - 1) modes frequencies; float64
     "Rows of the orthonormal Fourier matrix for the lowest frequencies: real and imaginary parts."
-    if modes < 1 or 2*modes - 1 > h or 2*modes - 1 > w: raise InputError(f"{modes} modes need images of at least {2*modes - 1} on each side, got {h} x {w}")
+    if modes < 1 or 2 * modes - 1 > h or 2 * modes - 1 > w:
+        raise InputError(f"{modes} modes need images of at least {2 * modes - 1} on each side, got {h} x {w}")
     i, j = torch.arange(h, dtype=torch.float64), torch.arange(w, dtype=torch.float64)
-    rows, columns = torch.arange(1 - modes, modes, dtype=torch.float64), torch.arange(modes, dtype=torch.float64)
-    phase = 2*math.pi*(rows[:, None, None, None]*i[:, None]/h + columns[None, :, None, None]*j/w).reshape(-1, h*w)
-    return torch.stack([phase.cos(), -phase.sin()])/(h*w)**0.5
+    rows, columns = (
+        torch.arange(1 - modes, modes, dtype=torch.float64),
+        torch.arange(modes, dtype=torch.float64),
+    )
+    phase = (
+        2
+        * math.pi
+        * (rows[:, None, None, None] * i[:, None] / h + columns[None, :, None, None] * j / w).reshape(
+            -1, h * w
+        )
+    )
+    return torch.stack([phase.cos(), -phase.sin()]) / (h * w) ** 0.5
 
+# %% ../../nbs/models/mixers.ipynb #e85f9308
 @shared_table(maxsize=32)
 def _mode_pair(h: int, w: int, modes: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    "The matrix out of the image and the one back, in which all but the first column of frequencies count twice; shared."
+    """The matrix out of the image and the one back, in which all but the first column of frequencies count
+    twice; shared."""
     e = low_modes(h, w, modes)
-    twice = torch.full((2*modes - 1, modes), 2., dtype=torch.float64)
-    twice[:, 0] = 1.
-    back = (e*twice.reshape(-1, 1)).flatten(0, 1)
+    twice = torch.full((2 * modes - 1, modes), 2.0, dtype=torch.float64)
+    twice[:, 0] = 1.0
+    back = (e * twice.reshape(-1, 1)).flatten(0, 1)
     return e.flatten(0, 1).T.contiguous().to(device, dtype), back.to(device, dtype)
 
+# %% ../../nbs/models/mixers.ipynb #ce07dbc1
 class LowModes(nn.Module):
     "A complex matrix of channels for each of the lowest frequencies (Li et al. 2021)."
+
     def __init__(self, channels: int, modes: int = 4):
         super().__init__()
-        self.modes, n = modes, (2*modes - 1)*modes
-        self.weight = nn.Parameter(torch.randn(2, n, channels, channels)*(0.5/channels)**0.5)
+        self.modes, n = modes, (2 * modes - 1) * modes
+        self.weight = nn.Parameter(torch.randn(2, n, channels, channels) * (0.5 / channels) ** 0.5)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         "Out, mix, back."
         b, c, h, w = x.shape
         out, back = _mode_pair(h, w, self.modes, x.dtype, x.device)
-        n = len(back)//2
-        z = (x.reshape(b*c, h*w)@out).reshape(b, c, 2, n).permute(2, 3, 0, 1)  # (part, frequency, image, channel)
+        n = len(back) // 2
+        z = (
+            (x.reshape(b * c, h * w) @ out).reshape(b, c, 2, n).permute(2, 3, 0, 1)
+        )  # (part, frequency, image, channel)
         (re, im), (wr, wi) = z, self.weight.to(x.dtype)
-        y = torch.stack([re@wr - im@wi, re@wi + im@wr])
-        return (y.permute(2, 3, 0, 1).reshape(b*c, 2*n)@back).reshape(b, c, h, w)
+        y = torch.stack([re @ wr - im @ wi, re @ wi + im @ wr])
+        return (y.permute(2, 3, 0, 1).reshape(b * c, 2 * n) @ back).reshape(b, c, h, w)
 
 # %% ../../nbs/models/mixers.ipynb #b4cfd3c4
 class GlobalFilter(nn.Module):
     "A complex gain for each channel and half-spectrum bin (Rao et al. 2021, eq. 4)."
+
     def __init__(self, channels: int, size: tuple[int, int]):
         super().__init__()
         self.size = tuple(size)
-        self.weight = nn.Parameter(torch.randn(2, channels, size[0], size[1]//2 + 1)*0.02)
+        self.weight = nn.Parameter(torch.randn(2, channels, size[0], size[1] // 2 + 1) * 0.02)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         "Multiply the spectrum."
-        if tuple(x.shape[-2:]) != self.size: raise InputError(f"this filter was made for images of {self.size[0]} x {self.size[1]}, got {tuple(x.shape[-2:])}; hint: `modes` and `bands` take any size")
+        if tuple(x.shape[-2:]) != self.size:
+            raise InputError(
+                f"this filter was made for images of {self.size[0]} x {self.size[1]}, got"
+                f" {tuple(x.shape[-2:])}; hint: `modes` and `bands` take any size"
+            )
         X = rfft2(x)
-        return irfft2(X*torch.complex(*self.weight.to(X.real.dtype)), self.size).to(x.dtype)
+        return irfft2(X * torch.complex(*self.weight.to(X.real.dtype)), self.size).to(x.dtype)
 
+# %% ../../nbs/models/mixers.ipynb #4a9c3f85
 def hats(
-    h: int, # rows
-    w: int, # columns
-    bands: int, # how many
-) -> Float[Tensor, "bands h k"]: # adds up to one in every bin; float64
+    h: int,  # rows
+    w: int,  # columns
+    bands: int,  # how many
+) -> Float[Tensor, "bands h k"]:  # adds up to one in every bin; float64
     "Radial bands that overlap linearly, evenly spaced from zero to the highest frequency."
-    if bands < 2: raise InputError(f"radial bands are at least two, got {bands}")
-    place = radius(h, w)/0.5**0.5*(bands - 1)
+    if bands < 2:
+        raise InputError(f"radial bands are at least two, got {bands}")
+    place = radius(h, w) / 0.5**0.5 * (bands - 1)
     return (1 - (place - torch.arange(bands, dtype=torch.float64)[:, None, None]).abs()).clamp(min=0)
 
+# %% ../../nbs/models/mixers.ipynb #c17c0f08
 @shared_table(maxsize=16)
 def _hats(h: int, w: int, bands: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     "The shared `hats`, rounded once."
     return hats(h, w, bands).to(device, dtype)
 
+# %% ../../nbs/models/mixers.ipynb #998ef4a9
 class BandFilter(nn.Module):
     "A real gain for each channel and radial band, moved by the time; starts as the identity."
+
     def __init__(self, channels: int, time_dim: int, bands: int = 8):
         super().__init__()
         self.bands, self.gain = bands, nn.Parameter(torch.ones(channels, bands))
-        self.time = zero_init(nn.Linear(time_dim, channels*bands))
+        self.time = zero_init(nn.Linear(time_dim, channels * bands))
 
     def forward(self, x: Float[Tensor, "b c h w"], e: Float[Tensor, "b d"]) -> Float[Tensor, "b c h w"]:
         "Multiply each band."
         X = rfft2(x)
         gain = self.gain + self.time(e).reshape(len(x), *self.gain.shape).to(self.gain.dtype)
-        response = torch.einsum("bcj,jhk->bchk", gain.to(X.real.dtype), _hats(*x.shape[-2:], self.bands, X.real.dtype, x.device))
-        return irfft2(X*response, tuple(x.shape[-2:])).to(x.dtype)
+        response = torch.einsum(
+            "bcj,jhk->bchk", gain.to(X.real.dtype), _hats(*x.shape[-2:], self.bands, X.real.dtype, x.device)
+        )
+        return irfft2(X * response, tuple(x.shape[-2:])).to(x.dtype)
 
 # %% ../../nbs/models/mixers.ipynb #2afc680f
 class BandAttention(nn.Module):
     "Gains of radial bands from attention between their energies."
+
     def __init__(self, channels: int, bands: int = 8, rank: int = 16):
         super().__init__()
         self.bands, self.rank = bands, rank
-        self.read, self.write = nn.Linear(channels + bands, 3*rank), zero_init(nn.Linear(rank, channels))
+        self.read, self.write = nn.Linear(channels + bands, 3 * rank), zero_init(nn.Linear(rank, channels))
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         "Read energies, attend, multiply."
         X = rfft2(x)
-        m = _hats(*x.shape[-2:], self.bands, X.real.dtype, x.device)  # energies do not fit into half precision
-        energy = torch.einsum("bchk,jhk->bjc", X.abs().square(), m)/m.sum((-2, -1))[:, None]
-        tokens = (energy/energy.mean((1, 2), keepdim=True).clamp(min=torch.finfo(m.dtype).tiny) + 1e-6).log()/4
+        m = _hats(
+            *x.shape[-2:], self.bands, X.real.dtype, x.device
+        )  # energies do not fit into half precision
+        energy = torch.einsum("bchk,jhk->bjc", X.abs().square(), m) / m.sum((-2, -1))[:, None]
+        tokens = (
+            energy / energy.mean((1, 2), keepdim=True).clamp(min=torch.finfo(m.dtype).tiny) + 1e-6
+        ).log() / 4
         place = torch.eye(self.bands, dtype=m.dtype, device=x.device).expand(len(x), -1, -1)
         q, k, v = self.read(torch.cat([tokens, place], -1).to(self.read.weight.dtype)).chunk(3, -1)
         gain = 1 + self.write(F.scaled_dot_product_attention(q, k, v))
-        return irfft2(X*torch.einsum("bjc,jhk->bchk", gain.to(m.dtype), m), tuple(x.shape[-2:])).to(x.dtype)
+        return irfft2(X * torch.einsum("bjc,jhk->bchk", gain.to(m.dtype), m), tuple(x.shape[-2:])).to(x.dtype)
 
 # %% ../../nbs/models/mixers.ipynb #a09c3cb7
-OFFSETS = ((0, 1), (1, -1), (1, 0), (1, 1)) # of a 3x3 kernel, one of each pair d, -d
+OFFSETS = ((0, 1), (1, -1), (1, 0), (1, 1))  # of a 3x3 kernel, one of each pair d, -d
+
 
 def windows(
-    h: int, # rows
-    w: int, # columns
-) -> Float[Tensor, "9 h w"]: # float64
+    h: int,  # rows
+    w: int,  # columns
+) -> Float[Tensor, "9 h w"]:  # float64
     "One, and the cosines and sines that belong to the offsets of a 3x3 kernel over frequency."
     i, j = torch.arange(h, dtype=torch.float64)[:, None], torch.arange(w, dtype=torch.float64)
-    phases = [2*math.pi*(p*i/h + q*j/w) for p, q in OFFSETS]
-    return torch.stack([torch.ones(h, w, dtype=torch.float64), *(2*f.cos() for f in phases), *(2*f.sin() for f in phases)])
+    phases = [2 * math.pi * (p * i / h + q * j / w) for p, q in OFFSETS]
+    return torch.stack(
+        [
+            torch.ones(h, w, dtype=torch.float64),
+            *(2 * f.cos() for f in phases),
+            *(2 * f.sin() for f in phases),
+        ]
+    )
 
+# %% ../../nbs/models/mixers.ipynb #071affc1
 @shared_table(maxsize=16)
 def _windows(h: int, w: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     "The shared `windows`, a row for each pixel, rounded once."
     return windows(h, w).flatten(1).T.to(device, dtype)
 
+# %% ../../nbs/models/mixers.ipynb #cc6e9af1
 class WindowConv(nn.Module):
-    "The dual of a Hermitian 3x3 convolution over frequency: nine windows and a mix of channels at each pixel."
+    """The dual of a Hermitian 3x3 convolution over frequency: nine windows and a mix of channels at each
+    pixel."""
+
     def __init__(self, channels: int, out: int):
         super().__init__()
-        self.weight, self.bias = nn.Parameter(torch.randn(out, channels, 9)*(1/(9*channels))**0.5), nn.Parameter(torch.zeros(out))
+        self.weight, self.bias = (
+            nn.Parameter(torch.randn(out, channels, 9) * (1 / (9 * channels)) ** 0.5),
+            nn.Parameter(torch.zeros(out)),
+        )
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o h w"]:
         "Mix the channels under each window."
         (b, c, h, w), o = x.shape, len(self.weight)
-        mixed = (_windows(h, w, x.dtype, x.device)@self.weight.permute(2, 1, 0).reshape(9, c*o).to(x.dtype)).reshape(h*w, c, o)  # one matrix a pixel
-        pixels = x.reshape(b*c, h*w).T.contiguous().reshape(h*w, b, c)  # a transpose of two axes is several times faster than a permutation of three
-        return torch.baddbmm(self.bias.to(x.dtype)[None, None], pixels, mixed).reshape(h*w, b*o).T.contiguous().reshape(b, o, h, w)
+        mixed = (
+            _windows(h, w, x.dtype, x.device) @ self.weight.permute(2, 1, 0).reshape(9, c * o).to(x.dtype)
+        ).reshape(h * w, c, o)  # one matrix a pixel
+        pixels = (
+            x.reshape(b * c, h * w).T.contiguous().reshape(h * w, b, c)
+        )  # a transpose of two axes is several times faster than a permutation of three
+        return (
+            torch.baddbmm(self.bias.to(x.dtype)[None, None], pixels, mixed)
+            .reshape(h * w, b * o)
+            .T.contiguous()
+            .reshape(b, o, h, w)
+        )
 
 # %% ../../nbs/models/mixers.ipynb #891b563d
 KINDS = Registry("layer kind")
 
+
 class Gated(nn.Module):
     "A 3x3 convolution, and the lowest frequencies through a gate per channel that starts small."
+
     def __init__(self, width: int, modes: int):
         super().__init__()
-        self.near, self.far, self.gate = nn.Conv2d(width, width, 3, padding=1), LowModes(width, modes), nn.Parameter(torch.full((width, 1, 1), 0.1))
+        self.near, self.far, self.gate = (
+            nn.Conv2d(width, width, 3, padding=1),
+            LowModes(width, modes),
+            nn.Parameter(torch.full((width, 1, 1), 0.1)),
+        )
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         "Near and far."
-        return self.near(x) + self.gate*self.far(x)
+        return self.near(x) + self.gate * self.far(x)
 
+# %% ../../nbs/models/mixers.ipynb #90f72c23
 KINDS.register("conv")(lambda width, options: nn.Conv2d(width, width, 3, padding=1))
 KINDS.register("modes")(lambda width, options: LowModes(width, options["modes"]))
 KINDS.register("filter")(lambda width, options: GlobalFilter(width, (options["size"], options["size"])))
@@ -174,53 +237,75 @@ KINDS.register("window")(lambda width, options: WindowConv(width, width))
 KINDS.register("gated")(lambda width, options: Gated(width, options["modes"]))
 KINDS.register("none")(lambda width, options: None)
 
+
 def modulate(
-    x: Float[Tensor, "b c h w"], # maps
-    scale: Float[Tensor, "b c 1 1"], # from the time
-    shift: Float[Tensor, "b c 1 1"], # from the time
-) -> Float[Tensor, "b c h w"]: # activated
+    x: Float[Tensor, "b c h w"],  # maps
+    scale: Float[Tensor, "b c 1 1"],  # from the time
+    shift: Float[Tensor, "b c 1 1"],  # from the time
+) -> Float[Tensor, "b c h w"]:  # activated
     "Norm over the sample, scale and shift, SiLU."
     return F.silu(torch.addcmul(shift, F.group_norm(x, 1), 1 + scale))
 
+# %% ../../nbs/models/mixers.ipynb #ed7c37f8
 class MixerLayer(nn.Module):
     "One residual layer around a mixer."
+
     def __init__(self, width: int, kind: str, options: dict):
         super().__init__()
-        self.activation, self.time = modulate, zero_init(nn.Linear(options["embedding"], 2*width))
-        self.mixer, self.timed, self.point = KINDS[kind](width, options), kind == "bands", nn.Conv2d(width, width, 1)
+        self.activation, self.time = modulate, zero_init(nn.Linear(options["embedding"], 2 * width))
+        self.mixer, self.timed, self.point = (
+            KINDS[kind](width, options),
+            kind == "bands",
+            nn.Conv2d(width, width, 1),
+        )
 
     def forward(self, x: Float[Tensor, "b c h w"], e: Float[Tensor, "b d"]) -> Float[Tensor, "b c h w"]:
         "Normalise, activate, mix, add."
         y = self.activation(x, *self.time(e)[:, :, None, None].chunk(2, 1))
         z = x + self.point(y)
-        if self.mixer is None: return z
+        if self.mixer is None:
+            return z
         return z + (self.mixer(y, e) if self.timed else self.mixer(y))
 
+# %% ../../nbs/models/mixers.ipynb #fe879b42
 class Mixer(nn.Module):
     "Residual layers of the named kinds between two 1x1 convolutions: `model(x, t)` has the shape of `x`."
-    def __init__(self,
-        channels: int = 3, # channels of the images
+
+    def __init__(
+        self,
+        channels: int = 3,  # channels of the images
         *,
-        kinds: tuple = ("gated",)*4, # of the layers, names in `KINDS`
-        width: int = 32, # channels inside
-        modes: int = 4, # frequencies along an axis, for modes and gated
-        bands: int = 8, # radial bands, for bands and attention
-        size: int = 32, # side of the images, for filter alone
-        time_dim: int = 128, # width of the sinusoidal time features, even
-        zero_output: bool = True, # start by predicting zero
-        views: int = 1, # pictures of that many channels that it sees at a time
+        kinds: tuple = ("gated",) * 4,  # of the layers, names in `KINDS`
+        width: int = 32,  # channels inside
+        modes: int = 4,  # frequencies along an axis, for modes and gated
+        bands: int = 8,  # radial bands, for bands and attention
+        size: int = 32,  # side of the images, for filter alone
+        time_dim: int = 128,  # width of the sinusoidal time features, even
+        zero_output: bool = True,  # start by predicting zero
+        views: int = 1,  # pictures of that many channels that it sees at a time
     ):
         super().__init__()
-        if min(channels, width, views) < 1 or not kinds: raise InputError(f"a mixer needs channels, width, views and at least one layer, got {channels}, {width}, {views}, {kinds}")
-        options = {"modes": modes, "bands": bands, "size": size, "embedding": 2*width}
-        self.channels, self.views, self.kinds, self.time = channels, views, tuple(kinds), TimeEmbedding(time_dim, 2*width)
-        self.lift, self.head = nn.Conv2d(views*channels, width, 1), nn.Conv2d(width, channels, 1)
+        if min(channels, width, views) < 1 or not kinds:
+            raise InputError(
+                f"a mixer needs channels, width, views and at least one layer, got {channels}, {width},"
+                f" {views}, {kinds}"
+            )
+        options = {"modes": modes, "bands": bands, "size": size, "embedding": 2 * width}
+        self.channels, self.views, self.kinds, self.time = (
+            channels,
+            views,
+            tuple(kinds),
+            TimeEmbedding(time_dim, 2 * width),
+        )
+        self.lift, self.head = nn.Conv2d(views * channels, width, 1), nn.Conv2d(width, channels, 1)
         self.layers = nn.ModuleList(MixerLayer(width, kind, options) for kind in kinds)
-        if zero_output: zero_init(self.head)
+        if zero_output:
+            zero_init(self.head)
 
     def forward(self, x: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
         "Lift, mix, answer."
         check_images(x, self.channels, self.views)
         e, y = F.silu(self.time(t)), self.lift(x)
-        for layer in self.layers: y = layer(y, e)
+        for layer in self.layers:
+            y = layer(y, e)
         return self.head(y)

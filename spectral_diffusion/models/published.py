@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from ..core.registry import InputError
 from ..core.runtime import shared_table
 from .blocks import TimeEmbedding, zero_init
-from .complex import ComplexConv2d, ComplexConvTranspose2d, ComplexNorm, complex_silu, stack, unstack
+from spectral_diffusion.models.complex import (
+    ComplexConv2d,
+    ComplexConvTranspose2d,
+    ComplexNorm,
+    complex_silu,
+    stack,
+    unstack,
+)
 from ..signals.fourier import full_precision
 
 # %% auto #0
@@ -22,28 +29,43 @@ __all__ = ['spectrum', 'image_of', 'add_time', 'PublishedConv', 'PublishedBlock'
 
 # %% ../../nbs/models/published.ipynb #4c7a20ad
 def spectrum(
-    x: Float[Tensor, "b c h w"], # images
-) -> Float[Tensor, "b 2*c h w"]: # stacked full spectrum, unshifted
+    x: Float[Tensor, "b c h w"],  # images
+) -> Float[Tensor, "b 2*c h w"]:  # stacked full spectrum, unshifted
     "All Fourier coefficients of an image; never in half precision."
     return stack(torch.fft.fft2(full_precision(x), norm="ortho")).to(memory_format=torch.channels_last)
 
+
 def image_of(
-    z: Float[Tensor, "b 2*c h w"], # stacked full spectrum
-) -> Float[Tensor, "b c h w"]: # the real part of the inverse transform
+    z: Float[Tensor, "b 2*c h w"],  # stacked full spectrum
+) -> Float[Tensor, "b c h w"]:  # the real part of the inverse transform
     "An image from its coefficients; what belongs to no real image is dropped."
     return torch.fft.ifft2(unstack(full_precision(z)), norm="ortho").real
 
+# %% ../../nbs/models/published.ipynb #80fcccff
 def add_time(z: Tensor, e: Tensor) -> Tensor:
     "Add the first channels of a time vector to the real parts."
-    c = z.shape[1]//2
+    c = z.shape[1] // 2
     return z + F.pad(e[:, :c], (0, c))[:, :, None, None]
 
+# %% ../../nbs/models/published.ipynb #728ac696
 class PublishedConv(nn.Module):
     "Complex convolution, batch norm, activation; on a torus and with a norm of the sample when repaired."
-    def __init__(self, channels: int, out: int, *, form: str, active: bool = True, circular: bool = False, sample_norm: bool = False):
+
+    def __init__(
+        self,
+        channels: int,
+        out: int,
+        *,
+        form: str,
+        active: bool = True,
+        circular: bool = False,
+        sample_norm: bool = False,
+    ):
         super().__init__()
-        self.conv = ComplexConv2d(channels, out, form=form, init="default", padding="circular" if circular else "zeros")
-        self.norm = ComplexNorm(out) if sample_norm else nn.BatchNorm2d(2*out)
+        self.conv = ComplexConv2d(
+            channels, out, form=form, init="default", padding="circular" if circular else "zeros"
+        )
+        self.norm = ComplexNorm(out) if sample_norm else nn.BatchNorm2d(2 * out)
         self.activation = complex_silu if active else None
 
     def forward(self, z: Tensor) -> Tensor:
@@ -51,11 +73,16 @@ class PublishedConv(nn.Module):
         y = self.norm(self.conv(z))
         return y if self.activation is None else self.activation(y)
 
+# %% ../../nbs/models/published.ipynb #64cf8e38
 class PublishedBlock(nn.Module):
     "Two layers and the identity."
+
     def __init__(self, channels: int, **options):
         super().__init__()
-        self.first, self.second = PublishedConv(channels, channels, **options), PublishedConv(channels, channels, active=False, **options)
+        self.first, self.second = (
+            PublishedConv(channels, channels, **options),
+            PublishedConv(channels, channels, active=False, **options),
+        )
 
     def forward(self, z: Tensor) -> Tensor:
         "Residual."
@@ -64,9 +91,13 @@ class PublishedBlock(nn.Module):
 # %% ../../nbs/models/published.ipynb #f4891950
 class PublishedAmplitude(nn.Module):
     "Two convolutions over |X|, added to the real part."
+
     def __init__(self, channels: int, hidden: int):
         super().__init__()
-        self.first, self.second = nn.Conv2d(channels, hidden, 3, padding=1), nn.Conv2d(hidden, channels, 3, padding=1)
+        self.first, self.second = (
+            nn.Conv2d(channels, hidden, 3, padding=1),
+            nn.Conv2d(hidden, channels, 3, padding=1),
+        )
 
     def forward(self, z: Tensor) -> Tensor:
         "The stacked spectrum with a changed real part."
@@ -75,8 +106,10 @@ class PublishedAmplitude(nn.Module):
         change = self.second(F.relu(self.first(size.to(self.first.weight.dtype))))
         return torch.cat([re + change, im], 1)
 
+# %% ../../nbs/models/published.ipynb #f38f494a
 class PublishedPhase(nn.Module):
     "Attention of all bins to all bins over their phases: cost grows with the square of the number of pixels."
+
     def __init__(self, channels: int, heads: int):
         super().__init__()
         heads = max(n for n in range(1, max(1, min(heads, channels)) + 1) if channels % n == 0)
@@ -85,62 +118,76 @@ class PublishedPhase(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         "The stacked spectrum with turned phases."
         c = unstack(z)
-        bins = torch.where(c.abs() > torch.finfo(z.dtype).tiny**0.5, c, 1)  # an empty bin has no phase, and no gradient of one
+        bins = torch.where(
+            c.abs() > torch.finfo(z.dtype).tiny ** 0.5, c, 1
+        )  # an empty bin has no phase, and no gradient of one
         tokens = bins.angle().flatten(2).transpose(1, 2).to(self.attention.in_proj_weight.dtype)
         found = self.attention(tokens, tokens, tokens, need_weights=False)[0]
         turn = torch.tanh(found.to(z.dtype)).transpose(1, 2).reshape(c.shape)
-        return stack(c*torch.polar(torch.ones_like(turn), turn))
+        return stack(c * torch.polar(torch.ones_like(turn), turn))
 
 # %% ../../nbs/models/published.ipynb #49a77b89
-def grid_radius(h: int, w: int) -> Float[Tensor, "h w"]: # cycles/pixel, float64
+def grid_radius(h: int, w: int) -> Float[Tensor, "h w"]:  # cycles/pixel, float64
     "Radial frequency of each bin of the full, unshifted grid."
     y, x = torch.fft.fftfreq(h, dtype=torch.float64), torch.fft.fftfreq(w, dtype=torch.float64)
     return torch.hypot(y[:, None], x)
 
+# %% ../../nbs/models/published.ipynb #3417a08a
 @shared_table(maxsize=16)
 def _grid_hats(h: int, w: int, bands: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     "Radial bands over the full grid that overlap linearly; shared."
-    place = grid_radius(h, w)/0.5**0.5*(bands - 1)
-    return (1 - (place - torch.arange(bands, dtype=torch.float64)[:, None, None]).abs()).clamp(min=0).to(device, dtype)
+    place = grid_radius(h, w) / 0.5**0.5 * (bands - 1)
+    return (
+        (1 - (place - torch.arange(bands, dtype=torch.float64)[:, None, None]).abs())
+        .clamp(min=0)
+        .to(device, dtype)
+    )
 
+# %% ../../nbs/models/published.ipynb #ce3f87dc
 class TimeGain(nn.Module):
     "A gain for each complex channel and radial band, moved by the time; starts as the identity."
+
     def __init__(self, time_dim: int, channels: int, bands: int = 8):
         super().__init__()
-        self.bands, self.gain = bands, zero_init(nn.Linear(time_dim, channels*bands))
+        self.bands, self.gain = bands, zero_init(nn.Linear(time_dim, channels * bands))
 
     def forward(self, z: Tensor, e: Tensor) -> Tensor:
         "Multiply real and imaginary parts alike."
         hats = _grid_hats(*z.shape[-2:], self.bands, z.dtype, z.device)
         gain = torch.einsum("bcj,jhk->bchk", self.gain(e).reshape(len(z), -1, self.bands), hats)
-        return z*(1 + torch.cat([gain, gain], 1))
+        return z * (1 + torch.cat([gain, gain], 1))
 
-def with_coordinates(z: Tensor) -> Tensor: # one complex channel more
+# %% ../../nbs/models/published.ipynb #fc4a8965
+def with_coordinates(z: Tensor) -> Tensor:  # one complex channel more
     "Add the two frequencies of each bin as real and imaginary part of a channel; the highest is one."
     (b, _, h, w), (re, im) = z.shape, z.chunk(2, 1)
-    y, x = (2*torch.fft.fftfreq(n, dtype=torch.float64, device="cpu").to(z) for n in (h, w))
+    y, x = (2 * torch.fft.fftfreq(n, dtype=torch.float64, device="cpu").to(z) for n in (h, w))
     return torch.cat([re, y[:, None].expand(b, 1, h, w), im, x.expand(b, 1, h, w)], 1)
 
 # %% ../../nbs/models/published.ipynb #67485228
 class PublishedSpectralUNet(nn.Module):
-    "Four complex convolution layers and two residual blocks over the full spectrum. Not a U-Net: the resolution never changes."
-    def __init__(self,
-        channels: int = 3, # channels of the images
+    """Four complex convolution layers and two residual blocks over the full spectrum. Not a U-Net: the
+    resolution never changes."""
+
+    def __init__(
+        self,
+        channels: int = 3,  # channels of the images
         *,
-        base: int = 32, # complex width
-        time_dim: int = 128, # width of the sinusoidal time features, even
-        amplitude: bool = False, # the amplitude residual
-        phase: bool = False, # the phase correction
-        heads: int = 1, # of the phase correction, at most
-        form: str = "block", # how complex layers run: block, gauss or textbook
-        zero_output: bool = False, # differs when True: start by predicting zero
-        circular: bool = False, # differs when True: the grid closes to a torus
-        sample_norm: bool = False, # differs when True: no batch statistics
-        coordinates: bool = False, # differs when True: each bin knows its frequency
-        time_gain: bool = False, # differs when True: the time multiplies bands
+        base: int = 32,  # complex width
+        time_dim: int = 128,  # width of the sinusoidal time features, even
+        amplitude: bool = False,  # the amplitude residual
+        phase: bool = False,  # the phase correction
+        heads: int = 1,  # of the phase correction, at most
+        form: str = "block",  # how complex layers run: block, gauss or textbook
+        zero_output: bool = False,  # differs when True: start by predicting zero
+        circular: bool = False,  # differs when True: the grid closes to a torus
+        sample_norm: bool = False,  # differs when True: no batch statistics
+        coordinates: bool = False,  # differs when True: each bin knows its frequency
+        time_gain: bool = False,  # differs when True: the time multiplies bands
     ):
         super().__init__()
-        if min(channels, base) < 1: raise InputError(f"the network needs channels and base of at least 1, got {channels} and {base}")
+        if min(channels, base) < 1:
+            raise InputError(f"the network needs channels and base of at least 1, got {channels} and {base}")
         self.channels, self.time = channels, TimeEmbedding(time_dim, base)
         self.amplitude = PublishedAmplitude(channels, base) if amplitude else None
         self.phase = PublishedPhase(channels, heads) if phase else None
@@ -148,15 +195,19 @@ class PublishedSpectralUNet(nn.Module):
         self.coordinates, self.stem = coordinates, PublishedConv(channels + coordinates, base, **options)
         self.blocks = nn.ModuleList(PublishedBlock(base, **options) for _ in range(2))
         self.gains = nn.ModuleList(TimeGain(base, base) for _ in range(3)) if time_gain else None
-        self.head = ComplexConv2d(base, channels, form=form, init="default", padding="circular" if circular else "zeros")
-        if zero_output: zero_init(self.head)
+        self.head = ComplexConv2d(
+            base, channels, form=form, init="default", padding="circular" if circular else "zeros"
+        )
+        if zero_output:
+            zero_init(self.head)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
         "Transform, convolve over bins, transform back, keep the real part."
         e, z = self.time(t), spectrum(x)
         for part in (self.amplitude, self.phase):
-            if part is not None: z = part(z)
+            if part is not None:
+                z = part(z)
         z = z.to(self.head.re.weight.dtype)  # the layers of a network in half precision run in half
         for i, part in enumerate((self.stem, *self.blocks)):
             z = part(with_coordinates(z) if i == 0 and self.coordinates else z)
@@ -166,36 +217,52 @@ class PublishedSpectralUNet(nn.Module):
 # %% ../../nbs/models/published.ipynb #08345421
 class PublishedSpectralUNetDeep(nn.Module):
     "A U-Net whose grid is the spectrum: strided convolutions skip bins on the way down."
-    def __init__(self,
-        channels: int = 3, # channels of the images
+
+    def __init__(
+        self,
+        channels: int = 3,  # channels of the images
         *,
-        base: int = 32, # complex width of the first level; doubles with each
-        depth: int = 3, # levels
-        time_dim: int = 128, # width of the sinusoidal time features, even
-        form: str = "block", # how complex layers run: block, gauss or textbook
-        zero_output: bool = False, # differs when True: start by predicting zero
+        base: int = 32,  # complex width of the first level; doubles with each
+        depth: int = 3,  # levels
+        time_dim: int = 128,  # width of the sinusoidal time features, even
+        form: str = "block",  # how complex layers run: block, gauss or textbook
+        zero_output: bool = False,  # differs when True: start by predicting zero
     ):
         super().__init__()
-        if min(channels, base, depth) < 1: raise InputError(f"the network needs channels, base and depth of at least 1, got {channels}, {base} and {depth}")
-        widths = [base*2**level for level in range(depth)]
+        if min(channels, base, depth) < 1:
+            raise InputError(
+                f"the network needs channels, base and depth of at least 1, got {channels}, {base} and"
+                f" {depth}"
+            )
+        widths = [base * 2**level for level in range(depth)]
         self.channels, self.depth, self.time = channels, depth, TimeEmbedding(time_dim, widths[-1])
         self.stem = PublishedConv(channels, base, form=form)
         self.encoder = nn.ModuleList(PublishedBlock(w, form=form) for w in widths)
-        self.down = nn.ModuleList(ComplexConv2d(i, o, stride=2, form=form, init="default") for i, o in zip(widths[:-1], widths[1:], strict=True))
+        self.down = nn.ModuleList(
+            ComplexConv2d(i, o, stride=2, form=form, init="default")
+            for i, o in zip(widths[:-1], widths[1:], strict=True)
+        )
         self.middle = PublishedBlock(widths[-1], form=form)
-        self.up = nn.ModuleList(ComplexConvTranspose2d(o, i, form=form, init="default") for i, o in zip(widths[-2::-1], widths[:0:-1], strict=True))
-        self.join = nn.ModuleList(PublishedConv(2*w, w, form=form) for w in widths[-2::-1])
+        self.up = nn.ModuleList(
+            ComplexConvTranspose2d(o, i, form=form, init="default")
+            for i, o in zip(widths[-2::-1], widths[:0:-1], strict=True)
+        )
+        self.join = nn.ModuleList(PublishedConv(2 * w, w, form=form) for w in widths[-2::-1])
         self.decoder = nn.ModuleList(PublishedBlock(w, form=form) for w in widths[-2::-1])
         self.head = ComplexConv2d(base, channels, form=form, init="default")
-        if zero_output: zero_init(self.head)
+        if zero_output:
+            zero_init(self.head)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
         "Transform, down and up the grid of bins, transform back, keep the real part."
-        step = 2**(self.depth - 1)
+        step = 2 ** (self.depth - 1)
         if x.shape[-2] % step or x.shape[-1] % step:
-            nearest = [-(-n//step)*step for n in x.shape[-2:]]
-            raise InputError(f"this network of depth {self.depth} takes sides divisible by {step}, got {tuple(x.shape[-2:])}; the next valid size is {tuple(nearest)}")
+            nearest = [-(-n // step) * step for n in x.shape[-2:]]
+            raise InputError(
+                f"this network of depth {self.depth} takes sides divisible by {step}, got"
+                f" {tuple(x.shape[-2:])}; the next valid size is {tuple(nearest)}"
+            )
         e, skips = self.time(t), []
         z = add_time(self.stem(spectrum(x).to(self.head.re.weight.dtype)), e)
         for level, block in enumerate(self.encoder):

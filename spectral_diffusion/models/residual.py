@@ -21,30 +21,35 @@ __all__ = ['HEAD', 'PICTURE', 'group_norm', 'ResidualBlock', 'SelfAttention', 'L
 
 # %% ../../nbs/models/residual.ipynb #c7d8f5da
 def group_norm(
-    channels: int, # of the maps
+    channels: int,  # of the maps
     *,
-    affine: bool = True, # with a weight and a bias for each channel
-) -> nn.GroupNorm: # of up to eight groups
-    "A norm over groups of channels: eight where they divide, and of two channels at least, or one pixel would be lost."
-    return nn.GroupNorm(math.gcd(channels, min(8, max(1, channels//2))), channels, affine=affine)
+    affine: bool = True,  # with a weight and a bias for each channel
+) -> nn.GroupNorm:  # of up to eight groups
+    """A norm over groups of channels: eight where they divide, and of two channels at least, or one pixel
+    would be lost."""
+    return nn.GroupNorm(math.gcd(channels, min(8, max(1, channels // 2))), channels, affine=affine)
 
+# %% ../../nbs/models/residual.ipynb #f3d4068f
 class ResidualBlock(nn.Module):
     "Two normalised 3x3 convolutions beside a shortcut; the time scales and shifts between them."
-    def __init__(self,
-        channels: int, # channels in
-        out: int, # channels out
-        time_dim: int, # width of the time embedding
+
+    def __init__(
+        self,
+        channels: int,  # channels in
+        out: int,  # channels out
+        time_dim: int,  # width of the time embedding
     ):
         super().__init__()
         self.norm1, self.norm2 = group_norm(channels), group_norm(out, affine=False)
         self.conv1, self.conv2 = nn.Conv2d(channels, out, 3, padding=1), nn.Conv2d(out, out, 3, padding=1)
-        self.film = nn.Linear(time_dim, 2*out)
+        self.film = nn.Linear(time_dim, 2 * out)
         self.shortcut = nn.Identity() if channels == out else nn.Conv2d(channels, out, 1)
 
-    def forward(self,
-        x: Float[Tensor, "b c h w"], # any height and width
-        e: Float[Tensor, "b d"], # time embedding
-    ) -> Float[Tensor, "b out h w"]: # same height and width
+    def forward(
+        self,
+        x: Float[Tensor, "b c h w"],  # any height and width
+        e: Float[Tensor, "b d"],  # time embedding
+    ) -> Float[Tensor, "b out h w"]:  # same height and width
         "Normalise, activate, convolve; normalise, scale and shift, activate, convolve; add the shortcut."
         scale, shift = self.film(e)[:, :, None, None].chunk(2, dim=1)
         y = self.conv1(F.silu(self.norm1(x)))
@@ -52,36 +57,44 @@ class ResidualBlock(nn.Module):
         return self.shortcut(x) + self.conv2(F.silu(y))
 
 # %% ../../nbs/models/residual.ipynb #a6cc2dca
-HEAD = 32 # channels of a head of attention, about
+HEAD = 32  # channels of a head of attention, about
+
 
 class SelfAttention(nn.Module):
     "Every position looks at every other; what it finds is added."
-    def __init__(self,
-        channels: int, # of the maps
+
+    def __init__(
+        self,
+        channels: int,  # of the maps
     ):
         super().__init__()
-        self.heads = math.gcd(channels, max(1, channels//HEAD))
+        self.heads = math.gcd(channels, max(1, channels // HEAD))
         self.norm = group_norm(channels)
-        self.ask, self.answer = nn.Conv2d(channels, 3*channels, 1), nn.Conv2d(channels, channels, 1)
+        self.ask, self.answer = nn.Conv2d(channels, 3 * channels, 1), nn.Conv2d(channels, channels, 1)
 
-    def forward(self,
-        x: Float[Tensor, "b c h w"], # any height and width
-    ) -> Float[Tensor, "b c h w"]: # the same shape
+    def forward(
+        self,
+        x: Float[Tensor, "b c h w"],  # any height and width
+    ) -> Float[Tensor, "b c h w"]:  # the same shape
         "Softmax attention over positions in each head."
         b, c, h, w = x.shape
-        queries, keys, values = self.ask(self.norm(x)).reshape(b, 3, self.heads, c//self.heads, h*w).mT.unbind(1)
+        queries, keys, values = (
+            self.ask(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, h * w).mT.unbind(1)
+        )
         y = F.scaled_dot_product_attention(queries, keys, values)
         return x + self.answer(y.mT.reshape(b, c, h, w))
 
 # %% ../../nbs/models/residual.ipynb #4143b58c
 class Level(nn.Module):
     "Two residual blocks at one size, with attention between them where it is wanted."
-    def __init__(self,
-        channels: int, # channels in
-        out: int, # channels out
-        time_dim: int, # width of the time embedding
+
+    def __init__(
+        self,
+        channels: int,  # channels in
+        out: int,  # channels out
+        time_dim: int,  # width of the time embedding
         *,
-        attention: bool = False, # between the blocks
+        attention: bool = False,  # between the blocks
     ):
         super().__init__()
         self.first, self.second = ResidualBlock(channels, out, time_dim), ResidualBlock(out, out, time_dim)
@@ -92,36 +105,40 @@ class Level(nn.Module):
         return self.second(self.attention(self.first(x, e)), e)
 
 # %% ../../nbs/models/residual.ipynb #f30015b2
-PICTURE = 32 # side of the pictures for which `attention` names a size
+PICTURE = 32  # side of the pictures for which `attention` names a size
+
 
 class UNetBody(nn.Module):
     "Levels down, levels up, and a zero at the start: maps in, maps of the same size out."
-    def __init__(self,
-        inputs: int, # channels in
-        outputs: int, # channels out
+
+    def __init__(
+        self,
+        inputs: int,  # channels in
+        outputs: int,  # channels out
         *,
-        base: int, # width of the first level; doubles with each level
-        attend: list[bool], # one a level: whether it has attention
-        time_dim: int = 128, # width of the sinusoidal time features, even
-        zero_output: bool = True, # start by predicting zero
+        base: int,  # width of the first level; doubles with each level
+        attend: list[bool],  # one a level: whether it has attention
+        time_dim: int = 128,  # width of the sinusoidal time features, even
+        zero_output: bool = True,  # start by predicting zero
     ):
         super().__init__()
-        widths, d = [base*2**level for level in range(len(attend))], 2*base
+        widths, d = [base * 2**level for level in range(len(attend))], 2 * base
         pairs = list(zip(widths, attend, strict=True))
         self.time, self.enter = TimeEmbedding(time_dim, d), nn.Conv2d(inputs, base, 3, padding=1)
         self.encoder = nn.ModuleList(Level(w, w, d, attention=look) for w, look in pairs)
-        self.down = nn.ModuleList(nn.Conv2d(w, 2*w, 3, stride=2, padding=1) for w in widths[:-1])
-        self.up = nn.ModuleList(nn.Conv2d(2*w, w, 1) for w in reversed(widths[:-1]))
-        self.decoder = nn.ModuleList(Level(2*w, w, d, attention=look) for w, look in reversed(pairs[:-1]))
+        self.down = nn.ModuleList(nn.Conv2d(w, 2 * w, 3, stride=2, padding=1) for w in widths[:-1])
+        self.up = nn.ModuleList(nn.Conv2d(2 * w, w, 1) for w in reversed(widths[:-1]))
+        self.decoder = nn.ModuleList(Level(2 * w, w, d, attention=look) for w, look in reversed(pairs[:-1]))
         self.norm, self.leave = group_norm(base), nn.Conv2d(base, outputs, 3, padding=1)
         if zero_output:
             zero_init(self.leave)
         self.to(memory_format=torch.channels_last)
 
-    def forward(self,
-        x: Float[Tensor, "b i h w"], # maps
-        t: Float[Tensor, " b"], # times in [0, 1]
-    ) -> Float[Tensor, "b o h w"]: # maps of the same size
+    def forward(
+        self,
+        x: Float[Tensor, "b i h w"],  # maps
+        t: Float[Tensor, " b"],  # times in [0, 1]
+    ) -> Float[Tensor, "b o h w"]:  # maps of the same size
         "Down, up, with a skip at every level but the last."
         e, y, skips = F.silu(self.time(t)), self.enter(x.contiguous(memory_format=torch.channels_last)), []
         for level, blocks in enumerate(self.encoder):
@@ -130,26 +147,36 @@ class UNetBody(nn.Module):
         skips.pop()
         for narrow, blocks in zip(self.up, self.decoder, strict=True):
             skip = skips.pop()
-            wide = F.interpolate(narrow(y), scale_factor=2, mode="nearest")[..., :skip.shape[-2], :skip.shape[-1]]
+            wide = F.interpolate(narrow(y), scale_factor=2, mode="nearest")[
+                ..., : skip.shape[-2], : skip.shape[-1]
+            ]
             y = blocks(torch.cat([wide, skip], dim=1), e)
         return self.leave(F.silu(self.norm(y)))
 
 # %% ../../nbs/models/residual.ipynb #32d5695f
 def residual_unet(
-    channels: int = 3, # of the images
+    channels: int = 3,  # of the images
     *,
-    domain: str = "pixel", # basis of the computation, a name in `DOMAINS`
-    base: int = 16, # width of the first level; doubles with each level
-    depth: int = 3, # levels; `depth - 1` of them halve the maps
-    attention: int = 8, # levels whose maps are no larger, for pictures of side 32, have attention; 0: none
-    zero_output: bool = True, # start by predicting zero
-    views: int = 1, # pictures of that many channels that it sees at a time
-) -> InDomain: # `model(x, t)` has the shape of one picture, of any height and width
+    domain: str = "pixel",  # basis of the computation, a name in `DOMAINS`
+    base: int = 16,  # width of the first level; doubles with each level
+    depth: int = 3,  # levels; `depth - 1` of them halve the maps
+    attention: int = 8,  # levels whose maps are no larger, for pictures of side 32, have attention; 0: none
+    zero_output: bool = True,  # start by predicting zero
+    views: int = 1,  # pictures of that many channels that it sees at a time
+) -> InDomain:  # `model(x, t)` has the shape of one picture, of any height and width
     "The residual U-Net in a domain."
-    for name, value, least in (("channels", channels, 1), ("base", base, 2), ("depth", depth, 1), ("attention", attention, 0), ("views", views, 1)):
+    for name, value, least in (
+        ("channels", channels, 1),
+        ("base", base, 2),
+        ("depth", depth, 1),
+        ("attention", attention, 0),
+        ("views", views, 1),
+    ):
         if value < least:
             raise InputError(f"option {name!r} of a residual U-Net must be at least {least}, got {value}")
     side = DOMAINS[domain]
-    attend = [math.ceil(PICTURE/(side*2**level)) <= attention for level in range(depth)]
-    body = UNetBody(views*channels*side**2, channels*side**2, base=base, attend=attend, zero_output=zero_output)
+    attend = [math.ceil(PICTURE / (side * 2**level)) <= attention for level in range(depth)]
+    body = UNetBody(
+        views * channels * side**2, channels * side**2, base=base, attend=attend, zero_output=zero_output
+    )
     return InDomain(body, channels, domain=domain, views=views)

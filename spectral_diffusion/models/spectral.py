@@ -18,64 +18,100 @@ from ..signals.fourier import irfft2, rfft2
 __all__ = ['kept', 'resize', 'SpectralUNet']
 
 # %% ../../nbs/models/spectral.ipynb #1d382b5e
-def kept(n: int, m: int) -> int: # frequencies 0 to this one, and the negative ones below it
+def kept(n: int, m: int) -> int:  # frequencies 0 to this one, and the negative ones below it
     "The highest frequency that two lengths have in common, Nyquist excluded."
-    return (min(n, m) - 1)//2
+    return (min(n, m) - 1) // 2
 
+# %% ../../nbs/models/spectral.ipynb #0c56403a
 def resize(
-    x: Float[Tensor, "b c h w"], # images
-    size: tuple[int, int], # (h, w) wanted, smaller or larger
-) -> Float[Tensor, "b c h2 w2"]: # the same picture, band-limited
+    x: Float[Tensor, "b c h w"],  # images
+    size: tuple[int, int],  # (h, w) wanted, smaller or larger
+) -> Float[Tensor, "b c h2 w2"]:  # the same picture, band-limited
     "Another resolution by cropping or padding the spectrum; equal sizes are untouched."
     (h, w), (p, q) = x.shape[-2:], size
-    if (h, w) == (p, q): return x
+    if (h, w) == (p, q):
+        return x
     X, rows, columns = rfft2(x), kept(h, p), kept(w, q) + 1
-    Y = X.new_zeros(*x.shape[:2], p, q//2 + 1)
-    Y[..., :rows + 1, :columns] = X[..., :rows + 1, :columns]
-    if rows: Y[..., -rows:, :columns] = X[..., -rows:, :columns]
-    return irfft2(Y*((p*q)/(h*w))**0.5, (p, q)).to(x.dtype)
+    Y = X.new_zeros(*x.shape[:2], p, q // 2 + 1)
+    Y[..., : rows + 1, :columns] = X[..., : rows + 1, :columns]
+    if rows:
+        Y[..., -rows:, :columns] = X[..., -rows:, :columns]
+    return irfft2(Y * ((p * q) / (h * w)) ** 0.5, (p, q)).to(x.dtype)
 
 # %% ../../nbs/models/spectral.ipynb #8a6d8f04
 class SpectralUNet(nn.Module):
     "A U-Net over resolutions made by cropping bands; `model(x, t)` has the shape of `x`."
-    def __init__(self,
-        channels: int = 3, # channels of the images
+
+    def __init__(
+        self,
+        channels: int = 3,  # channels of the images
         *,
-        base: int = 24, # channels of the first level; doubles with each
-        depth: int = 2, # levels
-        modes: int = 4, # frequencies along an axis that get a matrix of their own; half as many with each level
-        bands: int = 8, # radial bands
-        kinds: tuple = ("bands", "modes"), # layers of a level, names in `KINDS`
-        time_dim: int = 128, # width of the sinusoidal time features, even
-        zero_output: bool = True, # start by predicting zero
-        views: int = 1, # pictures of that many channels that it sees at a time
+        base: int = 24,  # channels of the first level; doubles with each
+        depth: int = 2,  # levels
+        # frequencies along an axis that get a matrix of their own; half as many with each level
+        modes: int = 4,
+        bands: int = 8,  # radial bands
+        kinds: tuple = ("bands", "modes"),  # layers of a level, names in `KINDS`
+        time_dim: int = 128,  # width of the sinusoidal time features, even
+        zero_output: bool = True,  # start by predicting zero
+        views: int = 1,  # pictures of that many channels that it sees at a time
     ):
         super().__init__()
-        if min(channels, base, depth, views) < 1: raise InputError(f"the network needs channels, base, depth and views of at least 1, got {channels}, {base}, {depth} and {views}")
-        widths, few = [base*2**level for level in range(depth)], [max(1, modes >> level) for level in range(depth)]
-        def level(width): return nn.ModuleList(MixerLayer(width, kind, {"modes": few[widths.index(width)], "bands": bands, "size": 0, "embedding": 2*base}) for kind in kinds)
-        self.channels, self.views, self.time = channels, views, TimeEmbedding(time_dim, 2*base)
-        self.least = max((2*m - 2)*2**level + 1 for level, m in enumerate(few))
-        self.lift, self.head = nn.Conv2d(views*channels, base, 1), nn.Conv2d(base, channels, 1)
-        self.encoder, self.decoder = nn.ModuleList(map(level, widths)), nn.ModuleList(map(level, widths[-2::-1]))
-        self.down = nn.ModuleList(nn.Conv2d(i, o, 1) for i, o in zip(widths[:-1], widths[1:], strict=True))
-        self.up = nn.ModuleList(nn.Conv2d(o, i, 1) for i, o in zip(widths[-2::-1], widths[:0:-1], strict=True))
-        if zero_output: zero_init(self.head)
+        if min(channels, base, depth, views) < 1:
+            raise InputError(
+                f"the network needs channels, base, depth and views of at least 1, got {channels}, {base},"
+                f" {depth} and {views}"
+            )
+        widths, few = (
+            [base * 2**level for level in range(depth)],
+            [max(1, modes >> level) for level in range(depth)],
+        )
 
-    def forward(self,
-        x: Float[Tensor, "b vc h w"], # noisy images; with views, side by side in the channels
-        t: Float[Tensor, " b"], # times in [0, 1]
-    ) -> Float[Tensor, "b c h w"]: # whatever the loss asks for
+        def level(width):
+            return nn.ModuleList(
+                MixerLayer(
+                    width,
+                    kind,
+                    {"modes": few[widths.index(width)], "bands": bands, "size": 0, "embedding": 2 * base},
+                )
+                for kind in kinds
+            )
+
+        self.channels, self.views, self.time = channels, views, TimeEmbedding(time_dim, 2 * base)
+        self.least = max((2 * m - 2) * 2**level + 1 for level, m in enumerate(few))
+        self.lift, self.head = nn.Conv2d(views * channels, base, 1), nn.Conv2d(base, channels, 1)
+        self.encoder, self.decoder = (
+            nn.ModuleList(map(level, widths)),
+            nn.ModuleList(map(level, widths[-2::-1])),
+        )
+        self.down = nn.ModuleList(nn.Conv2d(i, o, 1) for i, o in zip(widths[:-1], widths[1:], strict=True))
+        self.up = nn.ModuleList(
+            nn.Conv2d(o, i, 1) for i, o in zip(widths[-2::-1], widths[:0:-1], strict=True)
+        )
+        if zero_output:
+            zero_init(self.head)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b vc h w"],  # noisy images; with views, side by side in the channels
+        t: Float[Tensor, " b"],  # times in [0, 1]
+    ) -> Float[Tensor, "b c h w"]:  # whatever the loss asks for
         "Down by cropping, up by padding, skips added."
         check_images(x, self.channels, self.views)
-        if min(x.shape[-2:]) < self.least: raise InputError(f"this network takes sides of at least {self.least}, got {tuple(x.shape[-2:])}; hint: fewer modes or levels")
+        if min(x.shape[-2:]) < self.least:
+            raise InputError(
+                f"this network takes sides of at least {self.least}, got {tuple(x.shape[-2:])}; hint: fewer"
+                " modes or levels"
+            )
         e, y, skips = F.silu(self.time(t)), self.lift(x), []
         for number, level in enumerate(self.encoder):
             if number:
                 skips.append(y)
-                y = self.down[number - 1](resize(y, tuple(-(-n//2) for n in y.shape[-2:])))
-            for layer in level: y = layer(y, e)
+                y = self.down[number - 1](resize(y, tuple(-(-n // 2) for n in y.shape[-2:])))
+            for layer in level:
+                y = layer(y, e)
         for up, level, skip in zip(self.up, self.decoder, reversed(skips), strict=True):
             y = skip + resize(up(y), tuple(skip.shape[-2:]))
-            for layer in level: y = layer(y, e)
+            for layer in level:
+                y = layer(y, e)
         return self.head(y)

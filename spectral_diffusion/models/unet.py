@@ -18,44 +18,54 @@ __all__ = ['up', 'TinyUNet']
 
 # %% ../../nbs/models/unet.ipynb #e49bb6a1
 def up(
-    conv: nn.ConvTranspose2d, # 2x2 taps, stride 2
-    x: Float[Tensor, "b c h w"], # the coarse map
-    size: tuple[int, int], # (h, w) wanted: the same size, or twice the size, less one where odd
-) -> Float[Tensor, "b o h2 w2"]: # a map of that size
+    conv: nn.ConvTranspose2d,  # 2x2 taps, stride 2
+    x: Float[Tensor, "b c h w"],  # the coarse map
+    size: tuple[int, int],  # (h, w) wanted: the same size, or twice the size, less one where odd
+) -> Float[Tensor, "b o h2 w2"]:  # a map of that size
     "Transposed convolution resized to `size` by nearest neighbours, without computing what the resize drops."
-    if tuple(x.shape[-2:]) == size: return F.conv2d(x, conv.weight[:, :, :1, :1].transpose(0, 1), conv.bias)
-    return conv(x)[..., :size[0], :size[1]]
+    if tuple(x.shape[-2:]) == size:
+        return F.conv2d(x, conv.weight[:, :, :1, :1].transpose(0, 1), conv.bias)
+    return conv(x)[..., : size[0], : size[1]]
 
 # %% ../../nbs/models/unet.ipynb #3a27de06
 class TinyUNet(nn.Module):
     "A small U-Net with a time input: `model(x, t)` has the shape of `x`, of any height and width."
-    def __init__(self,
-        channels: int = 3, # channels of the images
+
+    def __init__(
+        self,
+        channels: int = 3,  # channels of the images
         *,
-        base: int = 32, # width of the first level; doubles with each level
-        depth: int = 2, # levels; `depth - 1` of them change the resolution
-        time_dim: int = 128, # width of the sinusoidal time features, even
-        zero_output: bool = True, # start by predicting zero
-        views: int = 1, # pictures of that many channels that it sees at a time
+        base: int = 32,  # width of the first level; doubles with each level
+        depth: int = 2,  # levels; `depth - 1` of them change the resolution
+        time_dim: int = 128,  # width of the sinusoidal time features, even
+        zero_output: bool = True,  # start by predicting zero
+        views: int = 1,  # pictures of that many channels that it sees at a time
     ):
         super().__init__()
         if min(channels, base, depth, views) < 1:
-            raise InputError(f"TinyUNet needs channels, base, depth and views of at least 1, got {channels}, {base}, {depth}, {views}")
-        self.channels, self.views, widths = channels, views, [base*2**level for level in range(depth)]
+            raise InputError(
+                f"TinyUNet needs channels, base, depth and views of at least 1, got {channels}, {base},"
+                f" {depth}, {views}"
+            )
+        self.channels, self.views, widths = channels, views, [base * 2**level for level in range(depth)]
         self.time = TimeEmbedding(time_dim, base)
-        self.encoder = nn.ModuleList(ConvBlock(i, o, base) for i, o in zip([views*channels, *widths[:-1]], widths, strict=True))
+        self.encoder = nn.ModuleList(
+            ConvBlock(i, o, base) for i, o in zip([views * channels, *widths[:-1]], widths, strict=True)
+        )
         self.down = nn.ModuleList(nn.Conv2d(c, c, 3, stride=2, padding=1) for c in widths[:-1])
-        self.middle = ConvBlock(widths[-1], 2*widths[-1], base)
-        self.up = nn.ModuleList(nn.ConvTranspose2d(2*c, c, 2, stride=2) for c in reversed(widths))
-        self.decoder = nn.ModuleList(ConvBlock(2*c, c, base) for c in reversed(widths))
+        self.middle = ConvBlock(widths[-1], 2 * widths[-1], base)
+        self.up = nn.ModuleList(nn.ConvTranspose2d(2 * c, c, 2, stride=2) for c in reversed(widths))
+        self.decoder = nn.ModuleList(ConvBlock(2 * c, c, base) for c in reversed(widths))
         self.head = nn.Conv2d(base, channels, 1)
-        if zero_output: zero_init(self.head)
+        if zero_output:
+            zero_init(self.head)
         self.to(memory_format=torch.channels_last)
 
-    def forward(self,
-        x: Float[Tensor, "b vc h w"], # noisy images; with views, side by side in the channels
-        t: Float[Tensor, " b"], # times in [0, 1]
-    ) -> Float[Tensor, "b c h w"]: # whatever the loss asks for
+    def forward(
+        self,
+        x: Float[Tensor, "b vc h w"],  # noisy images; with views, side by side in the channels
+        t: Float[Tensor, " b"],  # times in [0, 1]
+    ) -> Float[Tensor, "b c h w"]:  # whatever the loss asks for
         "Down, middle, up, with a skip at every level."
         check_images(x, self.channels, self.views)
         e, y, skips = self.time(t), x.contiguous(memory_format=torch.channels_last), []

@@ -22,11 +22,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..core.registry import InputError, Registry, two_sides, unknown_name
 from ..core.runtime import stream
-from .adapters import AmplitudeResidual, BandpassAdapter, LearnableAdapter, PhaseCorrection, RadialAdapter
+from spectral_diffusion.models.adapters import (
+    AmplitudeResidual,
+    BandpassAdapter,
+    LearnableAdapter,
+    PhaseCorrection,
+    RadialAdapter,
+)
 from .blocks import TimeEmbedding, check_images, zero_init
 from .complex import complex_silu, open_silu
-from .mixers import Mixer, modulate
 from .domains import InDomain
+from .mixers import Mixer, modulate
 from .published import PublishedSpectralUNet, PublishedSpectralUNetDeep
 from .residual import residual_unet
 from .spectral import SpectralUNet
@@ -40,24 +46,33 @@ __all__ = ['MODELS', 'ADAPTERS', 'PLACES', 'FUSED', 'ConvNet', 'unet_spectral', 
 # %% ../../nbs/models/zoo.ipynb #a3dec33d
 class ConvNet(nn.Module):
     "Three 3x3 convolutions with ReLU; the time is ignored. The control."
-    def __init__(self,
-        channels: int = 3, # channels of the images
+
+    def __init__(
+        self,
+        channels: int = 3,  # channels of the images
         *,
-        width: int = 32, # channels inside
-        zero_output: bool = True, # start by predicting zero
-        views: int = 1, # pictures of that many channels that it sees at a time
+        width: int = 32,  # channels inside
+        zero_output: bool = True,  # start by predicting zero
+        views: int = 1,  # pictures of that many channels that it sees at a time
     ):
         super().__init__()
-        if min(channels, width, views) < 1: raise InputError(f"ConvNet needs channels, width and views of at least 1, got {channels}, {width} and {views}")
-        self.channels, self.views, sizes = channels, views, [views*channels, width, width, channels]
-        self.layers = nn.ModuleList(nn.Conv2d(i, o, 3, padding=1) for i, o in zip(sizes[:-1], sizes[1:], strict=True))
-        if zero_output: zero_init(self.layers[-1])
+        if min(channels, width, views) < 1:
+            raise InputError(
+                f"ConvNet needs channels, width and views of at least 1, got {channels}, {width} and {views}"
+            )
+        self.channels, self.views, sizes = channels, views, [views * channels, width, width, channels]
+        self.layers = nn.ModuleList(
+            nn.Conv2d(i, o, 3, padding=1) for i, o in zip(sizes[:-1], sizes[1:], strict=True)
+        )
+        if zero_output:
+            zero_init(self.layers[-1])
         self.to(memory_format=torch.channels_last)
 
-    def forward(self,
-        x: Float[Tensor, "b c h w"], # noisy images
-        t: Float[Tensor, " b"], # times, without effect
-    ) -> Float[Tensor, "b c h w"]: # whatever the loss asks for
+    def forward(
+        self,
+        x: Float[Tensor, "b c h w"],  # noisy images
+        t: Float[Tensor, " b"],  # times, without effect
+    ) -> Float[Tensor, "b c h w"]:  # whatever the loss asks for
         "Two hidden layers and a linear one."
         check_images(x, self.channels, self.views)
         first, second, last = self.layers
@@ -71,62 +86,172 @@ MODELS.register("conv")(ConvNet)
 MODELS.register("unet_spectral_published")(PublishedSpectralUNet)
 MODELS.register("unet_spectral_deep_published")(PublishedSpectralUNetDeep)
 
+
 @MODELS.register("unet_spectral")
-def unet_spectral(channels: int = 3, *, base: int = 24, depth: int = 2, modes: int = 4, bands: int = 8, zero_output: bool = True, views: int = 1) -> SpectralUNet:
+def unet_spectral(
+    channels: int = 3,
+    *,
+    base: int = 24,
+    depth: int = 2,
+    modes: int = 4,
+    bands: int = 8,
+    zero_output: bool = True,
+    views: int = 1,
+) -> SpectralUNet:
     "The repaired spectral U-Net."
-    return SpectralUNet(channels, base=base, depth=depth, modes=modes, bands=bands, zero_output=zero_output, views=views)
+    return SpectralUNet(
+        channels, base=base, depth=depth, modes=modes, bands=bands, zero_output=zero_output, views=views
+    )
 
+# %% ../../nbs/models/zoo.ipynb #4170ac23
 @MODELS.register("unet_spectral_deep")
-def unet_spectral_deep(channels: int = 3, *, base: int = 24, depth: int = 3, modes: int = 4, bands: int = 8, zero_output: bool = True, views: int = 1) -> SpectralUNet:
+def unet_spectral_deep(
+    channels: int = 3,
+    *,
+    base: int = 24,
+    depth: int = 3,
+    modes: int = 4,
+    bands: int = 8,
+    zero_output: bool = True,
+    views: int = 1,
+) -> SpectralUNet:
     "The repaired spectral U-Net with a third level."
-    return SpectralUNet(channels, base=base, depth=depth, modes=modes, bands=bands, zero_output=zero_output, views=views)
+    return SpectralUNet(
+        channels, base=base, depth=depth, modes=modes, bands=bands, zero_output=zero_output, views=views
+    )
 
+# %% ../../nbs/models/zoo.ipynb #b48d0f0f
 @MODELS.register("mixer")
-def mixer(channels: int = 3, *, kind: str = "modes", layers: int = 4, width: int = 32, modes: int = 4, bands: int = 8, size: int = 32, zero_output: bool = True, views: int = 1) -> Mixer:
+def mixer(
+    channels: int = 3,
+    *,
+    kind: str = "modes",
+    layers: int = 4,
+    width: int = 32,
+    modes: int = 4,
+    bands: int = 8,
+    size: int = 32,
+    zero_output: bool = True,
+    views: int = 1,
+) -> Mixer:
     "Layers of one kind, a name in `KINDS`."
-    return Mixer(channels, kinds=(kind,)*layers, width=width, modes=modes, bands=bands, size=size, zero_output=zero_output, views=views)
+    return Mixer(
+        channels,
+        kinds=(kind,) * layers,
+        width=width,
+        modes=modes,
+        bands=bands,
+        size=size,
+        zero_output=zero_output,
+        views=views,
+    )
 
+# %% ../../nbs/models/zoo.ipynb #cac00653
 @MODELS.register("hybrid")
-def hybrid(channels: int = 3, *, layers: int = 4, width: int = 32, modes: int = 4, encoder: int = 0, zero_output: bool = True, views: int = 1) -> Mixer:
-    "Spatial trunk with a gated spectral branch in each layer; with `encoder` layers of low modes first, and plain convolutions after them."
-    if not 0 <= encoder <= layers: raise InputError(f"the layers of the frequency encoder are part of all {layers}, got {encoder}")
-    kinds = ("modes",)*encoder + ("conv",)*(layers - encoder) if encoder else ("gated",)*layers
+def hybrid(
+    channels: int = 3,
+    *,
+    layers: int = 4,
+    width: int = 32,
+    modes: int = 4,
+    encoder: int = 0,
+    zero_output: bool = True,
+    views: int = 1,
+) -> Mixer:
+    """Spatial trunk with a gated spectral branch in each layer; with `encoder` layers of low modes first, and
+    plain convolutions after them."""
+    if not 0 <= encoder <= layers:
+        raise InputError(f"the layers of the frequency encoder are part of all {layers}, got {encoder}")
+    kinds = ("modes",) * encoder + ("conv",) * (layers - encoder) if encoder else ("gated",) * layers
     return Mixer(channels, kinds=kinds, width=width, modes=modes, zero_output=zero_output, views=views)
 
 # %% ../../nbs/models/zoo.ipynb #592630e4
 @MODELS.register("unet")
-def unet(channels: int = 3, *, base: int = 16, depth: int = 3, attention: int = 8, zero_output: bool = True, views: int = 1) -> InDomain:
+def unet(
+    channels: int = 3,
+    *,
+    base: int = 16,
+    depth: int = 3,
+    attention: int = 8,
+    zero_output: bool = True,
+    views: int = 1,
+) -> InDomain:
     "The residual U-Net in pixels."
-    return residual_unet(channels, domain="pixel", base=base, depth=depth, attention=attention, zero_output=zero_output, views=views)
+    return residual_unet(
+        channels,
+        domain="pixel",
+        base=base,
+        depth=depth,
+        attention=attention,
+        zero_output=zero_output,
+        views=views,
+    )
 
+# %% ../../nbs/models/zoo.ipynb #1ed375cd
 @MODELS.register("unet_haar")
-def unet_haar(channels: int = 3, *, base: int = 48, depth: int = 2, attention: int = 8, zero_output: bool = True, views: int = 1) -> InDomain:
+def unet_haar(
+    channels: int = 3,
+    *,
+    base: int = 48,
+    depth: int = 2,
+    attention: int = 8,
+    zero_output: bool = True,
+    views: int = 1,
+) -> InDomain:
     "The residual U-Net in Haar coefficients at half the side."
-    return residual_unet(channels, domain="haar", base=base, depth=depth, attention=attention, zero_output=zero_output, views=views)
+    return residual_unet(
+        channels,
+        domain="haar",
+        base=base,
+        depth=depth,
+        attention=attention,
+        zero_output=zero_output,
+        views=views,
+    )
 
+# %% ../../nbs/models/zoo.ipynb #15483fb8
 @MODELS.register("unet_dct")
-def unet_dct(channels: int = 3, *, base: int = 88, depth: int = 2, attention: int = 8, zero_output: bool = True, views: int = 1) -> InDomain:
+def unet_dct(
+    channels: int = 3,
+    *,
+    base: int = 88,
+    depth: int = 2,
+    attention: int = 8,
+    zero_output: bool = True,
+    views: int = 1,
+) -> InDomain:
     "The residual U-Net in the coefficients of 4x4 DCT blocks at a quarter of the side."
-    return residual_unet(channels, domain="dct4", base=base, depth=depth, attention=attention, zero_output=zero_output, views=views)
+    return residual_unet(
+        channels,
+        domain="dct4",
+        base=base,
+        depth=depth,
+        attention=attention,
+        zero_output=zero_output,
+        views=views,
+    )
 
 # %% ../../nbs/models/zoo.ipynb #87223754
 def model_options(
-    name: str, # a name in `MODELS`
-) -> dict: # option -> default
+    name: str,  # a name in `MODELS`
+) -> dict:  # option -> default
     "The options of a model and their defaults."
     return {k: p.default for k, p in inspect.signature(MODELS[name]).parameters.items()}
 
 # %% ../../nbs/models/zoo.ipynb #77a4749f
 def check_options(
-    name: str, # a name in `MODELS`
-    options: dict, # of the model
+    name: str,  # a name in `MODELS`
+    options: dict,  # of the model
 ) -> None:
     "Raise when an option is unknown or of another kind than its default."
     allowed = model_options(name)
     for key, value in options.items():
-        if key not in allowed: raise unknown_name(f"option of model {name!r}", key, list(allowed))
+        if key not in allowed:
+            raise unknown_name(f"option of model {name!r}", key, list(allowed))
         if allowed[key] is not None and type(value) is not type(allowed[key]):
-            raise InputError(f"option {key!r} of model {name!r} must be {type(allowed[key]).__name__}, got {value!r}")
+            raise InputError(
+                f"option {key!r} of model {name!r} must be {type(allowed[key]).__name__}, got {value!r}"
+            )
 
 # %% ../../nbs/models/zoo.ipynb #f89fec9f
 ADAPTERS = Registry("adapter")
@@ -137,24 +262,32 @@ ADAPTERS.register("amplitude")(lambda channels, time_dim: AmplitudeResidual(chan
 ADAPTERS.register("phase")(lambda channels, time_dim: PhaseCorrection(channels))
 PLACES = {"input": (True, False), "output": (False, True), "both": (True, True)}
 
+
 @MODELS.register("adapted")
 class Adapted(nn.Module):
     "A network between adapters; the learnable one is moved by the time."
-    def __init__(self,
-        channels: int = 3, # channels of the images
+
+    def __init__(
+        self,
+        channels: int = 3,  # channels of the images
         *,
-        network: str = "unet_tiny", # a name in `MODELS`
-        adapter: str = "learnable", # a name in `ADAPTERS`
-        where: str = "both", # input, output or both
-        options: dict | None = None, # of the network; its defaults when not given
-        zero_output: bool = True, # start by predicting zero
-        views: int = 1, # pictures of that many channels that it sees at a time
+        network: str = "unet_tiny",  # a name in `MODELS`
+        adapter: str = "learnable",  # a name in `ADAPTERS`
+        where: str = "both",  # input, output or both
+        options: dict | None = None,  # of the network; its defaults when not given
+        zero_output: bool = True,  # start by predicting zero
+        views: int = 1,  # pictures of that many channels that it sees at a time
     ):
         super().__init__()
-        if where not in PLACES: raise unknown_name("place", where, list(PLACES))
-        if network == "adapted": raise InputError("an adapted network is adapted once")
+        if where not in PLACES:
+            raise unknown_name("place", where, list(PLACES))
+        if network == "adapted":
+            raise InputError("an adapted network is adapted once")
         self.channels, self.views, self.time = channels, views, TimeEmbedding(32, 32)
-        self.before, self.after = (ADAPTERS[adapter](n, 32) if wanted else None for n, wanted in zip((views*channels, channels), PLACES[where], strict=True))
+        self.before, self.after = (
+            ADAPTERS[adapter](n, 32) if wanted else None
+            for n, wanted in zip((views * channels, channels), PLACES[where], strict=True)
+        )
         options = {"zero_output": zero_output, **({"views": views} if views > 1 else {}), **(options or {})}
         check_options(network, options)
         self.network = MODELS[network](channels, **options)
@@ -167,13 +300,14 @@ class Adapted(nn.Module):
 
 # %% ../../nbs/models/zoo.ipynb #c3476689
 def build_model(
-    config: str | dict, # a name, or {"name": ..., **options}
+    config: str | dict,  # a name, or {"name": ..., **options}
     *,
-    seed: int = 0, # decides the initial weights, together with the configuration
-) -> nn.Module: # on the CPU, in the default dtype
+    seed: int = 0,  # decides the initial weights, together with the configuration
+) -> nn.Module:  # on the CPU, in the default dtype
     "The network of a configuration, with weights that are a pure function of configuration and seed."
     options = {"name": config} if isinstance(config, str) else dict(config)
-    if "name" not in options: raise InputError(f"a model needs a name: allowed {', '.join(MODELS)}; got {config!r}")
+    if "name" not in options:
+        raise InputError(f"a model needs a name: allowed {', '.join(MODELS)}; got {config!r}")
     name = options.pop("name")
     check_options(name, options)
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
@@ -184,20 +318,23 @@ def build_model(
 @dataclass(frozen=True, kw_only=True)
 class Cost:
     "What one image costs in one call of a network."
-    parameters: int # numbers that training may change
-    multiply_adds: int # forward
-    training_multiply_adds: int # forward and backward
 
-def inputs(model: nn.Module) -> int: # channels
+    parameters: int  # numbers that training may change
+    multiply_adds: int  # forward
+    training_multiply_adds: int  # forward and backward
+
+
+def inputs(model: nn.Module) -> int:  # channels
     "Channels of the input: those of the image, as often as the network has views."
-    return model.channels*getattr(model, "views", 1)
+    return model.channels * getattr(model, "views", 1)
 
+# %% ../../nbs/models/zoo.ipynb #3dfd644e
 def cost(
-    model: nn.Module, # `model(x, t)`; its parameters keep their values and gradients
-    size: int | tuple[int, int], # height and width of the image
+    model: nn.Module,  # `model(x, t)`; its parameters keep their values and gradients
+    size: int | tuple[int, int],  # height and width of the image
     *,
-    channels: int | None = None, # channels of the input; those of the model when not given
-) -> Cost: # per image
+    channels: int | None = None,  # channels of the input; those of the model when not given
+) -> Cost:  # per image
     "Parameters and multiply-adds, counted while the network runs on one image."
     h, w = two_sides(size)
     p = next(model.parameters())
@@ -205,61 +342,91 @@ def cost(
     trained = [q for q in model.parameters() if q.requires_grad]
     with torch.enable_grad(), FlopCounterMode(display=False) as counter:
         y = model(x, t)
-        forward = counter.get_total_flops()//2
+        forward = counter.get_total_flops() // 2
         torch.autograd.grad(y.sum(), trained, allow_unused=True)
-    return Cost(parameters=sum(q.numel() for q in trained), multiply_adds=forward, training_multiply_adds=counter.get_total_flops()//2)
+    return Cost(
+        parameters=sum(q.numel() for q in trained),
+        multiply_adds=forward,
+        training_multiply_adds=counter.get_total_flops() // 2,
+    )
 
 # %% ../../nbs/models/zoo.ipynb #9bb5d880
 class Row(NamedTuple):
     "A network in numbers, for one image."
+
     name: str
     parameters: int
-    multiply_adds: int          # forward, without transforms
-    saved_bytes: int            # tensors kept for the backward pass
-    images_per_second: float    # forward and backward, processor time
+    multiply_adds: int  # forward, without transforms
+    saved_bytes: int  # tensors kept for the backward pass
+    images_per_second: float  # forward and backward, processor time
 
+# %% ../../nbs/models/zoo.ipynb #7b3b0c0f
 def measure(
-    config: str | dict, # see `build_model`
-    size: int = 32, # side of the images
+    config: str | dict,  # see `build_model`
+    size: int = 32,  # side of the images
     *,
-    batch: int = 8, # images at a time
-    repeats: int = 3, # the fastest counts
+    batch: int = 8,  # images at a time
+    repeats: int = 3,  # the fastest counts
 ) -> Row:
     "Build a network and run it."
     model = build_model(config)
-    x, t, kept = torch.randn(batch, inputs(model), size, size, generator=stream(0, "zoo/measure")), torch.full((batch,), 0.5), {}
+    x, t, kept = (
+        torch.randn(batch, inputs(model), size, size, generator=stream(0, "zoo/measure")),
+        torch.full((batch,), 0.5),
+        {},
+    )
+
     def pack(v):
         kept[v.untyped_storage().data_ptr()] = v.untyped_storage().nbytes()
         return v
+
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda v: v): model(x, t).sum().backward()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda v: v):
+        model(x, t).sum().backward()
     saved, best = sum(n for pointer, n in kept.items() if pointer not in own), math.inf
     for _ in range(repeats):
         begin = time.process_time()
         model(x, t).sum().backward()
         best = min(best, time.process_time() - begin)
     counted = cost(model, size)
-    return Row(config if isinstance(config, str) else config["name"], counted.parameters, counted.multiply_adds, saved//batch, batch/best)
+    return Row(
+        config if isinstance(config, str) else config["name"],
+        counted.parameters,
+        counted.multiply_adds,
+        saved // batch,
+        batch / best,
+    )
 
 # %% ../../nbs/models/zoo.ipynb #9a849242
-FUSED = {complex_silu: open_silu, modulate: modulate} # activation of a layer -> what the compiler gets
+FUSED = {complex_silu: open_silu, modulate: modulate}  # activation of a layer -> what the compiler gets
 
-def compiler() -> str | None: # path, or None
+
+def compiler() -> str | None:  # path, or None
     "The C++ compiler that torch would use on a processor."
     return next(filter(None, map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))), None)
+
 
 @cache
 def compiled(activation):
     "The activation as one compiled function."
     return torch.compile(FUSED[activation], dynamic=False)
 
+# %% ../../nbs/models/zoo.ipynb #586b78e1
 def fuse(
-    model: nn.Module, # from this zoo; changed in place
-) -> nn.Module: # the same network
+    model: nn.Module,  # from this zoo; changed in place
+) -> nn.Module:  # the same network
     "Let torch's compiler fuse the element-wise parts of each layer."
     layers = [m for m in model.modules() if getattr(m, "activation", None) in FUSED]
-    if not layers: raise InputError(f"{type(model).__name__} has no parts that can be fused: the published networks, mixers, hybrid and unet_spectral have")
+    if not layers:
+        raise InputError(
+            f"{type(model).__name__} has no parts that can be fused: the published networks, mixers, hybrid"
+            " and unet_spectral have"
+        )
     if next(model.parameters()).device.type == "cpu" and not compiler():
-        raise InputError("fusing on a processor needs a C++ compiler, none of g++ and clang++ was found; hint: install one, or leave the network as it is")
-    for layer in layers: layer.activation = compiled(layer.activation)
+        raise InputError(
+            "fusing on a processor needs a C++ compiler, none of g++ and clang++ was found; hint: install"
+            " one, or leave the network as it is"
+        )
+    for layer in layers:
+        layer.activation = compiled(layer.activation)
     return model

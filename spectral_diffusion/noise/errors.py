@@ -12,80 +12,107 @@ from torch import Tensor
 from ..core.registry import InputError
 from .information import multiplicity
 from .process import Process
-from .theory import GaussianField, degrees_of_freedom, gains_for, posterior_variance, total_power, w2
+from spectral_diffusion.noise.theory import (
+    GaussianField,
+    degrees_of_freedom,
+    gains_for,
+    posterior_variance,
+    total_power,
+    w2,
+)
 
 # %% auto #0
 __all__ = ['start_variance', 'reverse_variance', 'vlb_gap', 'power_error', 'w2_floor', 'frechet']
 
 # %% ../../nbs/noise/errors.ipynb #20b49526
 def start_variance(
-    field: GaussianField, # data
-    process: Process, # forward process
-    t: float = 1., # where the run starts
-) -> Tensor: # variance of each coefficient at the clean end, shape of `field.power`
+    field: GaussianField,  # data
+    process: Process,  # forward process
+    t: float = 1.0,  # where the run starts
+) -> Tensor:  # variance of each coefficient at the clean end, shape of `field.power`
     "What the exact flow makes of the start noise instead of the data's variance."
-    first, last = (gains_for(field, process, u) for u in (t, 0.))
-    return (total_power(field.power, last)*first.s.square()/total_power(field.power, first)).reshape(field.power.shape)
+    first, last = (gains_for(field, process, u) for u in (t, 0.0))
+    return (total_power(field.power, last) * first.s.square() / total_power(field.power, first)).reshape(
+        field.power.shape
+    )
 
 # %% ../../nbs/noise/errors.ipynb #2503e3be
 def reverse_variance(
-    field: GaussianField, # data
-    process: Process, # forward process
-    t0: float, # where the run starts
-    t1: float, # where it ends
+    field: GaussianField,  # data
+    process: Process,  # forward process
+    t0: float,  # where the run starts
+    t1: float,  # where it ends
     *,
-    start: Float[Tensor, "..."], # variance of each coefficient at t0
-    eta: float = 1., # noise: 0 is the probability flow, 1 the reverse diffusion
-) -> Tensor: # variance of each coefficient at t1, shape of `field.power`
+    start: Float[Tensor, ...],  # variance of each coefficient at t0
+    eta: float = 1.0,  # noise: 0 is the probability flow, 1 the reverse diffusion
+) -> Tensor:  # variance of each coefficient at t1, shape of `field.power`
     "Variance that the continuous reverse process gives each coefficient."
-    if eta < 0: raise InputError(f"the amount of noise is zero or more, got eta={eta}")
+    if eta < 0:
+        raise InputError(f"the amount of noise is zero or more, got eta={eta}")
     first, last = (gains_for(field, process, t) for t in (t0, t1))
-    if not bool((first.a > 0).all()): raise InputError(f"the formula needs some signal at the start, a > 0, got t0={t0}; hint: start a little below 1")
+    if not bool((first.a > 0).all()):
+        raise InputError(
+            f"the formula needs some signal at the start, a > 0, got t0={t0}; hint: start a little below 1"
+        )
     before, after = (total_power(field.power, level) for level in (first, last))
-    share = (after/last.a.square())/(before/first.a.square())
-    return (after + (start - before)*(last.a/first.a).square()*share**(1 + eta**2)).reshape(field.power.shape)
+    share = (after / last.a.square()) / (before / first.a.square())
+    return (after + (start - before) * (last.a / first.a).square() * share ** (1 + eta**2)).reshape(
+        field.power.shape
+    )
 
 # %% ../../nbs/noise/errors.ipynb #277d8e95
 def vlb_gap(
-    field: GaussianField, # data
-    process: Process, # forward process
-    times: Float[Tensor, " n"], # falling times; the last one still noisy
-) -> tuple[float, float]: # nats of one image: of the start, and of the steps
+    field: GaussianField,  # data
+    process: Process,  # forward process
+    times: Float[Tensor, " n"],  # falling times; the last one still noisy
+) -> tuple[float, float]:  # nats of one image: of the start, and of the steps
     "Excess of the variational bound of DDPM over the negative log-likelihood of x at the last time."
     level = gains_for(field, process, torch.as_tensor(times, dtype=torch.float64))
-    if not bool((level.s > 0).all()): raise InputError("the bound is infinite for a step to no noise: the last time must have s > 0; hint: end the list at 1e-3")
+    if not bool((level.s > 0).all()):
+        raise InputError(
+            "the bound is infinite for a step to no noise: the last time must have s > 0; hint: end the list"
+            " at 1e-3"
+        )
     m = multiplicity(field)
     a, s = level.a[:1], level.s[:1]
-    ratio = (a.square()*field.power + s.square())/s.square()
-    start = 0.5*(m*(ratio - 1 - ratio.log())).sum().item()
+    ratio = (a.square() * field.power + s.square()) / s.square()
+    start = 0.5 * (m * (ratio - 1 - ratio.log())).sum().item()
     now, nxt = type(level)(level.a[:-1], level.s[:-1]), type(level)(level.a[1:], level.s[1:])
-    r2 = (now.a*nxt.s/(nxt.a*now.s)).square()
-    extra = (nxt.a/nxt.s).square()*(1 - r2)*posterior_variance(field.power, now)
-    return start, 0.5*(m*(extra - extra.log1p())).sum().item()
+    r2 = (now.a * nxt.s / (nxt.a * now.s)).square()
+    extra = (nxt.a / nxt.s).square() * (1 - r2) * posterior_variance(field.power, now)
+    return start, 0.5 * (m * (extra - extra.log1p())).sum().item()
 
 # %% ../../nbs/noise/errors.ipynb #3d971318
 def power_error(
-    field: GaussianField, # data
-    n: int, # images, times channels that share a power
-) -> Tensor: # relative standard deviation, shape of `field.power`
+    field: GaussianField,  # data
+    n: int,  # images, times channels that share a power
+) -> Tensor:  # relative standard deviation, shape of `field.power`
     "Standard error of a measured power, as a share of it."
-    if n < 1: raise InputError(f"a power is measured on at least one image, got n={n}")
-    return (2/(n*degrees_of_freedom(field))).sqrt()
+    if n < 1:
+        raise InputError(f"a power is measured on at least one image, got n={n}")
+    return (2 / (n * degrees_of_freedom(field))).sqrt()
 
+# %% ../../nbs/noise/errors.ipynb #4b40aafc
 def w2_floor(
-    field: GaussianField, # data
-    n: int, # images
-) -> float: # expected squared Wasserstein distance
+    field: GaussianField,  # data
+    n: int,  # images
+) -> float:  # expected squared Wasserstein distance
     "Expected distance of the spectrum of n perfect samples from the true one, to first order in 1/n."
-    return (multiplicity(field)*field.power*power_error(field, n).square()/4).sum().item()
+    return (multiplicity(field) * field.power * power_error(field, n).square() / 4).sum().item()
 
+# %% ../../nbs/noise/errors.ipynb #38401109
 def frechet(
-    one: GaussianField, # a field
-    two: GaussianField, # another one in the same basis
-) -> float: # squared distance of one image
+    one: GaussianField,  # a field
+    two: GaussianField,  # another one in the same basis
+) -> float:  # squared distance of one image
     "Squared Frechet distance of two Gaussian fields: means and standard deviations."
     if one.basis.name != two.basis.name or one.size != two.size or one.power.shape != two.power.shape:
-        raise InputError(f"two fields are compared in one basis and size, got {one.basis.name!r} {one.size} and {two.basis.name!r} {two.size}")
-    means = [0. if f.mean is None else f.mean for f in (one, two)]
+        raise InputError(
+            f"two fields are compared in one basis and size, got {one.basis.name!r} {one.size} and"
+            f" {two.basis.name!r} {two.size}"
+        )
+    means = [0.0 if f.mean is None else f.mean for f in (one, two)]
     shift = means[0] - means[1]
-    return w2(one.power, two.power, multiplicity(one)) + (shift.square().sum().item() if isinstance(shift, Tensor) else 0.)
+    return w2(one.power, two.power, multiplicity(one)) + (
+        shift.square().sum().item() if isinstance(shift, Tensor) else 0.0
+    )

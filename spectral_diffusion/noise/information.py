@@ -21,58 +21,64 @@ __all__ = ['multiplicity', 'mutual_information', 'RateDistortion', 'rate_distort
 
 # %% ../../nbs/noise/information.ipynb #4b31c6a5
 def multiplicity(
-    field: GaussianField, # data
-) -> Float[Tensor, "..."]: # shape of `field.power`
+    field: GaussianField,  # data
+) -> Float[Tensor, ...]:  # shape of `field.power`
     "How many real numbers each coefficient stands for."
     return field.basis.weights(*field.size).expand(field.power.shape)
 
+# %% ../../nbs/noise/information.ipynb #3ccd5f64
 def mutual_information(
-    field: GaussianField, # data
-    process: Process, # forward process
-    t: float, # time
-) -> float: # nats, of one image
+    field: GaussianField,  # data
+    process: Process,  # forward process
+    t: float,  # time
+) -> float:  # nats, of one image
     "Information that x_t holds of x0: half the sum of log(1 + SNR)."
     level = gains_for(field, process, t)
-    snr = (level.a.square()*field.power/level.s.square()).reshape(field.power.shape)
-    return 0.5*(multiplicity(field)*torch.log1p(snr)).sum().item()
+    snr = (level.a.square() * field.power / level.s.square()).reshape(field.power.shape)
+    return 0.5 * (multiplicity(field) * torch.log1p(snr)).sum().item()
 
 # %% ../../nbs/noise/information.ipynb #13653f94
 class RateDistortion(NamedTuple):
     "A point of the rate-distortion function, totals of one image."
-    bits: float        # least number of bits
-    distortion: float  # squared error
-    level: float       # water level theta
 
+    bits: float  # least number of bits
+    distortion: float  # squared error
+    level: float  # water level theta
+
+# %% ../../nbs/noise/information.ipynb #d5f21c20
 def rate_distortion(
-    field: GaussianField, # data
-    level: float, # water level theta, above zero
+    field: GaussianField,  # data
+    level: float,  # water level theta, above zero
 ) -> RateDistortion:
     "Reverse water-filling at a water level (Cover and Thomas 2006, theorem 10.3.3)."
-    if not level > 0: raise InputError(f"the water level must be above zero, got {level}")
+    if not level > 0:
+        raise InputError(f"the water level must be above zero, got {level}")
     m = multiplicity(field)
-    bits = 0.5*(m*(field.power/level).clamp(min=1).log2()).sum().item()
-    return RateDistortion(bits, (m*field.power.clamp(max=level)).sum().item(), level)
+    bits = 0.5 * (m * (field.power / level).clamp(min=1).log2()).sum().item()
+    return RateDistortion(bits, (m * field.power.clamp(max=level)).sum().item(), level)
 
 # %% ../../nbs/noise/information.ipynb #b4ba2df6
 def descent_gap(
-    power: Float[Tensor, "..."], # of the data
-    level: Level, # gains, at a fixed time
-    rate: float, # learning rate
-    steps: int, # of gradient descent
-) -> Float[Tensor, "..."]: # what is left of the first distance to Wiener's gain, as a share
+    power: Float[Tensor, ...],  # of the data
+    level: Level,  # gains, at a fixed time
+    rate: float,  # learning rate
+    steps: int,  # of gradient descent
+) -> Float[Tensor, ...]:  # what is left of the first distance to Wiener's gain, as a share
     "Gradient descent on the expected loss: (1 - 2 rate Sigma)^steps."
-    return (1 - 2*rate*total_power(power, level))**steps
+    return (1 - 2 * rate * total_power(power, level)) ** steps
 
+# %% ../../nbs/noise/information.ipynb #38bb119d
 def sgd_distance(
-    power: Float[Tensor, "..."], # of the data, real coefficients
-    level: Level, # gains, at a fixed time
-    rate: float, # learning rate
-    batch: int, # images a step
-    steps: int, # of gradient descent
-    start: Float[Tensor, "..."], # squared distance of the first gain to Wiener's
-) -> Float[Tensor, "n ..."]: # mean squared distance after 0, 1, ..., steps
+    power: Float[Tensor, ...],  # of the data, real coefficients
+    level: Level,  # gains, at a fixed time
+    rate: float,  # learning rate
+    batch: int,  # images a step
+    steps: int,  # of gradient descent
+    start: Float[Tensor, ...],  # squared distance of the first gain to Wiener's
+) -> Float[Tensor, "n ..."]:  # mean squared distance after 0, 1, ..., steps
     "Mean squared distance of the gain to Wiener's under stochastic gradient descent."
     total, v, m = total_power(power, level), posterior_variance(power, level), [start]
-    keep = 1 - 4*rate*total + 4*rate**2*total.square()*(1 + 2/batch)
-    for _ in range(steps): m.append(m[-1]*keep + 4*rate**2*v*total/batch)
+    keep = 1 - 4 * rate * total + 4 * rate**2 * total.square() * (1 + 2 / batch)
+    for _ in range(steps):
+        m.append(m[-1] * keep + 4 * rate**2 * v * total / batch)
     return torch.stack(m)

@@ -19,22 +19,28 @@ __all__ = ['MixtureDenoiser', 'MemoryDenoiser', 'phase_denoiser']
 # %% ../../nbs/noise/oracles.ipynb #19e776d4
 class MixtureDenoiser:
     "The exact denoiser of a mixture of Gaussian fields in one basis: Wiener filters, weighted by Bayes."
-    def __init__(self,
-        fields: list[GaussianField], # components
-        process: Process, # white forward process
-        weights: list[float] | None = None, # prior of each component; equal when not given
-    ):
-        if len(fields) < 1: raise InputError("a mixture needs at least one field, got none")
-        if not process.isotropic: raise InputError(f"the mixture denoiser is written for white noise without blur; got {process}")
-        self.fields, self.process = fields, process
-        prior = torch.as_tensor([1.]*len(fields) if weights is None else weights, dtype=torch.float64)
-        if len(prior) != len(fields) or not bool((prior > 0).all()): raise InputError(f"one positive weight for each of {len(fields)} fields, got {weights}")
-        self.log_prior = (prior/prior.sum()).log()
 
-    def log_posterior(self,
-        xt: Float[Tensor, "b c h w"], # noisy images
-        t: Float[Tensor, " b"], # their times
-    ) -> Float[Tensor, "b j"]: # log probability of each component
+    def __init__(
+        self,
+        fields: list[GaussianField],  # components
+        process: Process,  # white forward process
+        weights: list[float] | None = None,  # prior of each component; equal when not given
+    ):
+        if len(fields) < 1:
+            raise InputError("a mixture needs at least one field, got none")
+        if not process.isotropic:
+            raise InputError(f"the mixture denoiser is written for white noise without blur; got {process}")
+        self.fields, self.process = fields, process
+        prior = torch.as_tensor([1.0] * len(fields) if weights is None else weights, dtype=torch.float64)
+        if len(prior) != len(fields) or not bool((prior > 0).all()):
+            raise InputError(f"one positive weight for each of {len(fields)} fields, got {weights}")
+        self.log_prior = (prior / prior.sum()).log()
+
+    def log_posterior(
+        self,
+        xt: Float[Tensor, "b c h w"],  # noisy images
+        t: Float[Tensor, " b"],  # their times
+    ) -> Float[Tensor, "b j"]:  # log probability of each component
         "How probable each component is, given the noisy image."
         logs = []
         for field, prior in zip(self.fields, self.log_prior, strict=True):
@@ -42,47 +48,54 @@ class MixtureDenoiser:
             total = total_power(field.power, level)
             z = field.centred(xt.double(), level.a).abs().square()
             m = field.basis.weights(*field.size)
-            logs.append(prior - 0.5*(m*(z/total + total.log())).flatten(1).sum(1))
+            logs.append(prior - 0.5 * (m * (z / total + total.log())).flatten(1).sum(1))
         return torch.stack(logs, 1).log_softmax(1)
 
-    def __call__(self,
-        xt: Float[Tensor, "b c h w"], # noisy images
-        t: Float[Tensor, " b"], # their times
-    ) -> Float[Tensor, "b c h w"]: # the mean of x0 given x_t
+    def __call__(
+        self,
+        xt: Float[Tensor, "b c h w"],  # noisy images
+        t: Float[Tensor, " b"],  # their times
+    ) -> Float[Tensor, "b c h w"]:  # the mean of x0 given x_t
         "Posterior-weighted Wiener filters."
         weights = self.log_posterior(xt, t).exp().to(xt)
         guesses = torch.stack([f.denoiser(self.process)(xt, t) for f in self.fields], 1)
-        return (weights[:, :, None, None, None]*guesses).sum(1)
+        return (weights[:, :, None, None, None] * guesses).sum(1)
 
 # %% ../../nbs/noise/oracles.ipynb #ebd60940
 class MemoryDenoiser:
     "The exact denoiser of a finite set of images under white noise: a softmax over the set."
-    def __init__(self,
-        images: Float[Tensor, "n c h w"], # all that exists
-        process: Process, # white forward process
+
+    def __init__(
+        self,
+        images: Float[Tensor, "n c h w"],  # all that exists
+        process: Process,  # white forward process
     ):
-        if not process.isotropic: raise InputError(f"the memory denoiser is written for white noise without blur; got {process}")
+        if not process.isotropic:
+            raise InputError(f"the memory denoiser is written for white noise without blur; got {process}")
         self.images, self.process = images, process
 
-    def __call__(self,
-        xt: Float[Tensor, "b c h w"], # noisy images
-        t: Float[Tensor, " b"], # their times
-    ) -> Float[Tensor, "b c h w"]: # the mean of x0 given x_t
+    def __call__(
+        self,
+        xt: Float[Tensor, "b c h w"],  # noisy images
+        t: Float[Tensor, " b"],  # their times
+    ) -> Float[Tensor, "b c h w"]:  # the mean of x0 given x_t
         "Training images, weighted by exp(-|x_t - a x_i|^2/(2 s^2))."
         a, s = (g[:, 0, 0].to(xt) for g in self.process.gains(t))
         kept = self.images.to(xt)
-        far = torch.cdist(xt.flatten(1)[:, None]/s[:, None], a[:, None]/s[:, None]*kept.flatten(1)[None]).squeeze(1)
-        return torch.einsum("bn,nchw->bchw", (-far.square()/2).softmax(1), kept)
+        far = torch.cdist(
+            xt.flatten(1)[:, None] / s[:, None], a[:, None] / s[:, None] * kept.flatten(1)[None]
+        ).squeeze(1)
+        return torch.einsum("bn,nchw->bchw", (-far.square() / 2).softmax(1), kept)
 
 # %% ../../nbs/noise/oracles.ipynb #786585ff
 def phase_denoiser(
-    y: Tensor, # complex observations a z + s eps
-    radius: float, # R, known size
-    a: float, # gain of the signal
-    s: float, # gain of the noise, E|eps|^2 = 1
-) -> Tensor: # mean of z given y
+    y: Tensor,  # complex observations a z + s eps
+    radius: float,  # R, known size
+    a: float,  # gain of the signal
+    s: float,  # gain of the noise, E|eps|^2 = 1
+) -> Tensor:  # mean of z given y
     "Best estimate of a number of known size and unknown phase: R I1(kappa)/I0(kappa) y/|y|."
     size = y.abs()
-    kappa = 2*a*radius*size/s**2
-    ratio = torch.special.i1e(kappa)/torch.special.i0e(kappa)
-    return radius*ratio*y/size.clamp(min=torch.finfo(size.dtype).tiny)
+    kappa = 2 * a * radius * size / s**2
+    ratio = torch.special.i1e(kappa) / torch.special.i0e(kappa)
+    return radius * ratio * y / size.clamp(min=torch.finfo(size.dtype).tiny)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+
 from ..core.registry import InputError, Registry
 from .process import Process
 from .theory import GaussianField, gains_for, posterior_variance
@@ -20,62 +21,84 @@ __all__ = ['PRESETS', 'settings', 'equal_snr', 'preset', 'BandEffect', 'band_eff
 # %% ../../nbs/noise/presets.ipynb #b3aa02a4
 PRESETS = Registry("preset")
 
-def settings(schedule: str, shape: str = "white", *, blur: float = 0., **options: float | str) -> Callable[[GaussianField], Process]:
+
+def settings(
+    schedule: str, shape: str = "white", *, blur: float = 0.0, **options: float | str
+) -> Callable[[GaussianField], Process]:
     "A preset with fixed settings."
+
     def build(field: GaussianField) -> Process:
-        if shape == "white" and blur == 0: return Process(schedule)
+        if shape == "white" and blur == 0:
+            return Process(schedule)
         return Process(schedule, shape, field.basis, size=field.size, options=options, blur=blur)
+
     return build
 
+# %% ../../nbs/noise/presets.ipynb #1ce32001
 PRESETS.register("ddpm")(settings("linear"))
 PRESETS.register("improved")(settings("cosine"))
 PRESETS.register("latent")(settings("scaled_linear"))
 PRESETS.register("edm")(settings("edm"))
 PRESETS.register("flow")(settings("flow"))
-PRESETS.register("pink")(settings("cosine", "power_law", exponent=1.))
-PRESETS.register("blue")(settings("cosine", "power_law", exponent=-1.))
+PRESETS.register("pink")(settings("cosine", "power_law", exponent=1.0))
+PRESETS.register("blue")(settings("cosine", "power_law", exponent=-1.0))
 PRESETS.register("offset")(settings("linear", "offset", strength=0.1))
 PRESETS.register("band_masked")(settings("cosine", "band_masked", low=0.125, high=0.25))
-PRESETS.register("heat")(settings("still", blur=20.))
-PRESETS.register("blurring")(settings("cosine", blur=20.))
+PRESETS.register("heat")(settings("still", blur=20.0))
+PRESETS.register("blurring")(settings("cosine", blur=20.0))
 PRESETS.register("uniform_corruption")(settings("linear", "uniform_corruption", mask="rising"))
 PRESETS.register("uniform_corruption_first")(settings("linear", "uniform_corruption", mask="falling"))
+
 
 @PRESETS.register("equal_snr")
 def equal_snr(field: GaussianField) -> Process:
     "Noise with the spectrum of the field."
     return Process("cosine", "equal_snr", field.basis, size=field.size, options={"power": field.power})
 
+# %% ../../nbs/noise/presets.ipynb #26671c3f
 def preset(
-    name: str, # a name in `PRESETS`
-    field: GaussianField, # data: basis, size, and power where the process follows it
+    name: str,  # a name in `PRESETS`
+    field: GaussianField,  # data: basis, size, and power where the process follows it
 ) -> Process:
     "A forward process by the name of its paper."
-    if field.basis.name == "pixel": raise InputError("a preset needs a field in a basis with frequencies, got 'pixel'")
+    if field.basis.name == "pixel":
+        raise InputError("a preset needs a field in a basis with frequencies, got 'pixel'")
     return PRESETS[name](field)
 
 # %% ../../nbs/noise/presets.ipynb #5a79f9b7
 class BandEffect(NamedTuple):
     "What a process has done to one band at a time."
-    snr: float   # power of signal over power of noise
-    error: float # least squared error of x0, as a share of the power of the band
-    floor: float # least loss in the target
 
+    snr: float  # power of signal over power of noise
+    error: float  # least squared error of x0, as a share of the power of the band
+    floor: float  # least loss in the target
+
+# %% ../../nbs/noise/presets.ipynb #accbfc1a
 def band_effect(
-    field: GaussianField, # data
-    process: Process, # forward process
-    t: float, # time
-    target: str = "eps", # a name in `TARGETS`
-) -> dict[str, BandEffect]: # by name of the band
+    field: GaussianField,  # data
+    process: Process,  # forward process
+    t: float,  # time
+    target: str = "eps",  # a name in `TARGETS`
+) -> dict[str, BandEffect]:  # by name of the band
     "Signal-to-noise ratio, least error and floor in each band, in closed form."
     level, k = gains_for(field, process, t), field.basis.frequency(*field.size)
-    def plane(g): return (g.square()*torch.ones_like(field.power)).reshape(field.power.shape)
-    signal, noise = plane(level.a)*field.power, plane(level.s)
+
+    def plane(g):
+        return (g.square() * torch.ones_like(field.power)).reshape(field.power.shape)
+
+    signal, noise = plane(level.a) * field.power, plane(level.s)
     left = posterior_variance(field.power, level).reshape(field.power.shape)
     floor, effects = field.floor(process, t, target), {}
     for name, (low, high) in BANDS.items():
-        m = field.basis.weights(*field.size)*((k >= low) & (k < high))
-        def total(v, m=m): return (m*v).sum().item()
+        m = field.basis.weights(*field.size) * ((k >= low) & (k < high))
+
+        def total(v, m=m):
+            return (m * v).sum().item()
+
         count = total(torch.ones_like(field.power))
-        effects[name] = BandEffect(total(signal)/total(noise) if total(noise) else float("inf"), total(left)/total(field.power), total(floor)/count)
+        effects[name] = BandEffect(
+            total(signal) / total(noise) if total(noise) else float("inf"),
+            total(left) / total(field.power),
+            total(floor) / count,
+        )
     return effects

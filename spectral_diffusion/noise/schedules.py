@@ -21,20 +21,25 @@ __all__ = ['SCHEDULES', 'Level', 'check_time', 'power_sums', 'beta_polynomial', 
 # %% ../../nbs/noise/schedules.ipynb #25b5d4ef
 class Level(NamedTuple):
     "Gains of signal and noise, in float64: x_t = a x0 + s eps."
-    a: Tensor # gain of the clean signal
-    s: Tensor # gain of the noise
+
+    a: Tensor  # gain of the clean signal
+    s: Tensor  # gain of the noise
 
     @property
-    def snr(self) -> Tensor: return (self.a/self.s).square()  # power of signal over power of noise, for unit signal power
+    def snr(self) -> Tensor:
+        return (self.a / self.s).square()  # power of signal over power of noise, for unit signal power
+
     @property
-    def lam(self) -> Tensor: return self.a.log() - self.s.log()  # half the log SNR
+    def lam(self) -> Tensor:
+        return self.a.log() - self.s.log()  # half the log SNR
 
 # %% ../../nbs/noise/schedules.ipynb #3c5d005c
 SCHEDULES = Registry("schedule")
 
+
 def check_time(
-    t: Float[Tensor, "*b"] | float, # times
-) -> Float[Tensor, "*b"]: # the same in float64
+    t: Float[Tensor, "*b"] | float,  # times
+) -> Float[Tensor, "*b"]:  # the same in float64
     "Times as float64; outside [0, 1] or not finite raises."
     t = torch.as_tensor(t, dtype=torch.float64)
     if t.device.type == "cpu" and not bool(((t >= 0) & (t <= 1)).all()):
@@ -43,79 +48,92 @@ def check_time(
 
 # %% ../../nbs/noise/schedules.ipynb #30fcf8ab
 def power_sums(
-    start: float, # first value
-    step: float, # difference of neighbours
-    power: int, # exponent
-) -> list[float]: # coefficients of n, n^2, ... , n^(power+1)
+    start: float,  # first value
+    step: float,  # difference of neighbours
+    power: int,  # exponent
+) -> list[float]:  # coefficients of n, n^2, ... , n^(power+1)
     "Faulhaber: sum over j < n of (start + step j)^power, as a polynomial in n without constant term."
-    coefficients, b = [0.]*(power + 1), bernoulli(power)
+    coefficients, b = [0.0] * (power + 1), bernoulli(power)
     for m in range(power + 1):
-        outer = comb(power, m)*start**(power - m)*step**m/(m + 1)
-        for i in range(m + 1): coefficients[m - i] += outer*comb(m + 1, i)*b[i]
+        outer = comb(power, m) * start ** (power - m) * step**m / (m + 1)
+        for i in range(m + 1):
+            coefficients[m - i] += outer * comb(m + 1, i) * b[i]
     return coefficients
 
+# %% ../../nbs/noise/schedules.ipynb #c9e9fecc
 def beta_polynomial(
-    first: float, # beta of the first step, or its root
-    last: float, # beta of the last step, or its root
-    steps: int = 1_000, # length of the list
-    root: int = 1, # 1: betas on a line, 2: roots of betas on a line
-) -> Tensor: # coefficients of n, n^2, ...
+    first: float,  # beta of the first step, or its root
+    last: float,  # beta of the last step, or its root
+    steps: int = 1_000,  # length of the list
+    root: int = 1,  # 1: betas on a line, 2: roots of betas on a line
+) -> Tensor:  # coefficients of n, n^2, ...
     "The polynomial -log(alpha_bar) in the number of steps n."
-    total = torch.zeros(10*root + 1, dtype=torch.float64)
+    total = torch.zeros(10 * root + 1, dtype=torch.float64)
     for p in range(1, 11):
-        c = torch.tensor(power_sums(first, (last - first)/(steps - 1), p*root), dtype=torch.float64)/p
-        total[:len(c)] += c
+        c = torch.tensor(power_sums(first, (last - first) / (steps - 1), p * root), dtype=torch.float64) / p
+        total[: len(c)] += c
     return total
 
 # %% ../../nbs/noise/schedules.ipynb #edcb16d8
 def variance_preserving(
-    log_alpha_bar: Float[Tensor, "*b"], # never positive
-) -> Level: # a^2 + s^2 = 1
+    log_alpha_bar: Float[Tensor, "*b"],  # never positive
+) -> Level:  # a^2 + s^2 = 1
     "Gains of a variance-preserving process."
-    return Level((log_alpha_bar/2).exp(), (-torch.expm1(log_alpha_bar)).sqrt())
+    return Level((log_alpha_bar / 2).exp(), (-torch.expm1(log_alpha_bar)).sqrt())
+
 
 def _horner(c: Tensor, n: Tensor) -> Tensor:
     total = torch.zeros_like(n)
-    for ci in reversed(c.tolist()): total.add_(ci).mul_(n)
+    for ci in reversed(c.tolist()):
+        total.add_(ci).mul_(n)
     return total
 
+# %% ../../nbs/noise/schedules.ipynb #322f032a
 _LINEAR = beta_polynomial(1e-4, 0.02)
 _SCALED = beta_polynomial(0.00085**0.5, 0.012**0.5, root=2)
+
 
 @SCHEDULES.register("linear")
 def linear(t: Float[Tensor, "*b"]) -> Level:
     "Betas on a line from 1e-4 to 0.02 over 1000 steps (Ho et al. 2020)."
-    return variance_preserving(-_horner(_LINEAR, 1_000*check_time(t)))
+    return variance_preserving(-_horner(_LINEAR, 1_000 * check_time(t)))
+
 
 @SCHEDULES.register("scaled_linear")
 def scaled_linear(t: Float[Tensor, "*b"]) -> Level:
     "Roots of betas on a line, 0.00085 to 0.012 over 1000 steps (Rombach et al. 2022)."
-    return variance_preserving(-_horner(_SCALED, 1_000*check_time(t)))
+    return variance_preserving(-_horner(_SCALED, 1_000 * check_time(t)))
 
 # %% ../../nbs/noise/schedules.ipynb #b762f1b2
 @SCHEDULES.register("cosine")
 def cosine(t: Float[Tensor, "*b"]) -> Level:
-    "Squared cosine with offset 0.008 (Nichol and Dhariwal 2021, eq. 17), beta at most 0.999 as in its list of 1000."
-    def angle(u): return (u + 0.008)/1.008*torch.pi/2
+    """Squared cosine with offset 0.008 (Nichol and Dhariwal 2021, eq. 17), beta at most 0.999 as in its list
+    of 1000."""
+
+    def angle(u):
+        return (u + 0.008) / 1.008 * torch.pi / 2
+
     t = check_time(t)
     zero = angle(torch.zeros_like(t))
-    least = 1e-3**0.5*torch.cos(angle(torch.full_like(t, 0.999)))/torch.cos(zero)
-    a = torch.maximum(torch.cos(angle(t))/torch.cos(zero), least)
+    least = 1e-3**0.5 * torch.cos(angle(torch.full_like(t, 0.999))) / torch.cos(zero)
+    a = torch.maximum(torch.cos(angle(t)) / torch.cos(zero), least)
     # 1 - a^2 as a product of sines keeps the digits that the difference of cosines loses near t = 0
-    s = (torch.sin(angle(t) + zero)*torch.sin(angle(t) - zero)).clamp(min=0).sqrt()/torch.cos(zero)
+    s = (torch.sin(angle(t) + zero) * torch.sin(angle(t) - zero)).clamp(min=0).sqrt() / torch.cos(zero)
     return Level(a, torch.where(a > least, s, (1 - a.square()).sqrt()))
 
+# %% ../../nbs/noise/schedules.ipynb #48340ab9
 @SCHEDULES.register("flow")
 def flow(t: Float[Tensor, "*b"]) -> Level:
     "The straight line of rectified flow (Liu et al. 2023, eq. 1): a = 1 - t, s = t."
     t = check_time(t)
     return Level(1 - t, t)
 
+
 @SCHEDULES.register("edm")
 def edm(t: Float[Tensor, "*b"]) -> Level:
     "Variance exploding, sigma from 0.002 to 80 on the rho = 7 scale (Karras et al. 2022, eq. 5)."
-    t, low, high = check_time(t), 0.002**(1/7), 80**(1/7)
-    return Level(torch.ones_like(t), (low + t*(high - low))**7)
+    t, low, high = check_time(t), 0.002 ** (1 / 7), 80 ** (1 / 7)
+    return Level(torch.ones_like(t), (low + t * (high - low)) ** 7)
 
 # %% ../../nbs/noise/schedules.ipynb #8c0cbf8b
 @SCHEDULES.register("still")

@@ -27,8 +27,8 @@ __all__ = ['FACTS', 'results_root', 'check_name', 'run_path', 'run_lock', 'run_f
 
 # %% ../../nbs/run/record.ipynb #b073fbab
 def results_root(
-    root: Path | str | None = None, # a folder; found when not given
-) -> Path: # absolute
+    root: Path | str | None = None,  # a folder; found when not given
+) -> Path:  # absolute
     "The folder of all results: `root`, or `results` of the project around the current folder."
     if root:
         path = expand_home(root, "folder of the results").resolve()
@@ -37,13 +37,14 @@ def results_root(
         return path
     here = Path.cwd()
     for folder in (here, *here.parents):
-        if (folder/"settings.ini").is_file() and (folder/"spectral_diffusion").is_dir():
-            return folder/"results"
-    return here/"results"
+        if (folder / "settings.ini").is_file() and (folder / "spectral_diffusion").is_dir():
+            return folder / "results"
+    return here / "results"
 
+# %% ../../nbs/run/record.ipynb #b7d75d3e
 def check_name(
-    name: str, # a bench or run name
-) -> str: # the same
+    name: str,  # a bench or run name
+) -> str:  # the same
     "A name made of lower-case letters, digits, `_` and `-`; anything else raises."
     if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,63}", name):
         raise InputError(f"a name has 1 to 64 lower-case letters, digits, '_' or '-', got {name!r}")
@@ -51,21 +52,21 @@ def check_name(
 
 # %% ../../nbs/run/record.ipynb #a201729c
 def run_path(
-    config: object, # dataclass with a field `bench`
-    root: Path | str | None = None, # of the results
-) -> Path: # exists only when the run is complete
+    config: object,  # dataclass with a field `bench`
+    root: Path | str | None = None,  # of the results
+) -> Path:  # exists only when the run is complete
     "Where the record of a configuration is, or will be."
-    return results_root(root)/check_name(config.bench)/fingerprint(config)
+    return results_root(root) / check_name(config.bench) / fingerprint(config)
 
 # %% ../../nbs/run/record.ipynb #c3bb732c
 @contextmanager
 def run_lock(
-    work: Path, # the working folder of a run
-    complete: InputError, # raised when the run got its final name meanwhile
+    work: Path,  # the working folder of a run
+    complete: InputError,  # raised when the run got its final name meanwhile
 ) -> Iterator[None]:
     "The right to compute a run, until the block ends or the process dies."
     try:
-        lock = open(work/".lock", "w")
+        lock = open(work / ".lock", "w")
     except FileNotFoundError:
         raise complete from None  # it got its final name at this moment
     with lock:
@@ -76,15 +77,17 @@ def run_lock(
             raise InputError(f"{what} is being computed by another process") from error
         yield
 
+# %% ../../nbs/run/record.ipynb #a2ce90e1
 @contextmanager
 def run_folder(
-    config: object, # dataclass with a field `bench`
-    root: Path | str | None = None, # of the results
-) -> Iterator[Path]: # the working folder
+    config: object,  # dataclass with a field `bench`
+    root: Path | str | None = None,  # of the results
+) -> Iterator[Path]:  # the working folder
     "A locked working folder that becomes the record when the block ends without an error."
     path = run_path(config, root)
-    complete = InputError(f"run {path.name} of {config.bench} is complete already; "
-                          "remove its folder to repeat it")
+    complete = InputError(
+        f"run {path.name} of {config.bench} is complete already; remove its folder to repeat it"
+    )
     if path.exists():
         raise complete
     work = path.with_name(f".partial-{path.name}")
@@ -97,8 +100,9 @@ def run_folder(
         yield work
         finish_run(work, path, config)
 
+# %% ../../nbs/run/record.ipynb #58a14f54
 def clear_partials(
-    folder: Path, # that nobody else writes to
+    folder: Path,  # that nobody else writes to
 ) -> None:
     "Remove the half-written files and folders of a process that was killed."
     for partial in [p for p in folder.rglob(".partial-*") if p.name != folder.name]:
@@ -107,23 +111,24 @@ def clear_partials(
         else:
             partial.unlink(missing_ok=True)
 
+# %% ../../nbs/run/record.ipynb #46d71f04
 def finish_run(
-    work: Path, # the working folder, locked
-    path: Path, # its final name
-    config: object, # dataclass
+    work: Path,  # the working folder, locked
+    path: Path,  # its final name
+    config: object,  # dataclass
 ) -> None:
     "Add the facts that every record has, and give the folder its final name."
-    write_config(work/"config.yaml", config)
-    write_json(work/"system.json", environment())
-    if not (work/"metrics.json").is_file():
+    write_config(work / "config.yaml", config)
+    write_json(work / "system.json", environment())
+    if not (work / "metrics.json").is_file():
         raise RuntimeError(f"run {path.name} ended without metrics.json")
     os.replace(work, path)
-    (path/".lock").unlink(missing_ok=True)
+    (path / ".lock").unlink(missing_ok=True)
 
 # %% ../../nbs/run/record.ipynb #ccd49893
 def write_json(
-    path: Path | str, # file
-    data: object, # plain data
+    path: Path | str,  # file
+    data: object,  # plain data
 ) -> None:
     "Write JSON under a temporary name; NaN and infinity raise."
     try:
@@ -133,45 +138,49 @@ def write_json(
     with atomic_file(path) as partial:
         partial.write_text(text + "\n", encoding="utf-8")
 
+# %% ../../nbs/run/record.ipynb #e2ba4587
 def write_config(
-    path: Path | str, # file
-    config: object, # dataclass
+    path: Path | str,  # file
+    config: object,  # dataclass
 ) -> None:
     "Write a configuration as YAML under a temporary name."
     with atomic_file(path) as partial:
         partial.write_text(dump_yaml(config), encoding="utf-8")
 
+# %% ../../nbs/run/record.ipynb #a5db5775
 def write_csv(
-    path: Path | str, # file
-    table: pd.DataFrame, # series
+    path: Path | str,  # file
+    table: pd.DataFrame,  # series
 ) -> None:
     "Write CSV under a temporary name."
     with atomic_file(path) as partial:
         table.to_csv(partial, index=False)
 
 # %% ../../nbs/run/record.ipynb #f877e5ab
-FACTS = ("config.yaml", "system.json", "metrics.json") # files of every record, as the fields of `Record`
+FACTS = ("config.yaml", "system.json", "metrics.json")  # files of every record, as the fields of `Record`
+
 
 class Record(NamedTuple):
     "A complete run, as read from its folder."
-    path: Path            # its folder
-    config: dict          # config.yaml
-    system: dict          # system.json
-    metrics: dict         # metrics.json
+
+    path: Path  # its folder
+    config: dict  # config.yaml
+    system: dict  # system.json
+    metrics: dict  # metrics.json
 
     def history(self) -> pd.DataFrame:
         "The series of the run (history.csv)."
-        return read_csv(self.path/"history.csv")
+        return read_csv(self.path / "history.csv")
 
 # %% ../../nbs/run/record.ipynb #8e7b2f43
 def read_facts(
-    path: Path, # folder of a run
-    name: str, # one of `FACTS`
+    path: Path,  # folder of a run
+    name: str,  # one of `FACTS`
 ) -> dict:
     "One file of a record; a missing or damaged one raises with its name."
     where = f"{name} of record {path.name!r}"
     try:
-        text = read_text(path/name, where)
+        text = read_text(path / name, where)
     except InputError as error:
         raise InputError(f"record {path.name!r} has no readable {name}: {error}") from error
     facts = parse_yaml(text, where) if name.endswith("yaml") else parse_json(text, where)
@@ -179,14 +188,16 @@ def read_facts(
         raise InputError(f"{where} must hold a mapping, got {type(facts).__name__}")
     return facts
 
+# %% ../../nbs/run/record.ipynb #bf0d98ea
 def load_record(
-    path: Path | str, # folder of a run
+    path: Path | str,  # folder of a run
 ) -> Record:
     "Read one record; a missing or damaged file raises with its name."
     return Record(Path(path), *(read_facts(Path(path), name) for name in FACTS))
 
+# %% ../../nbs/run/record.ipynb #2ef013ae
 def read_csv(
-    path: Path, # a table that `write_csv` wrote
+    path: Path,  # a table that `write_csv` wrote
 ) -> pd.DataFrame:
     "The rows of a table; a missing or damaged file raises with its name."
     try:
@@ -197,15 +208,15 @@ def read_csv(
 
 # %% ../../nbs/run/record.ipynb #3a6ad29d
 def save_record(
-    out: Path | str, # folder to fill; the page's runner makes it a record
-    config: object, # dataclass
-    metrics: dict[str, object], # plain data
-    tables: dict[str, pd.DataFrame], # name of a CSV file without its ending -> rows
+    out: Path | str,  # folder to fill; the page's runner makes it a record
+    config: object,  # dataclass
+    metrics: dict[str, object],  # plain data
+    tables: dict[str, pd.DataFrame],  # name of a CSV file without its ending -> rows
 ) -> None:
     "Write what a benchmark has computed."
     out = Path(out)
-    write_config(out/"config.yaml", config)
-    write_json(out/"system.json", environment())
-    write_json(out/"metrics.json", metrics)
+    write_config(out / "config.yaml", config)
+    write_json(out / "system.json", environment())
+    write_json(out / "metrics.json", metrics)
     for name, table in tables.items():
-        write_csv(out/f"{check_name(name)}.csv", table)
+        write_csv(out / f"{check_name(name)}.csv", table)

@@ -24,101 +24,119 @@ __all__ = ['ROUNDING', 'ddim_step', 'Gains', 'noise_ratio', 'ddim_gains', 'ddpm_
 
 # %% ../../nbs/sampling/ddim.ipynb #ce0f39a4
 def ddim_step(
-    x: Float[Tensor, "*s"], # state at the present time
-    x0: Float[Tensor, "*s"], # the denoiser's estimate of the clean signal
-    now: Level, # gains (a, s) at the present time
-    nxt: Level, # gains at the next, less noisy time
-    z: Float[Tensor, "*s"], # standard normal draw; has no effect when `eta` is 0
-    eta: float = 0., # 0 is DDIM, 1 is DDPM
-) -> Float[Tensor, "*s"]: # state at the next time
+    x: Float[Tensor, "*s"],  # state at the present time
+    x0: Float[Tensor, "*s"],  # the denoiser's estimate of the clean signal
+    now: Level,  # gains (a, s) at the present time
+    nxt: Level,  # gains at the next, less noisy time
+    z: Float[Tensor, "*s"],  # standard normal draw; has no effect when `eta` is 0
+    eta: float = 0.0,  # 0 is DDIM, 1 is DDPM
+) -> Float[Tensor, "*s"]:  # state at the next time
     "One step of the DDIM family (Song et al. 2021, eqs. 12 and 16) in (a, s) notation."
-    eps = (x - now.a*x0)/now.s
-    up = eta*nxt.s/now.s*(now.s**2 - (now.a/nxt.a)**2*nxt.s**2).sqrt()
-    return nxt.a*x0 + (nxt.s**2 - up**2).sqrt()*eps + up*z
+    eps = (x - now.a * x0) / now.s
+    up = eta * nxt.s / now.s * (now.s**2 - (now.a / nxt.a) ** 2 * nxt.s**2).sqrt()
+    return nxt.a * x0 + (nxt.s**2 - up**2).sqrt() * eps + up * z
 
 # %% ../../nbs/sampling/ddim.ipynb #bb750f15
 class Gains(NamedTuple):
     "What multiplies the state, the estimate and the fresh noise."
-    x: Tensor # gain of the state
-    x0: Tensor # gain of the estimate
-    z: Tensor # gain of the fresh noise
 
+    x: Tensor  # gain of the state
+    x0: Tensor  # gain of the estimate
+    z: Tensor  # gain of the fresh noise
+
+# %% ../../nbs/sampling/ddim.ipynb #72808301
 ROUNDING = 1e-12  # how far float64 rounding may push r^2 above 1 where two levels are equal
 
+
 def noise_ratio(
-    now: Level, # gains before the step
-    nxt: Level, # gains after the step
-) -> Tensor: # r^2, in [0, 1]
+    now: Level,  # gains before the step
+    nxt: Level,  # gains after the step
+) -> Tensor:  # r^2, in [0, 1]
     "Squared ratio of the noise-to-signal ratios after and before a step."
     still = silent(now) & (nxt.s == 0)
     if not bool(((now.s > 0) | still).all()) or not bool((nxt.a > 0).all()):
-        raise InputError("a step starts with noise and ends with signal: s > 0 before it and a > 0 "
-                         "after it, in every coefficient")
-    r2 = torch.where(still, 1., (now.a*nxt.s/(nxt.a*now.s)).square())
+        raise InputError(
+            "a step starts with noise and ends with signal: s > 0 before it and a > 0 "
+            "after it, in every coefficient"
+        )
+    r2 = torch.where(still, 1.0, (now.a * nxt.s / (nxt.a * now.s)).square())
     if r2.max() > 1 + ROUNDING:
-        raise InputError("noise over signal must not grow in a step, got a growth of "
-                         f"{r2.max().sqrt().item():.4g}")
+        raise InputError(
+            f"noise over signal must not grow in a step, got a growth of {r2.max().sqrt().item():.4g}"
+        )
     return r2.clamp(max=1)
 
+# %% ../../nbs/sampling/ddim.ipynb #17ec23ca
 def ddim_gains(
-    now: Level, # gains before the step
-    nxt: Level, # gains after the step
-    eta: float = 0., # 0 is DDIM, 1 is ancestral
-) -> Gains: # float64
+    now: Level,  # gains before the step
+    nxt: Level,  # gains after the step
+    eta: float = 0.0,  # 0 is DDIM, 1 is ancestral
+) -> Gains:  # float64
     "The step of the DDIM family as three gains (Song et al. 2021, eqs. 12 and 16)."
-    if not 0 <= eta <= 1: raise InputError(f"eta lies between 0 (DDIM) and 1 (ancestral), got {eta}")
-    fresh = eta**2*(1 - noise_ratio(now, nxt))
-    carried = torch.where(now.a > 0, nxt.a/now.a, 0.)  # by a coefficient without noise
-    keep = torch.where(silent(now), carried, nxt.s/now.s*(1 - fresh).sqrt())
-    return Gains(keep, nxt.a - now.a*keep, nxt.s*fresh.sqrt())
+    if not 0 <= eta <= 1:
+        raise InputError(f"eta lies between 0 (DDIM) and 1 (ancestral), got {eta}")
+    fresh = eta**2 * (1 - noise_ratio(now, nxt))
+    carried = torch.where(now.a > 0, nxt.a / now.a, 0.0)  # by a coefficient without noise
+    keep = torch.where(silent(now), carried, nxt.s / now.s * (1 - fresh).sqrt())
+    return Gains(keep, nxt.a - now.a * keep, nxt.s * fresh.sqrt())
 
 # %% ../../nbs/sampling/ddim.ipynb #7597cb47
 def ddpm_gains(
-    now: Level, # gains before the step
-    nxt: Level, # gains after the step
-) -> Gains: # float64
+    now: Level,  # gains before the step
+    nxt: Level,  # gains after the step
+) -> Gains:  # float64
     "The posterior step of DDPM on the chain of the given levels (Ho et al. 2020, eqs. 6 and 7)."
-    if bool(silent(now).any()): raise InputError("the chain of DDPM has noise in every coefficient; hint: 'ancestral' takes a masked band")
-    beta = now.s**2*(1 - noise_ratio(now, nxt))
-    return Gains(now.a/nxt.a*nxt.s**2/now.s**2, nxt.a*beta/now.s**2, (beta*nxt.s**2).sqrt()/now.s)
+    if bool(silent(now).any()):
+        raise InputError(
+            "the chain of DDPM has noise in every coefficient; hint: 'ancestral' takes a masked band"
+        )
+    beta = now.s**2 * (1 - noise_ratio(now, nxt))
+    return Gains(
+        now.a / nxt.a * nxt.s**2 / now.s**2, nxt.a * beta / now.s**2, (beta * nxt.s**2).sqrt() / now.s
+    )
 
 # %% ../../nbs/sampling/ddim.ipynb #d719b299
 def rows(table: Tensor) -> list:
     "One entry a step: a number where all coefficients share it, a plane where they do not."
     return table.flatten().tolist() if table[0].numel() == 1 else list(table)
 
+# %% ../../nbs/sampling/ddim.ipynb #4d61d454
 def march(
-    run: Run, # what the engine offers
-    x: Float[Tensor, "b c h w"], # state at the first time
-    gains: Gains, # one entry a step along the first axis
-    basis: Basis | None = None, # whose coefficients the gains belong to; that of the process when not given
-) -> Iterator[tuple[Tensor, Tensor]]: # (state, estimate) after each step
+    run: Run,  # what the engine offers
+    x: Float[Tensor, "b c h w"],  # state at the first time
+    gains: Gains,  # one entry a step along the first axis
+    basis: Basis | None = None,  # whose coefficients the gains belong to; that of the process when not given
+) -> Iterator[tuple[Tensor, Tensor]]:  # (state, estimate) after each step
     "Walk down a table of gains."
     drawn = (gains.z != 0).flatten(1).any(1).tolist()
     for t, g, g0, gz, draw in zip(run.times[:-1].tolist(), *map(rows, gains), drawn, strict=True):
         x0_hat = run.denoise(x, t)
         terms = [(g, x), (g0, x0_hat)]
-        if draw: terms.append((gz, run.noise()))
+        if draw:
+            terms.append((gz, run.noise()))
         x = run.mix(terms, basis)
         yield x, x0_hat
 
+# %% ../../nbs/sampling/ddim.ipynb #dab4de66
 def neighbours(
-    run: Run, # what the engine offers
-) -> tuple[Level, Level]: # levels before and after each step
+    run: Run,  # what the engine offers
+) -> tuple[Level, Level]:  # levels before and after each step
     "The levels of a run, as pairs along the first axis."
     a, s = run.gains(run.times)
     return Level(a[:-1], s[:-1]), Level(a[1:], s[1:])
 
 # %% ../../nbs/sampling/ddim.ipynb #dd542ed5
 @register_sampler("ddim")
-def ddim(run: Run, x: Float[Tensor, "b c h w"], *, eta: float = 0.) -> Iterator[tuple[Tensor, Tensor]]:
+def ddim(run: Run, x: Float[Tensor, "b c h w"], *, eta: float = 0.0) -> Iterator[tuple[Tensor, Tensor]]:
     "Deterministic for eta = 0, ancestral for 1 (Song et al. 2021, eq. 16)."
     return march(run, x, ddim_gains(*neighbours(run), eta))
+
 
 @register_sampler("ancestral")
 def ancestral(run: Run, x: Float[Tensor, "b c h w"]) -> Iterator[tuple[Tensor, Tensor]]:
     "As much fresh noise as the chain has (Song et al. 2021, eta = 1)."
-    return march(run, x, ddim_gains(*neighbours(run), 1.))
+    return march(run, x, ddim_gains(*neighbours(run), 1.0))
+
 
 @register_sampler("ddpm")
 def ddpm(run: Run, x: Float[Tensor, "b c h w"]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -127,8 +145,10 @@ def ddpm(run: Run, x: Float[Tensor, "b c h w"]) -> Iterator[tuple[Tensor, Tensor
 
 # %% ../../nbs/sampling/ddim.ipynb #4ae607ca
 @register_sampler("analytic")
-def analytic(run: Run, x: Float[Tensor, "b c h w"], *, eta: float = 0.) -> Iterator[tuple[Tensor, Tensor]]:
+def analytic(run: Run, x: Float[Tensor, "b c h w"], *, eta: float = 0.0) -> Iterator[tuple[Tensor, Tensor]]:
     "The DDIM family with the variance of the estimate added per coefficient (Bao et al. 2022, theorem 1)."
     g = ddim_gains(*neighbours(run), eta)
-    left = torch.stack([v[0] if (v := run.variance(t)).ndim == 4 else v for t in run.times[:-1].tolist()])  # (steps, 1 or c, h, k)
-    return march(run, x, Gains(g.x, g.x0, (g.z.square() + g.x0.square()*left).sqrt()), run.basis)
+    left = torch.stack(
+        [v[0] if (v := run.variance(t)).ndim == 4 else v for t in run.times[:-1].tolist()]
+    )  # (steps, 1 or c, h, k)
+    return march(run, x, Gains(g.x, g.x0, (g.z.square() + g.x0.square() * left).sqrt()), run.basis)

@@ -22,30 +22,35 @@ __all__ = ['LEAST_RATIO', 'LEAST_SHARE', 'clock', 'multistep_ratio', 'dpm_solver
 
 # %% ../../nbs/sampling/dpm.ipynb #8b193fe3
 def clock(
-    level: Level, # gains
-) -> Tensor: # l = log(a/s); infinite at the clean end
+    level: Level,  # gains
+) -> Tensor:  # l = log(a/s); infinite at the clean end
     "The time of the solvers."
     return level.a.log() - level.s.log()
 
+# %% ../../nbs/sampling/dpm.ipynb #02b7067f
 LEAST_RATIO = 1e-6  # of the last step to this one; below it the line runs through rounding errors
 
-def multistep_ratio(
-    before: Level, # two steps ago
-    now: Level, # gains before the step
-    nxt: Level, # gains after the step
-) -> Tensor: # 1/(2r); zero where a line leads nowhere
-    "Weight of the last estimate in DPM-Solver++(2M), 1/(2r) with r = h_last/h (Lu et al. 2022b, algorithm 2)."
-    h, last = clock(nxt) - clock(now), clock(now) - clock(before)
-    usable = torch.isfinite(h) & torch.isfinite(last) & (last > LEAST_RATIO*h) & (last > 0)
-    return torch.where(usable, h/(2*torch.where(usable, last, 1.)), 0.)
 
+def multistep_ratio(
+    before: Level,  # two steps ago
+    now: Level,  # gains before the step
+    nxt: Level,  # gains after the step
+) -> Tensor:  # 1/(2r); zero where a line leads nowhere
+    """Weight of the last estimate in DPM-Solver++(2M), 1/(2r) with r = h_last/h (Lu et al. 2022b, algorithm
+    2)."""
+    h, last = clock(nxt) - clock(now), clock(now) - clock(before)
+    usable = torch.isfinite(h) & torch.isfinite(last) & (last > LEAST_RATIO * h) & (last > 0)
+    return torch.where(usable, h / (2 * torch.where(usable, last, 1.0)), 0.0)
+
+# %% ../../nbs/sampling/dpm.ipynb #9aaba03a
 @register_sampler("dpm_solver++")
 def dpm_solver_pp(run: Run, x: Float[Tensor, "b c h w"]) -> Iterator[tuple[Tensor, Tensor]]:
-    "DPM-Solver++(2M): the estimate is continued on a line through the last two (Lu et al. 2022b, algorithm 2)."
+    """DPM-Solver++(2M): the estimate is continued on a line through the last two (Lu et al. 2022b, algorithm
+    2)."""
     now, nxt = neighbours(run)
     gains, before = ddim_gains(now, nxt), Level(*(torch.cat([g[:1], g[:-1]]) for g in now))
     w = multistep_ratio(before, now, nxt)  # zero in the first step: the clock has not moved
-    table, last = [rows(g) for g in (gains.x, gains.x0*(1 + w), -gains.x0*w)], x
+    table, last = [rows(g) for g in (gains.x, gains.x0 * (1 + w), -gains.x0 * w)], x
     for t, g, g0, g1 in zip(run.times[:-1].tolist(), *table, strict=True):
         x0_hat = run.denoise(x, t)
         x, last = run.mix([(g, x), (g0, x0_hat), (g1, last)]), x0_hat
@@ -56,31 +61,41 @@ def mean_clock(level: Level) -> Tensor:
     "Clock of each level, averaged over the coefficients in which it runs."
     l = clock(level).flatten(1)
     runs = torch.isfinite(l)
-    return torch.where(runs, l, 0.).sum(1)/runs.sum(1).clamp(min=1)
+    return torch.where(runs, l, 0.0).sum(1) / runs.sum(1).clamp(min=1)
 
+# %% ../../nbs/sampling/dpm.ipynb #b8ad3b84
 def middle_times(
-    run: Run, # times, and gains of the process
-) -> Float[Tensor, " n"]: # one between each pair of neighbours
+    run: Run,  # times, and gains of the process
+) -> Float[Tensor, " n"]:  # one between each pair of neighbours
     "The times at which the clock stands half way, by bisection of all steps at once."
     high, low = run.times[:-1].clone(), run.times[1:].clone()
-    goal = (mean_clock(run.gains(high)) + mean_clock(run.gains(low)))/2
+    goal = (mean_clock(run.gains(high)) + mean_clock(run.gains(low))) / 2
     for _ in range(60):
-        m = (low + high)/2
+        m = (low + high) / 2
         before = mean_clock(run.gains(m)) > goal  # the clock runs against time
         low, high = torch.where(before, m, low), torch.where(before, high, m)
-    return (low + high)/2
+    return (low + high) / 2
 
+# %% ../../nbs/sampling/dpm.ipynb #2ce7beee
 def two_calls(
-    run: Run, # what the engine offers
-    x: Float[Tensor, "b c h w"], # state at the first time
-    first: Gains, # step to where the second call is made
-    at: Float[Tensor, " n"], # the times of the second calls
-    second: tuple[Tensor, Tensor, Tensor, Tensor], # gains of state, estimate, state there and estimate there
-    usable: Tensor, # where the second call has a meaning; elsewhere `first` leads to the end of the step
-) -> Iterator[tuple[Tensor, Tensor]]: # (state, estimate) after each step
+    run: Run,  # what the engine offers
+    x: Float[Tensor, "b c h w"],  # state at the first time
+    first: Gains,  # step to where the second call is made
+    at: Float[Tensor, " n"],  # the times of the second calls
+    second: tuple[Tensor, Tensor, Tensor, Tensor],  # gains of state, estimate, state there and estimate there
+    usable: Tensor,  # where the second call has a meaning; elsewhere `first` leads to the end of the step
+) -> Iterator[tuple[Tensor, Tensor]]:  # (state, estimate) after each step
     "Walk with a second call in each step; a step in which no coefficient can use it makes one."
     twice = usable.flatten(1).any(1).tolist()
-    tables = zip(run.times[:-1].tolist(), at.tolist(), twice, rows(first.x), rows(first.x0), *map(rows, second), strict=True)
+    tables = zip(
+        run.times[:-1].tolist(),
+        at.tolist(),
+        twice,
+        rows(first.x),
+        rows(first.x0),
+        *map(rows, second),
+        strict=True,
+    )
     for t, m, again, g, g0, cx, c0, cy, c1 in tables:
         x0_hat = run.denoise(x, t)
         y = run.mix([(g, x), (g0, x0_hat)])
@@ -90,31 +105,52 @@ def two_calls(
 # %% ../../nbs/sampling/dpm.ipynb #214b34a0
 LEAST_SHARE = 0.05  # of the step before the second call; a line through closer points leads far astray
 
+
 @register_sampler("dpm_solver2")
 def dpm_solver2(run: Run, x: Float[Tensor, "b c h w"]) -> Iterator[tuple[Tensor, Tensor]]:
     "DPM-Solver-2: a second call in the middle of the step (Lu et al. 2022a, algorithm 1)."
     (now, nxt), m = neighbours(run), middle_times(run)
     mid, h, whole = run.gains(m), clock(nxt) - clock(now), ddim_gains(now, nxt)
-    share = (clock(mid) - clock(now))/h
-    usable = torch.isfinite(h) & (share >= LEAST_SHARE)  # the clock has no middle of an infinite step, nor of none
+    share = (clock(mid) - clock(now)) / h
+    usable = torch.isfinite(h) & (
+        share >= LEAST_SHARE
+    )  # the clock has no middle of an infinite step, nor of none
     half = ddim_gains(now, mid)
     part = usable.flatten(1).any(1)[:, None, None, None]
     first = Gains(*(torch.where(part, p, q) for p, q in zip(half, whole, strict=True)))
     # x' = (a'/a) x - s'(e^h - 1) [(1 - 1/2r) eps + 1/2r eps_mid], with eps = (x - a x0_hat)/s
-    push, w = nxt.s*torch.expm1(h), 1/(2*share)
-    second = (nxt.a/now.a - push*(1 - w)/now.s, push*(1 - w)*now.a/now.s, -push*w/mid.s, push*w*mid.a/mid.s)
+    push, w = nxt.s * torch.expm1(h), 1 / (2 * share)
+    second = (
+        nxt.a / now.a - push * (1 - w) / now.s,
+        push * (1 - w) * now.a / now.s,
+        -push * w / mid.s,
+        push * w * mid.a / mid.s,
+    )
     plain = (whole.x, whole.x0, torch.zeros_like(h), torch.zeros_like(h))
-    return two_calls(run, x, first, m, tuple(torch.where(usable, p, q) for p, q in zip(second, plain, strict=True)), usable)
+    return two_calls(
+        run, x, first, m, tuple(torch.where(usable, p, q) for p, q in zip(second, plain, strict=True)), usable
+    )
 
 # %% ../../nbs/sampling/dpm.ipynb #52bf76ef
 @register_sampler("heun")
 def heun(run: Run, x: Float[Tensor, "b c h w"]) -> Iterator[tuple[Tensor, Tensor]]:
     "Heun's rule in sigma (Karras et al. 2022, algorithm 1, without churn)."
     now, nxt = neighbours(run)
-    if not bool((now.a > 0).all()): raise InputError(f"heun needs some signal at every time, a > 0, got a = 0 at t = {run.times[0].item():.4g}; hint: start a little below 1")
-    whole, before, after = ddim_gains(now, nxt), now.s/now.a, nxt.s/nxt.a
+    if not bool((now.a > 0).all()):
+        raise InputError(
+            f"heun needs some signal at every time, a > 0, got a = 0 at t = {run.times[0].item():.4g}; hint:"
+            " start a little below 1"
+        )
+    whole, before, after = ddim_gains(now, nxt), now.s / now.a, nxt.s / nxt.a
     usable = (nxt.s > 0) & (now.s > 0)
-    d0, d1 = (after - before)/(2*before), (after - before)/(2*after)
-    second = (nxt.a*(1 + d0)/now.a, -nxt.a*d0, d1, -nxt.a*d1)
+    d0, d1 = (after - before) / (2 * before), (after - before) / (2 * after)
+    second = (nxt.a * (1 + d0) / now.a, -nxt.a * d0, d1, -nxt.a * d1)
     plain = (whole.x, whole.x0, torch.zeros_like(d0), torch.zeros_like(d0))
-    return two_calls(run, x, whole, run.times[1:], tuple(torch.where(usable, p, q) for p, q in zip(second, plain, strict=True)), usable)
+    return two_calls(
+        run,
+        x,
+        whole,
+        run.times[1:],
+        tuple(torch.where(usable, p, q) for p, q in zip(second, plain, strict=True)),
+        usable,
+    )

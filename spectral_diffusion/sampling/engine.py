@@ -32,8 +32,8 @@ __all__ = ['SAMPLERS', 'LOST', 'check_times', 'time_grid', 'Run', 'Step', 'Sampl
 
 # %% ../../nbs/sampling/engine.ipynb #57069519
 def check_times(
-    times: Float[Tensor, " n"] | list[float], # at least two, falling
-) -> Float[Tensor, " n"]: # float64 on the CPU
+    times: Float[Tensor, " n"] | list[float],  # at least two, falling
+) -> Float[Tensor, " n"]:  # float64 on the CPU
     "The times, if they lie in [0, 1] and fall at every step; else raises."
     t = torch.as_tensor(times, dtype=torch.float64).detach().cpu()
     if t.ndim != 1 or len(t) < 2:
@@ -42,49 +42,61 @@ def check_times(
         raise InputError(f"times lie in [0, 1] (0 clean, 1 noise), got {t.min().item()} to {t.max().item()}")
     if not bool((t[1:] < t[:-1]).all()):
         i = int((t[1:] >= t[:-1]).nonzero()[0])
-        raise InputError(f"times must fall at every step, got {t[i].item()} then {t[i + 1].item()} at "
-                         f"step {i}; hint: times run from 1 (noise) to 0 (clean)")
+        raise InputError(
+            f"times must fall at every step, got {t[i].item()} then {t[i + 1].item()} at "
+            f"step {i}; hint: times run from 1 (noise) to 0 (clean)"
+        )
     return t
 
+# %% ../../nbs/sampling/engine.ipynb #6db32b0a
 def time_grid(
-    steps: int, # how many
+    steps: int,  # how many
     *,
-    start: float = 1., # the first time
-    end: float = 0., # the last time
-) -> Float[Tensor, " {steps}+1"]: # float64
+    start: float = 1.0,  # the first time
+    end: float = 0.0,  # the last time
+) -> Float[Tensor, " {steps}+1"]:  # float64
     "Evenly spaced falling times; both ends are met exactly."
     return check_times(torch.linspace(start, end, whole("steps", steps) + 1, dtype=torch.float64))
 
 # %% ../../nbs/sampling/engine.ipynb #a5ac364a
 class Run(NamedTuple):
     "What a sampler may use."
-    times: Tensor # n+1 falling times, float64 on the CPU
-    gains: Callable[[Tensor | float], Level] # time -> gains (a, s), float64
-    denoise: Callable[[Tensor, float], Tensor] # (state, its time) -> estimate of the clean images
-    noise: Callable[[], Tensor] # a fresh standard normal draw, shaped like the state
-    mix: Callable[..., Tensor] # (terms, basis=None) -> sum of gain times image; the process's basis when none is named
-    size: tuple[int, int] # (h, w) of the images
-    variance: Callable[[float], Tensor] # time -> variance of x0 that is left, per coefficient of `basis`
-    basis: Basis # where `variance` lives: that of the denoiser
 
+    times: Tensor  # n+1 falling times, float64 on the CPU
+    gains: Callable[[Tensor | float], Level]  # time -> gains (a, s), float64
+    denoise: Callable[[Tensor, float], Tensor]  # (state, its time) -> estimate of the clean images
+    noise: Callable[[], Tensor]  # a fresh standard normal draw, shaped like the state
+    mix: Callable[
+        ..., Tensor
+    ]  # (terms, basis=None) -> sum of gain times image; the process's basis when none is named
+    size: tuple[int, int]  # (h, w) of the images
+    variance: Callable[[float], Tensor]  # time -> variance of x0 that is left, per coefficient of `basis`
+    basis: Basis  # where `variance` lives: that of the denoiser
+
+# %% ../../nbs/sampling/engine.ipynb #49050e9c
 class Step(NamedTuple):
     "What a sampler has done."
-    index: int # 0 for the first step
-    t: float # where the step began
-    t_next: float # where it arrived
-    x: Tensor # the state at `t_next`
-    x0_hat: Tensor # the estimate of the clean images, made at `t`
+
+    index: int  # 0 for the first step
+    t: float  # where the step began
+    t_next: float  # where it arrived
+    x: Tensor  # the state at `t_next`
+    x0_hat: Tensor  # the estimate of the clean images, made at `t`
 
 # %% ../../nbs/sampling/engine.ipynb #51b39aed
 class Samplers(Registry):
     "A registry that imports the pages of the sampling room before its first answer."
+
     loaded = False
+
     def load(self) -> None:
         "Import every page of the room once."
-        if self.loaded: return
+        if self.loaded:
+            return
         self.loaded = True
         room, own = import_module("spectral_diffusion.sampling"), dict(self._items)
-        for page in pkgutil.iter_modules(room.__path__): import_module(f"{room.__name__}.{page.name}")
+        for page in pkgutil.iter_modules(room.__path__):
+            import_module(f"{room.__name__}.{page.name}")
         self._items.update(own)  # a sampler defined by hand before the first look wins
 
     def __getitem__(self, name):
@@ -107,34 +119,40 @@ class Samplers(Registry):
         self.load()
         return super().__len__()
 
+# %% ../../nbs/sampling/engine.ipynb #ab0adf32
 SAMPLERS = Samplers("sampler")
 
+
 def register_sampler(
-    name: str, # the public name
-) -> Callable: # a decorator that returns its argument unchanged
+    name: str,  # the public name
+) -> Callable:  # a decorator that returns its argument unchanged
     "Make a generator `(run, x) -> (x, x0_hat), ...` available by name."
     return SAMPLERS.register(name)
 
 # %% ../../nbs/sampling/engine.ipynb #dd7c0213
 def mix(
-    process: Process, # whose coefficients the gains belong to
-    terms: list[tuple[Tensor | float, Tensor]], # (gain, image) pairs, gains in float64
-    basis: Basis | None = None, # whose coefficients they belong to instead
-) -> Tensor: # the sum, in pixels
+    process: Process,  # whose coefficients the gains belong to
+    terms: list[tuple[Tensor | float, Tensor]],  # (gain, image) pairs, gains in float64
+    basis: Basis | None = None,  # whose coefficients they belong to instead
+) -> Tensor:  # the sum, in pixels
     "Sum of gain times image; zero gains cost nothing, and gain one alone is exact."
     kept = [(g, x) for g, x in terms if (g != 0 if type(g) is float else bool((g != 0).any()))]
-    if not kept: return torch.zeros_like(terms[0][1])
+    if not kept:
+        return torch.zeros_like(terms[0][1])
     g, x = kept[0]
-    if len(kept) == 1 and (g == 1 if type(g) is float else bool((g == 1).all())): return x
-    if any(type(g) is not float and g.numel() > 1 for g, _ in kept): return combine(basis or process.basis, kept)
-    total = full_precision(x)*float(g)
-    for g, y in kept[1:]: total.add_(y, alpha=float(g))  # the first product is a new tensor: nobody else has it
+    if len(kept) == 1 and (g == 1 if type(g) is float else bool((g == 1).all())):
+        return x
+    if any(type(g) is not float and g.numel() > 1 for g, _ in kept):
+        return combine(basis or process.basis, kept)
+    total = full_precision(x) * float(g)
+    for g, y in kept[1:]:
+        total.add_(y, alpha=float(g))  # the first product is a new tensor: nobody else has it
     return rounded(total, x.dtype)
 
 # %% ../../nbs/sampling/engine.ipynb #f9ade9f0
 def check_shape(
-    shape: tuple[int, int, int, int], # (n, c, h, w)
-) -> tuple[int, int, int, int]: # as Python's integers
+    shape: tuple[int, int, int, int],  # (n, c, h, w)
+) -> tuple[int, int, int, int]:  # as Python's integers
     "The shape of the samples; raises unless it is four whole numbers of at least one."
     try:
         sides = tuple(whole("a side", n) for n in shape)
@@ -144,20 +162,24 @@ def check_shape(
         raise InputError(f"shape is (n, c, h, w), all at least 1, got {shape!r}")
     return sides
 
+# %% ../../nbs/sampling/engine.ipynb #d913e11d
 def check_run(
-    process: Process, # the forward process
-    shape: tuple[int, int, int, int], # (n, c, h, w)
-    generator: torch.Generator | list[torch.Generator] | None, # one, or one per sample
-    start: Tensor | None, # the state at the first time
-) -> list[torch.Generator] | None: # one per sample
+    process: Process,  # the forward process
+    shape: tuple[int, int, int, int],  # (n, c, h, w)
+    generator: torch.Generator | list[torch.Generator] | None,  # one, or one per sample
+    start: Tensor | None,  # the state at the first time
+) -> list[torch.Generator] | None:  # one per sample
     "The generators of a run, after everything about its shape was checked."
     shape = check_shape(shape)
     if not process.isotropic and tuple(process.size) != tuple(shape[-2:]):
-        raise InputError(f"the process was made for images of size {tuple(process.size)}, got shape "
-                         f"{tuple(shape)}")
+        raise InputError(
+            f"the process was made for images of size {tuple(process.size)}, got shape {tuple(shape)}"
+        )
     if start is not None and (tuple(start.shape) != tuple(shape) or not start.is_floating_point()):
-        raise InputError(f"start is a floating-point tensor of shape {tuple(shape)}, got {start.dtype} "
-                         f"{tuple(start.shape)}")
+        raise InputError(
+            f"start is a floating-point tensor of shape {tuple(shape)}, got {start.dtype} "
+            f"{tuple(start.shape)}"
+        )
     if generator is None:
         if start is None:
             raise InputError("sampling needs a generator, got None; hint: generator=stream(0, 'samples')")
@@ -169,162 +191,216 @@ def check_run(
 
 # %% ../../nbs/sampling/engine.ipynb #c1ceb952
 def check_options(
-    sampler: str, # a name in `SAMPLERS`
-    options: dict | None, # keyword arguments of the sampler
-) -> dict: # the same, every name known
+    sampler: str,  # a name in `SAMPLERS`
+    options: dict | None,  # keyword arguments of the sampler
+) -> dict:  # the same, every name known
     "The options of a sampler; an unknown one raises."
     known = list(inspect.signature(SAMPLERS[sampler]).parameters)[2:]
     for name in options or {}:
-        if name not in known: raise unknown_name(f"option of sampler {sampler!r}", name, known)
+        if name not in known:
+            raise unknown_name(f"option of sampler {sampler!r}", name, known)
     return dict(options or {})
 
-LOST = 1e-3  # signal-to-noise ratio at the start, of data of unit power when nothing is known, above which starting from noise is worth a warning
+# %% ../../nbs/sampling/engine.ipynb #53724791
+# signal-to-noise ratio at the start, of data of unit power when nothing is known, above which starting from
+# noise is worth a warning
+LOST = 1e-3
+
 
 def warn_lost(
-    denoiser: Callable, # its field, if it has one, says how strong the data are
-    process: Process, # the forward process
-    t: float, # where the run starts
+    denoiser: Callable,  # its field, if it has one, says how strong the data are
+    process: Process,  # the forward process
+    t: float,  # where the run starts
 ) -> None:
     "Warn when the process still holds signal at the start: a run from noise alone loses that variance."
     level = process.gains(t)
-    power = getattr(getattr(denoiser, "field", None), "power", torch.ones((), dtype=torch.float64)).to(level.a.device)
+    power = getattr(getattr(denoiser, "field", None), "power", torch.ones((), dtype=torch.float64)).to(
+        level.a.device
+    )
     noisy = ~silent(level)  # a band without noise is left out on purpose
-    snr = torch.where(noisy, level.a.square()*power/level.s.square(), 0.).max().item()
-    if snr <= LOST: return
-    warnings.warn(f"{process} ends with a signal-to-noise ratio of {snr:.3g} at t={t:.4g} in its strongest coefficient (up to {LOST:g} is harmless): samples that start from noise "
-                  f"lose {snr/(1 + snr):.1%} of its variance; hint: a schedule that ends in noise (cosine, flow, edm), or start= with states of the process", stacklevel=4)
+    snr = torch.where(noisy, level.a.square() * power / level.s.square(), 0.0).max().item()
+    if snr <= LOST:
+        return
+    warnings.warn(
+        f"{process} ends with a signal-to-noise ratio of {snr:.3g} at t={t:.4g} in its strongest coefficient"
+        f" (up to {LOST:g} is harmless): samples that start from noise lose {snr / (1 + snr):.1%} of its"
+        " variance; hint: a schedule that ends in noise (cosine, flow, edm), or start= with states of the"
+        " process",
+        stacklevel=4,
+    )
 
 # %% ../../nbs/sampling/engine.ipynb #37747f1a
 def make_run(
-    denoiser: Callable, # (x_t, t) -> x0_hat
-    process: Process, # the forward process
-    times: Float[Tensor, " n"], # falling times
-    like: Tensor, # (n, c, h, w): shape, dtype and device of the state
-    generators: list[torch.Generator] | None, # one per sample
-) -> Run: # for a sampler
+    denoiser: Callable,  # (x_t, t) -> x0_hat
+    process: Process,  # the forward process
+    times: Float[Tensor, " n"],  # falling times
+    like: Tensor,  # (n, c, h, w): shape, dtype and device of the state
+    generators: list[torch.Generator] | None,  # one per sample
+) -> Run:  # for a sampler
     "What a sampler sees."
     wide, half = full_precision(like), like.dtype.itemsize < 4
     # half precision cannot tell neighbouring times apart
     time_type = torch.promote_types(like.dtype, torch.get_default_dtype())
-    rows = dict(zip(times.tolist(), times.to(like.device, time_type)[:, None].repeat(1, len(like)), strict=True))
+    rows = dict(
+        zip(times.tolist(), times.to(like.device, time_type)[:, None].repeat(1, len(like)), strict=True)
+    )
 
     def denoise(x, t):
         row = rows.get(t)
-        if row is None: row = torch.full((len(x),), t, dtype=time_type, device=x.device)
+        if row is None:
+            row = torch.full((len(x),), t, dtype=time_type, device=x.device)
         x0_hat = denoiser(rounded(x, like.dtype), row)
         if x0_hat.shape != x.shape:
             raise InputError(f"the denoiser must keep the shape {tuple(x.shape)}, got {tuple(x0_hat.shape)}")
         if half and not bool(x0_hat.isfinite().all()):
-            raise InputError(f"the estimate at t = {t:.4g} is not finite in {like.dtype}; hint: like=torch.zeros(1), "
-                             "or a target that is not divided by the signal (v, x0)")
+            raise InputError(
+                f"the estimate at t = {t:.4g} is not finite in {like.dtype}; hint: like=torch.zeros(1), "
+                "or a target that is not divided by the signal (v, x0)"
+            )
         return x0_hat.to(x.dtype) if half else x0_hat
 
     def noise():
-        if generators is None: raise InputError("this sampler draws noise and needs a generator, got None")
+        if generators is None:
+            raise InputError("this sampler draws noise and needs a generator, got None")
         return randn(tuple(like.shape), generators, like=wide)
 
     def variance(t):
         if not hasattr(denoiser, "variance"):
-            raise InputError(f"this sampler needs a denoiser that knows its variance, got {type(denoiser).__name__}; hint: GaussianField.denoiser(process) does")
+            raise InputError(
+                f"this sampler needs a denoiser that knows its variance, got {type(denoiser).__name__}; hint:"
+                " GaussianField.denoiser(process) does"
+            )
         return denoiser.variance(t)
 
-    return Run(times, process.gains, denoise, noise, partial(mix, process), tuple(like.shape[-2:]), variance, getattr(denoiser, "basis", process.basis))
+    return Run(
+        times,
+        process.gains,
+        denoise,
+        noise,
+        partial(mix, process),
+        tuple(like.shape[-2:]),
+        variance,
+        getattr(denoiser, "basis", process.basis),
+    )
 
 # %% ../../nbs/sampling/engine.ipynb #9006ddc0
 def begin(
-    denoiser: Callable, # (x_t, t) -> x0_hat, t of shape (n,)
-    process: Process, # the forward process
-    shape: tuple[int, int, int, int], # (n, c, h, w)
-    sampler: str, # a name in `SAMPLERS`
-    steps: int, # evenly spaced; not used when `times` is given
-    generator: torch.Generator | list[torch.Generator] | None, # one to be split, or one per sample
-    times: Float[Tensor, " m"] | list[float] | None, # falling times in [0, 1]
-    start: Float[Tensor, "n c h w"] | None, # state at the first time; drawn when not given
-    like: Tensor | None, # dtype and device of the samples; torch's defaults when not given
-    options: dict | None, # keyword arguments of the sampler
-) -> tuple[Iterator[tuple[Tensor, Tensor]], list[float]]: # the walk, and its times
+    denoiser: Callable,  # (x_t, t) -> x0_hat, t of shape (n,)
+    process: Process,  # the forward process
+    shape: tuple[int, int, int, int],  # (n, c, h, w)
+    sampler: str,  # a name in `SAMPLERS`
+    steps: int,  # evenly spaced; not used when `times` is given
+    generator: torch.Generator | list[torch.Generator] | None,  # one to be split, or one per sample
+    times: Float[Tensor, " m"] | list[float] | None,  # falling times in [0, 1]
+    start: Float[Tensor, "n c h w"] | None,  # state at the first time; drawn when not given
+    like: Tensor | None,  # dtype and device of the samples; torch's defaults when not given
+    options: dict | None,  # keyword arguments of the sampler
+) -> tuple[Iterator[tuple[Tensor, Tensor]], list[float]]:  # the walk, and its times
     "Check everything, draw the start and set a sampler to its first step."
     walk, options, shape = SAMPLERS[sampler], check_options(sampler, options), check_shape(shape)
     times = time_grid(steps) if times is None else check_times(times)
     generators = check_run(process, shape, generator, start)
     like = start if start is not None else torch.zeros(shape) if like is None else like.new_zeros(shape)
     run = make_run(denoiser, process, times, like, generators)
-    if start is None: warn_lost(denoiser, process, times[0].item())
+    if start is None:
+        warn_lost(denoiser, process, times[0].item())
     x = full_precision(start) if start is not None else run.mix([(process.gains(times[0]).s, run.noise())])
     return narrowed(walk(run, x, **options), like.dtype), times.tolist()
 
+# %% ../../nbs/sampling/engine.ipynb #f225c501
 def narrowed(
-    pairs: Iterator[tuple[Tensor, Tensor]], # (state, estimate) after each step, in at least single precision
-    dtype: torch.dtype, # wanted
-) -> Iterator[tuple[Tensor, Tensor]]: # the same in that dtype
+    pairs: Iterator[tuple[Tensor, Tensor]],  # (state, estimate) after each step, in at least single precision
+    dtype: torch.dtype,  # wanted
+) -> Iterator[tuple[Tensor, Tensor]]:  # the same in that dtype
     "The steps of a sampler as its user sees them."
     return ((rounded(x, dtype), rounded(x0_hat, dtype)) for x, x0_hat in pairs)
 
+# %% ../../nbs/sampling/engine.ipynb #d5c5a941
 def trajectory(
-    denoiser: Callable, # (x_t, t) -> x0_hat, t of shape (n,)
-    process: Process, # the forward process
-    shape: tuple[int, int, int, int], # (n, c, h, w)
-    sampler: str = "ddim", # a name in `SAMPLERS`
-    steps: int = 50, # evenly spaced; not used when `times` is given
-    generator: torch.Generator | list[torch.Generator] | None = None, # one to be split, or one per sample
-    times: Float[Tensor, " m"] | list[float] | None = None, # falling times in [0, 1]
+    denoiser: Callable,  # (x_t, t) -> x0_hat, t of shape (n,)
+    process: Process,  # the forward process
+    shape: tuple[int, int, int, int],  # (n, c, h, w)
+    sampler: str = "ddim",  # a name in `SAMPLERS`
+    steps: int = 50,  # evenly spaced; not used when `times` is given
+    generator: torch.Generator | list[torch.Generator] | None = None,  # one to be split, or one per sample
+    times: Float[Tensor, " m"] | list[float] | None = None,  # falling times in [0, 1]
     *,
-    start: Float[Tensor, "n c h w"] | None = None, # state at the first time; drawn when not given
-    like: Tensor | None = None, # dtype and device of the samples; torch's defaults when not given
-    grad: bool = False, # record gradients
-    options: dict | None = None, # keyword arguments of the sampler, such as {"eta": 0.5}
-) -> Iterator[Step]: # one `Step` at a time
+    start: Float[Tensor, "n c h w"] | None = None,  # state at the first time; drawn when not given
+    like: Tensor | None = None,  # dtype and device of the samples; torch's defaults when not given
+    grad: bool = False,  # record gradients
+    options: dict | None = None,  # keyword arguments of the sampler, such as {"eta": 0.5}
+) -> Iterator[Step]:  # one `Step` at a time
     "Run a sampler and yield every step; input is checked at the call, not at the first step."
-    return _walk(*begin(denoiser, process, shape, sampler, steps, generator, times, start, like, options), grad)
+    return _walk(
+        *begin(denoiser, process, shape, sampler, steps, generator, times, start, like, options), grad
+    )
 
+# %% ../../nbs/sampling/engine.ipynb #35d4255f
 def _walk(pairs: Iterator[tuple[Tensor, Tensor]], times: list[float], grad: bool) -> Iterator[Step]:
     "Number the steps of a sampler; the gradient mode of the consumer is left alone."
     for i, (t, t_next) in enumerate(zip(times[:-1], times[1:], strict=True)):
-        with torch.set_grad_enabled(grad): x, x0_hat = next(pairs)
+        with torch.set_grad_enabled(grad):
+            x, x0_hat = next(pairs)
         yield Step(i, t, t_next, x, x0_hat)
 
 # %% ../../nbs/sampling/engine.ipynb #dad08e0f
 def sample(
-    denoiser: Callable, # (x_t, t) -> x0_hat, t of shape (n,)
-    process: Process, # the forward process
-    shape: tuple[int, int, int, int], # (n, c, h, w)
-    sampler: str = "ddim", # a name in `SAMPLERS`
-    steps: int = 50, # evenly spaced; not used when `times` is given
-    generator: torch.Generator | list[torch.Generator] | None = None, # one to be split, or one per sample
-    times: Float[Tensor, " m"] | list[float] | None = None, # falling times in [0, 1]
+    denoiser: Callable,  # (x_t, t) -> x0_hat, t of shape (n,)
+    process: Process,  # the forward process
+    shape: tuple[int, int, int, int],  # (n, c, h, w)
+    sampler: str = "ddim",  # a name in `SAMPLERS`
+    steps: int = 50,  # evenly spaced; not used when `times` is given
+    generator: torch.Generator | list[torch.Generator] | None = None,  # one to be split, or one per sample
+    times: Float[Tensor, " m"] | list[float] | None = None,  # falling times in [0, 1]
     *,
-    start: Float[Tensor, "n c h w"] | None = None, # state at the first time; drawn when not given
-    like: Tensor | None = None, # dtype and device of the samples; torch's defaults when not given
-    grad: bool = False, # record gradients
-    options: dict | None = None, # keyword arguments of the sampler, such as {"eta": 0.5}
-    progress: bool = False, # show a bar
-) -> Float[Tensor, "n c h w"]: # the state at the last time
+    start: Float[Tensor, "n c h w"] | None = None,  # state at the first time; drawn when not given
+    like: Tensor | None = None,  # dtype and device of the samples; torch's defaults when not given
+    grad: bool = False,  # record gradients
+    options: dict | None = None,  # keyword arguments of the sampler, such as {"eta": 0.5}
+    progress: bool = False,  # show a bar
+) -> Float[Tensor, "n c h w"]:  # the state at the last time
     "The last state of a trajectory."
     pairs, times = begin(denoiser, process, shape, sampler, steps, generator, times, start, like, options)
     with torch.set_grad_enabled(grad):
-        for step in progress_bar(pairs, total=len(times) - 1, desc=sampler, unit="step") if progress else pairs: state = step[0]
+        for step in (
+            progress_bar(pairs, total=len(times) - 1, desc=sampler, unit="step") if progress else pairs
+        ):
+            state = step[0]
     return state
 
 # %% ../../nbs/sampling/engine.ipynb #5a65f887
 class Counter:
     "Stands where a denoiser is called: answers zero, knows everything, and counts how often it is asked."
-    def __init__(self): self.calls = 0
+
+    def __init__(self):
+        self.calls = 0
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         self.calls += 1
         return torch.zeros_like(x)
 
-    def variance(self, t: float) -> Tensor: return torch.zeros(1, 1, 1, dtype=torch.float64)
+    def variance(self, t: float) -> Tensor:
+        return torch.zeros(1, 1, 1, dtype=torch.float64)
 
+# %% ../../nbs/sampling/engine.ipynb #086866db
 def network_calls(
-    sampler: str, # a name in `SAMPLERS`
-    process: Process, # the forward process
-    steps: int = 50, # evenly spaced
+    sampler: str,  # a name in `SAMPLERS`
+    process: Process,  # the forward process
+    steps: int = 50,  # evenly spaced
     *,
-    options: dict | None = None, # keyword arguments of the sampler
-) -> int: # for each image
+    options: dict | None = None,  # keyword arguments of the sampler
+) -> int:  # for each image
     "How many calls of the network a run with so many steps makes."
     channels = 1 if process.isotropic else max(1, process.factor.shape[:-2].numel())
     start, counter = torch.zeros(1, channels, *(process.size or (8, 8))), Counter()
-    sample(counter, process, tuple(start.shape), sampler, steps, stream(0, "network calls"), start=start, options=options)
+    sample(
+        counter,
+        process,
+        tuple(start.shape),
+        sampler,
+        steps,
+        stream(0, "network calls"),
+        start=start,
+        options=options,
+    )
     return counter.calls

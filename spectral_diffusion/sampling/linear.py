@@ -26,10 +26,12 @@ __all__ = ['SOLVERS', 'ADAMS', 'Rows', 'Solver', 'linear_solver', 'Variance', 'l
 # %% ../../nbs/sampling/linear.ipynb #881f0eba
 class Rows:
     "The state of a linear solver as rows of coefficients, one for each independent draw."
-    def __init__(self,
-        power: Float[Tensor, " k"], # power of the data in each coefficient
-        rows: int, # most draws that may come, the start included
-        error: float = 0., # delta: root of the excess loss over the least loss
+
+    def __init__(
+        self,
+        power: Float[Tensor, " k"],  # power of the data in each coefficient
+        rows: int,  # most draws that may come, the start included
+        error: float = 0.0,  # delta: root of the excess loss over the least loss
     ):
         self.power, self.error, self.used, self.wrong = power, error, 1, []
         self.units = torch.eye(rows, dtype=power.dtype)[:, :, None]
@@ -41,115 +43,130 @@ class Rows:
 
     def estimate(self, x: Tensor, level: Level) -> Tensor:
         "The denoiser's answer, with a new row for its error."
-        m = wiener_gain(self.power, level)*x
+        m = wiener_gain(self.power, level) * x
         if self.error == 0:
             return m
-        size = self.error*level.s*self.power.sqrt()/total_power(self.power, level)
+        size = self.error * level.s * self.power.sqrt() / total_power(self.power, level)
         self.wrong.append(self.used)
-        return m + self.unit()*(size*x.square().sum(0).sqrt())
+        return m + self.unit() * (size * x.square().sum(0).sqrt())
 
 # %% ../../nbs/sampling/linear.ipynb #9f5507e4
 class Solver(NamedTuple):
     "A linear solver."
-    walk: Callable[..., Tensor] # (rows, first state, levels, **options) -> last state
-    order: int # of its deterministic part, as its authors state it
-    calls: int # network calls a step
-    noisy: bool # draws fresh noise
 
+    walk: Callable[..., Tensor]  # (rows, first state, levels, **options) -> last state
+    order: int  # of its deterministic part, as its authors state it
+    calls: int  # network calls a step
+    noisy: bool  # draws fresh noise
+
+# %% ../../nbs/sampling/linear.ipynb #4470a23c
 SOLVERS = Registry("linear solver")
 
+
 def linear_solver(
-    name: str, # the public name; that of the sampler where one exists
+    name: str,  # the public name; that of the sampler where one exists
     *,
-    order: int, # as its authors state it
-    calls: int = 1, # network calls a step
-    noisy: bool = False, # draws fresh noise
-) -> Callable: # a decorator that returns its argument unchanged
+    order: int,  # as its authors state it
+    calls: int = 1,  # network calls a step
+    noisy: bool = False,  # draws fresh noise
+) -> Callable:  # a decorator that returns its argument unchanged
     "Make a walk available by name."
+
     def add(walk: Callable) -> Callable:
         known = SOLVERS.get(name)
         if known is not None and known.walk.__qualname__ != walk.__qualname__:
             raise InputError(f"linear solver {name!r} is taken by {known.walk.__qualname__}")
         SOLVERS._items[name] = Solver(walk, order, calls, noisy)
         return walk
+
     return add
 
 # %% ../../nbs/sampling/linear.ipynb #6bb5db9b
 class Variance(NamedTuple):
     "Generated variance of each coefficient in two parts."
-    signal: Tensor # by the mean gains, from the start and the fresh noise
-    error: Tensor # added by errors of the denoiser
 
+    signal: Tensor  # by the mean gains, from the start and the fresh noise
+    error: Tensor  # added by errors of the denoiser
+
+# %% ../../nbs/sampling/linear.ipynb #202a65ba
 def levels(
-    level: Level, # gains of n+1 times, any trailing axes of one
-) -> Level: # shape (n+1, 1)
+    level: Level,  # gains of n+1 times, any trailing axes of one
+) -> Level:  # shape (n+1, 1)
     "Gains as columns, after the checks that every walk relies on."
     a, s = (g.double().reshape(-1, 1) for g in level)
     if len(a) < 2:
         raise InputError(f"a list has at least two levels, got {len(a)}")
-    growth = (a[:-1]*s[1:] - a[1:]*s[:-1]).detach()
+    growth = (a[:-1] * s[1:] - a[1:] * s[:-1]).detach()
     if not bool((growth < 0).all()):
         i = int((~(growth < 0)).flatten().nonzero()[0])
-        raise InputError(f"noise over signal must fall at every step, and does not at step {i} of {len(a) - 1}")
+        raise InputError(
+            f"noise over signal must fall at every step, and does not at step {i} of {len(a) - 1}"
+        )
     return Level(a, s)
 
+# %% ../../nbs/sampling/linear.ipynb #c8d0c99b
 def variances(
-    solver: str, # a name in `SOLVERS`
-    level: Level, # gains at the n+1 times of the list
-    power: Float[Tensor, " k"], # power of the data in each coefficient
+    solver: str,  # a name in `SOLVERS`
+    level: Level,  # gains at the n+1 times of the list
+    power: Float[Tensor, " k"],  # power of the data in each coefficient
     *,
-    initial: Float[Tensor, " k"] | None = None, # variance at the first level; the exact marginal when not given
-    error: float = 0., # delta: root of the denoiser's excess loss over the least loss
-    options: dict | None = None, # keyword arguments of the solver
-) -> Variance: # float64, differentiable in the levels
+    initial: (
+        Float[Tensor, " k"] | None
+    ) = None,  # variance at the first level; the exact marginal when not given
+    error: float = 0.0,  # delta: root of the denoiser's excess loss over the least loss
+    options: dict | None = None,  # keyword arguments of the solver
+) -> Variance:  # float64, differentiable in the levels
     "The exact generated variance of every coefficient."
     chosen, level, power = SOLVERS[solver], levels(level), power.double()
     n = len(level.a) - 1
-    rows = Rows(power, 1 + n*chosen.noisy + n*chosen.calls*(error != 0), error)
+    rows = Rows(power, 1 + n * chosen.noisy + n * chosen.calls * (error != 0), error)
     first = total_power(power, at(level, 0)) if initial is None else initial
-    x = chosen.walk(rows, rows.units[0]*first.expand_as(power).sqrt(), level, **(options or {}))
+    x = chosen.walk(rows, rows.units[0] * first.expand_as(power).sqrt(), level, **(options or {}))
     wrong = x[rows.wrong].square().sum(0)
     kept = [i for i in range(len(x)) if i not in rows.wrong]
     return Variance(x[kept].square().sum(0), wrong)
 
+# %% ../../nbs/sampling/linear.ipynb #0ed383e6
 def at(
-    level: Level, # columns
-    i: int, # which
-) -> Level: # one level
+    level: Level,  # columns
+    i: int,  # which
+) -> Level:  # one level
     "The level of one time."
     return Level(level.a[i], level.s[i])
 
 # %% ../../nbs/sampling/linear.ipynb #3dc18d88
 def pairs(
-    level: Level, # columns
-) -> tuple[Level, Level]: # levels before and after each step
+    level: Level,  # columns
+) -> tuple[Level, Level]:  # levels before and after each step
     "Neighbouring levels."
     return Level(level.a[:-1], level.s[:-1]), Level(level.a[1:], level.s[1:])
 
+
 def root(
-    x: Tensor, # zero or more, up to rounding
-) -> Tensor: # its root, with slope zero where x is zero
+    x: Tensor,  # zero or more, up to rounding
+) -> Tensor:  # its root, with slope zero where x is zero
     "A square root whose gradient is finite everywhere."
     positive = x > 0
-    return torch.where(positive, torch.where(positive, x, 1.).sqrt(), 0.)
+    return torch.where(positive, torch.where(positive, x, 1.0).sqrt(), 0.0)
 
+# %% ../../nbs/sampling/linear.ipynb #b6ff2e01
 def march(
-    rows: Rows, # power of the data
-    x: Tensor, # first state
-    level: Level, # columns
-    gain: Tensor, # of the state, one row a step
-    past: list[Tensor], # of the estimates: this one, the last, the one before
-    fresh: Tensor | None = None, # of the fresh noise
-) -> Tensor: # last state
+    rows: Rows,  # power of the data
+    x: Tensor,  # first state
+    level: Level,  # columns
+    gain: Tensor,  # of the state, one row a step
+    past: list[Tensor],  # of the estimates: this one, the last, the one before
+    fresh: Tensor | None = None,  # of the fresh noise
+) -> Tensor:  # last state
     "Walk down a table of gains of state, estimates and fresh noise."
     history = []
     for i, g in enumerate(gain):
-        history = [rows.estimate(x, at(level, i)), *history][:len(past)]
-        x = g*x
+        history = [rows.estimate(x, at(level, i)), *history][: len(past)]
+        x = g * x
         for weight, m in zip(past, history, strict=False):
-            x = x + weight[i]*m
+            x = x + weight[i] * m
         if fresh is not None and bool((fresh[i] != 0).any()):
-            x = x + fresh[i]*rows.unit()
+            x = x + fresh[i] * rows.unit()
     return x
 
 # %% ../../nbs/sampling/linear.ipynb #22d1f599
@@ -158,91 +175,101 @@ def family(level: Level, eta: float) -> tuple[Tensor, Tensor, Tensor]:
     if not 0 <= eta <= 1:
         raise InputError(f"eta lies between 0 (DDIM) and 1 (ancestral), got {eta}")
     now, nxt = pairs(level)
-    share = eta**2*(1 - (now.a*nxt.s/(nxt.a*now.s)).square())
-    keep = nxt.s/now.s*root(1 - share)
-    return keep, nxt.a - now.a*keep, nxt.s*root(share)
+    share = eta**2 * (1 - (now.a * nxt.s / (nxt.a * now.s)).square())
+    keep = nxt.s / now.s * root(1 - share)
+    return keep, nxt.a - now.a * keep, nxt.s * root(share)
 
+# %% ../../nbs/sampling/linear.ipynb #628422ca
 @linear_solver("ddim", order=1)
 def euler(rows: Rows, x: Tensor, level: Level) -> Tensor:
     "Euler's rule in sigma, which is DDIM without noise."
-    keep, estimate, _ = family(level, 0.)
+    keep, estimate, _ = family(level, 0.0)
     return march(rows, x, level, keep, [estimate])
+
 
 @linear_solver("ddpm", order=1, noisy=True)
 @linear_solver("ancestral", order=1, noisy=True)
-def ancestral(rows: Rows, x: Tensor, level: Level, *, eta: float = 1.) -> Tensor:
+def ancestral(rows: Rows, x: Tensor, level: Level, *, eta: float = 1.0) -> Tensor:
     "The DDIM family with fresh noise."
     keep, estimate, fresh = family(level, eta)
     return march(rows, x, level, keep, [estimate], fresh)
 
+# %% ../../nbs/sampling/linear.ipynb #b4577ed9
 @linear_solver("analytic", order=1, noisy=True)
-def analytic(rows: Rows, x: Tensor, level: Level, *, eta: float = 0.) -> Tensor:
+def analytic(rows: Rows, x: Tensor, level: Level, *, eta: float = 0.0) -> Tensor:
     "The DDIM family with the variance of the estimate added."
     keep, estimate, fresh = family(level, eta)
     left = posterior_variance(rows.power, pairs(level)[0])
-    return march(rows, x, level, keep, [estimate], root(fresh.square() + estimate.square()*left))
+    return march(rows, x, level, keep, [estimate], root(fresh.square() + estimate.square() * left))
 
 # %% ../../nbs/sampling/linear.ipynb #0ff14f6c
 class Pace(NamedTuple):
     "Steps of the clock l = log(a/s), one row a step."
-    h: Tensor # this step; one where it is infinite
-    last: Tensor # the step before; one where there is none
-    older: Tensor # the one before that
-    order: Tensor # 1, 2 or 3: how many estimates a line or parabola may use
 
+    h: Tensor  # this step; one where it is infinite
+    last: Tensor  # the step before; one where there is none
+    older: Tensor  # the one before that
+    order: Tensor  # 1, 2 or 3: how many estimates a line or parabola may use
+
+# %% ../../nbs/sampling/linear.ipynb #90269bf5
 def pace(level: Level) -> Pace:
     "Steps of the clock and how far back they reach."
     runs = (level.a > 0) & (level.s > 0)
-    clock = torch.where(runs, level.a, 1.).log() - torch.where(runs, level.s, 1.).log()
-    step = torch.where(runs[1:] & runs[:-1], clock.diff(dim=0), 1.)
+    clock = torch.where(runs, level.a, 1.0).log() - torch.where(runs, level.s, 1.0).log()
+    step = torch.where(runs[1:] & runs[:-1], clock.diff(dim=0), 1.0)
     finite, one, none = runs[1:] & runs[:-1], torch.ones_like(step[:1]), torch.zeros_like(runs[:1])
-    last, older = torch.cat([one, step[:-1]]), torch.cat([one, one, step[:-2]])[:len(step)]
-    two = finite & torch.cat([none, finite[:-1]]) & (last.detach() > LEAST_RATIO*step.detach())
+    last, older = torch.cat([one, step[:-1]]), torch.cat([one, one, step[:-2]])[: len(step)]
+    two = finite & torch.cat([none, finite[:-1]]) & (last.detach() > LEAST_RATIO * step.detach())
     three = two & torch.cat([none, two[:-1]])
     return Pace(step, last, older, 1 + two.long() + three.long())
 
+# %% ../../nbs/sampling/linear.ipynb #85d20b88
 def line(p: Pace) -> Tensor:
     "1/(2r): how much of the last difference of estimates is added; zero where no line leads anywhere."
-    return torch.where(p.order > 1, p.h/(2*p.last), 0.)
+    return torch.where(p.order > 1, p.h / (2 * p.last), 0.0)
 
 # %% ../../nbs/sampling/linear.ipynb #22565147
 @linear_solver("dpm_solver++", order=2)
 def multistep2(rows: Rows, x: Tensor, level: Level) -> Tensor:
     "DPM-Solver++(2M) (Lu et al. 2022b, algorithm 2)."
-    keep, estimate, _ = family(level, 0.)
+    keep, estimate, _ = family(level, 0.0)
     w = line(pace(level))
-    return march(rows, x, level, keep, [estimate*(1 + w), -estimate*w])
+    return march(rows, x, level, keep, [estimate * (1 + w), -estimate * w])
+
 
 @linear_solver("dpm_solver++2m_sde", order=2, noisy=True)
 def multistep2_sde(rows: Rows, x: Tensor, level: Level) -> Tensor:
     "SDE-DPM-Solver++(2M), midpoint form (Lu et al. 2022b, appendix)."
-    keep, estimate, fresh = family(level, 1.)
+    keep, estimate, fresh = family(level, 1.0)
     w = line(pace(level))
-    return march(rows, x, level, keep, [estimate*(1 + w), -estimate*w], fresh)
+    return march(rows, x, level, keep, [estimate * (1 + w), -estimate * w], fresh)
 
+# %% ../../nbs/sampling/linear.ipynb #1f2524f7
 def parabola(level: Level, estimate: Tensor, speed: float) -> list[Tensor]:
     "Weights of three estimates in the multistep rule of third order; speed 1 for the flow, 2 for the SDE."
     p, to = pace(level), level.a[1:]
-    h, r0, r1 = speed*p.h, p.last/p.h, p.older/p.h
-    slope = to*(torch.expm1(-h)/h + 1)
-    bend = -to*((torch.expm1(-h) + h)/h.square() - 0.5)
-    c = r0/(r0 + r1)
-    near, far = ((1 + c)*slope + bend/(r0 + r1))/r0, -(c*slope + bend/(r0 + r1))/r1
+    h, r0, r1 = speed * p.h, p.last / p.h, p.older / p.h
+    slope = to * (torch.expm1(-h) / h + 1)
+    bend = -to * ((torch.expm1(-h) + h) / h.square() - 0.5)
+    c = r0 / (r0 + r1)
+    near, far = ((1 + c) * slope + bend / (r0 + r1)) / r0, -(c * slope + bend / (r0 + r1)) / r1
     w, three = line(p), p.order > 2
-    new = torch.where(three, estimate + near, estimate*(1 + w))
-    return [new, torch.where(three, far - near, -estimate*w), torch.where(three, -far, 0.)]
+    new = torch.where(three, estimate + near, estimate * (1 + w))
+    return [new, torch.where(three, far - near, -estimate * w), torch.where(three, -far, 0.0)]
 
+# %% ../../nbs/sampling/linear.ipynb #0981ef74
 @linear_solver("dpm_solver++3m", order=3)
 def multistep3(rows: Rows, x: Tensor, level: Level) -> Tensor:
     "DPM-Solver++(3M) with the weights of its authors' code."
-    keep, estimate, _ = family(level, 0.)
-    return march(rows, x, level, keep, parabola(level, estimate, 1.))
+    keep, estimate, _ = family(level, 0.0)
+    return march(rows, x, level, keep, parabola(level, estimate, 1.0))
+
 
 @linear_solver("dpm_solver++3m_sde", order=3, noisy=True)
 def multistep3_sde(rows: Rows, x: Tensor, level: Level) -> Tensor:
     "SDE-DPM-Solver++(3M) in the form of k-diffusion."
-    keep, estimate, fresh = family(level, 1.)
-    return march(rows, x, level, keep, parabola(level, estimate, 2.), fresh)
+    keep, estimate, fresh = family(level, 1.0)
+    return march(rows, x, level, keep, parabola(level, estimate, 2.0), fresh)
 
 # %% ../../nbs/sampling/linear.ipynb #da0fe683
 def march_eps(rows: Rows, x: Tensor, level: Level, past: list[Tensor]) -> Tensor:
@@ -251,67 +278,81 @@ def march_eps(rows: Rows, x: Tensor, level: Level, past: list[Tensor]) -> Tensor
     history = []
     for i in range(len(level.a) - 1):
         now, to = at(level, i), level.a[i + 1]
-        history = [(x - now.a*rows.estimate(x, now))/now.s, *history][:len(past)]
-        x = to/now.a*x
+        history = [(x - now.a * rows.estimate(x, now)) / now.s, *history][: len(past)]
+        x = to / now.a * x
         for weight, eps in zip(past, history, strict=False):
-            x = x + to*weight[i]*eps
+            x = x + to * weight[i] * eps
     return x
 
+# %% ../../nbs/sampling/linear.ipynb #ddac860d
 def check_signal(level: Level) -> None:
     "Raise where a level has no signal."
     if not bool((level.a > 0).all()):
-        raise InputError("this solver works in sigma = s/a and needs some signal at every time, a > 0; hint: start a little below 1")
+        raise InputError(
+            "this solver works in sigma = s/a and needs some signal at every time, a > 0; hint: start a"
+            " little below 1"
+        )
+
 
 def moment(to: Tensor, node: Tensor, other: Tensor) -> Tensor:
     "Integral of the line in log rho that is one at `node` and zero at `other`, from 0 to `to`."
-    safe = torch.where(to > 0, to, 1.)
-    return torch.where(to > 0, to*(safe.log() - other.log() - 1)/(node.log() - other.log()), 0.)
+    safe = torch.where(to > 0, to, 1.0)
+    return torch.where(to > 0, to * (safe.log() - other.log() - 1) / (node.log() - other.log()), 0.0)
 
+# %% ../../nbs/sampling/linear.ipynb #f8a6fd3b
 @linear_solver("deis", order=2)
 def deis(rows: Rows, x: Tensor, level: Level) -> Tensor:
     "DEIS of second order in log rho (Zhang and Chen 2023)."
-    rho = level.s/torch.where(level.a > 0, level.a, 1.)
+    rho = level.s / torch.where(level.a > 0, level.a, 1.0)
     to, now = rho[1:], rho[:-1]
-    last = torch.cat([2*now[:1], now[:-1]])  # the first step has none: any other number
+    last = torch.cat([2 * now[:1], now[:-1]])  # the first step has none: any other number
     usable = pace(level).order > 1
     new = moment(to, now, last) - moment(now, now, last)
     old = moment(to, last, now) - moment(now, last, now)
-    return march_eps(rows, x, level, [torch.where(usable, new, to - now), torch.where(usable, old, 0.)])
+    return march_eps(rows, x, level, [torch.where(usable, new, to - now), torch.where(usable, old, 0.0)])
 
-ADAMS = ((1.,), (3/2, -1/2), (23/12, -16/12, 5/12), (55/24, -59/24, 37/24, -9/24))  # Adams and Bashforth, equal steps
+# %% ../../nbs/sampling/linear.ipynb #7fa7891a
+ADAMS = (
+    (1.0,),
+    (3 / 2, -1 / 2),
+    (23 / 12, -16 / 12, 5 / 12),
+    (55 / 24, -59 / 24, 37 / 24, -9 / 24),
+)  # Adams and Bashforth, equal steps
+
 
 @linear_solver("ipndm", order=4)
 def ipndm(rows: Rows, x: Tensor, level: Level) -> Tensor:
-    "iPNDM: the weights of equal steps at any steps, with as many estimates as there are (Zhang and Chen 2023)."
-    rho = level.s/torch.where(level.a > 0, level.a, 1.)
+    """iPNDM: the weights of equal steps at any steps, with as many estimates as there are (Zhang and Chen
+    2023)."""
+    rho = level.s / torch.where(level.a > 0, level.a, 1.0)
     step, table = rho.diff(dim=0), torch.zeros(4, len(rho) - 1, 1, dtype=rho.dtype)
     for i in range(len(rho) - 1):
         weights = ADAMS[min(i, 3)]
-        table[:len(weights), i, 0] = torch.tensor(weights, dtype=rho.dtype)
-    return march_eps(rows, x, level, list(table*step))
+        table[: len(weights), i, 0] = torch.tensor(weights, dtype=rho.dtype)
+    return march_eps(rows, x, level, list(table * step))
 
 # %% ../../nbs/sampling/linear.ipynb #6f3eacc1
 @linear_solver("unipc", order=2)
 def unipc(rows: Rows, x: Tensor, level: Level) -> Tensor:
     "UniPC of second order, form bh2, prediction of the data (Zhao et al. 2023)."
-    p, (keep, estimate, _) = pace(level), family(level, 0.)
+    p, (keep, estimate, _) = pace(level), family(level, 0.0)
     n = len(keep)
     order = p.order.clamp(max=2).minimum(torch.arange(n, 0, -1)[:, None])
-    w = torch.where(order > 1, p.h/(2*p.last), 0.)
-    back, shrink = -p.last/p.h, torch.expm1(-p.h)
-    first = (-shrink/p.h - 1)/shrink
-    second = 2*(-(-shrink/p.h - 1)/p.h - 0.5)/shrink
-    older = (first - second)/(1 - back)
-    old, new = torch.where(order > 1, older/back, 0.), torch.where(order > 1, first - older, 0.5)
+    w = torch.where(order > 1, p.h / (2 * p.last), 0.0)
+    back, shrink = -p.last / p.h, torch.expm1(-p.h)
+    first = (-shrink / p.h - 1) / shrink
+    second = 2 * (-(-shrink / p.h - 1) / p.h - 0.5) / shrink
+    older = (first - second) / (1 - back)
+    old, new = torch.where(order > 1, older / back, 0.0), torch.where(order > 1, first - older, 0.5)
     now, last, guess = None, None, x
     for i in range(n):
         answer = rows.estimate(guess, at(level, i))
         if i > 0:  # correct the step that led here
-            j, past = i - 1, 0. if last is None else last - now
-            guess = keep[j]*x + estimate[j]*(now + old[j]*past + new[j]*(answer - now))
+            j, past = i - 1, 0.0 if last is None else last - now
+            guess = keep[j] * x + estimate[j] * (now + old[j] * past + new[j] * (answer - now))
         x, now, last = guess, answer, now
-        slope = 0. if last is None else w[i]*(now - last)
-        guess = keep[i]*x + estimate[i]*(now + slope)
+        slope = 0.0 if last is None else w[i] * (now - last)
+        guess = keep[i] * x + estimate[i] * (now + slope)
     return guess
 
 # %% ../../nbs/sampling/linear.ipynb #dc31ae04
@@ -319,32 +360,33 @@ def unipc(rows: Rows, x: Tensor, level: Level) -> Tensor:
 def heun(rows: Rows, x: Tensor, level: Level) -> Tensor:
     "Heun's rule in sigma (Karras et al. 2022, algorithm 1, without churn)."
     check_signal(level)
-    keep, estimate, _ = family(level, 0.)
+    keep, estimate, _ = family(level, 0.0)
     for i in range(len(keep)):
         now, nxt = at(level, i), at(level, i + 1)
         answer = rows.estimate(x, now)
-        guess = keep[i]*x + estimate[i]*answer
+        guess = keep[i] * x + estimate[i] * answer
         if not bool(nxt.s > 0):
             x = guess
             continue
         again = rows.estimate(guess, nxt)
-        half = (nxt.s/nxt.a - now.s/now.a)/2
-        slope = (x - now.a*answer)/now.s + (guess - nxt.a*again)/nxt.s
-        x = nxt.a*(x/now.a + half*slope)
+        half = (nxt.s / nxt.a - now.s / now.a) / 2
+        slope = (x - now.a * answer) / now.s + (guess - nxt.a * again) / nxt.s
+        x = nxt.a * (x / now.a + half * slope)
     return x
 
+# %% ../../nbs/sampling/linear.ipynb #d0ac0f79
 @linear_solver("dpm_solver2", order=2, calls=2)
 def dpm_solver2(rows: Rows, x: Tensor, level: Level) -> Tensor:
     "DPM-Solver-2: a second call in the middle of the clock (Lu et al. 2022a, algorithm 1)."
-    keep, estimate, _ = family(level, 0.)
+    keep, estimate, _ = family(level, 0.0)
     for i in range(len(keep)):
         now, nxt = at(level, i), at(level, i + 1)
         answer = rows.estimate(x, now)
         if not (bool(nxt.s > 0) and bool(now.a > 0)):
-            x = keep[i]*x + estimate[i]*answer
+            x = keep[i] * x + estimate[i] * answer
             continue
-        middle = Level(now.a, (now.a*now.s*nxt.s/nxt.a).sqrt())
-        guess = middle.s/now.s*x + (now.a - now.a*middle.s/now.s)*answer
-        eps = (guess - middle.a*rows.estimate(guess, middle))/middle.s
-        x = nxt.a*(x/now.a + (nxt.s/nxt.a - now.s/now.a)*eps)
+        middle = Level(now.a, (now.a * now.s * nxt.s / nxt.a).sqrt())
+        guess = middle.s / now.s * x + (now.a - now.a * middle.s / now.s) * answer
+        eps = (guess - middle.a * rows.estimate(guess, middle)) / middle.s
+        x = nxt.a * (x / now.a + (nxt.s / nxt.a - now.s / now.a) * eps)
     return x

@@ -33,156 +33,208 @@ __all__ = ['DISTANCES', 'PIXELS_PER_DEGREE', 'CIFAR10_BINS', 'FIRST', 'LISTS', '
 # %% ../../nbs/sampling/lists.ipynb #abed5c5d
 class Distance(NamedTuple):
     "How variances are compared."
-    measure: Callable[[Variance, Tensor, Tensor], Tensor] # (generated, true, weights) -> one number
-    exponent: float # a small relative error counts by power to this exponent
-    visible: bool = False # weighted by what eyes see
+
+    measure: Callable[[Variance, Tensor, Tensor], Tensor]  # (generated, true, weights) -> one number
+    exponent: float  # a small relative error counts by power to this exponent
+    visible: bool = False  # weighted by what eyes see
+
 
 DISTANCES = Registry("distance")
 
+
 def divergence(v: Variance, true: Tensor, weights: Tensor) -> Tensor:
     "KL(generated || true); with errors its mean, to second order in them."
-    ratio = v.signal/true
-    return (weights*(ratio - 1 - ratio.log() + v.error/true + v.error/v.signal)).sum()/2
+    ratio = v.signal / true
+    return (weights * (ratio - 1 - ratio.log() + v.error / true + v.error / v.signal)).sum() / 2
 
+# %% ../../nbs/sampling/lists.ipynb #874bf3c6
 def wasserstein(v: Variance, true: Tensor, weights: Tensor) -> Tensor:
     "Squared W2; with errors its mean."
-    return (weights*((v.signal.sqrt() - true.sqrt()).square() + v.error)).sum()
+    return (weights * ((v.signal.sqrt() - true.sqrt()).square() + v.error)).sum()
 
-DISTANCES.register("kl")(Distance(divergence, 0.))
-DISTANCES.register("w2")(Distance(wasserstein, 1.))
-DISTANCES.register("w2_visible")(Distance(wasserstein, 1., True))
+# %% ../../nbs/sampling/lists.ipynb #892968be
+DISTANCES.register("kl")(Distance(divergence, 0.0))
+DISTANCES.register("w2")(Distance(wasserstein, 1.0))
+DISTANCES.register("w2_visible")(Distance(wasserstein, 1.0, True))
 
-PIXELS_PER_DEGREE = 32.
+PIXELS_PER_DEGREE = 32.0
+
 
 def visibility(
-    frequency: Float[Tensor, "..."], # cycles per pixel
-    pixels_per_degree: float = PIXELS_PER_DEGREE, # of the viewer
-) -> Float[Tensor, "..."]: # between 0 and 1
+    frequency: Float[Tensor, ...],  # cycles per pixel
+    pixels_per_degree: float = PIXELS_PER_DEGREE,  # of the viewer
+) -> Float[Tensor, ...]:  # between 0 and 1
     "Squared contrast sensitivity, one at its peak (Mannos and Sakrison 1974)."
-    def sensitivity(f): return (0.0192 + 0.114*f)*torch.exp(-(0.114*f).pow(1.1))
+
+    def sensitivity(f):
+        return (0.0192 + 0.114 * f) * torch.exp(-(0.114 * f).pow(1.1))
+
     peak = sensitivity(torch.linspace(0, 30, 30_001, dtype=torch.float64)).max()
-    return (sensitivity(pixels_per_degree*frequency.double())/peak).square()
+    return (sensitivity(pixels_per_degree * frequency.double()) / peak).square()
 
 # %% ../../nbs/sampling/lists.ipynb #da522e54
 class Spectrum(NamedTuple):
     "Powers of the data, and the weight of each in a distance."
-    power: Tensor # positive
-    weight: Tensor # coefficients times what the distance gives each
 
+    power: Tensor  # positive
+    weight: Tensor  # coefficients times what the distance gives each
+
+# %% ../../nbs/sampling/lists.ipynb #04cf1c7c
 def coefficients(
-    field: GaussianField | Spectrum, # the data
-    process: Process, # the forward process
-    distance: str = "w2", # a name in `DISTANCES`
-) -> Spectrum: # one entry a coefficient that has power and noise
+    field: GaussianField | Spectrum,  # the data
+    process: Process,  # the forward process
+    distance: str = "w2",  # a name in `DISTANCES`
+) -> Spectrum:  # one entry a coefficient that has power and noise
     "Power over noise of every coefficient, with its weight."
     chosen = DISTANCES[distance]
     if process.blur:
-        raise InputError("a list from a spectrum needs one clock for all coefficients, got a process with blur")
+        raise InputError(
+            "a list from a spectrum needs one clock for all coefficients, got a process with blur"
+        )
     if isinstance(field, Spectrum):
         return bare(field, process, chosen.visible)
     gains_for(field, process, 0.5)  # raises where bases do not match
     weight = field.basis.weights(*field.size).expand(field.power.shape)
     if chosen.visible:
-        weight = weight*visibility(field.basis.frequency(*field.size))
+        weight = weight * visibility(field.basis.frequency(*field.size))
     factor = torch.ones(()) if process.isotropic else process.factor
     factor = factor.double().expand(field.power.shape).square()
     used = (field.power > 0) & (factor > 0)
     if not bool(used.any()):
         raise InputError("a list from a spectrum needs a coefficient with power and noise, got none")
-    return Spectrum((field.power/factor)[used], (weight*factor if chosen.exponent else weight)[used])
+    return Spectrum((field.power / factor)[used], (weight * factor if chosen.exponent else weight)[used])
 
+# %% ../../nbs/sampling/lists.ipynb #2ac46f8b
 def bare(field: Spectrum, process: Process, visible: bool) -> Spectrum:
     "A spectrum without frequencies, checked."
     power, weight = (torch.as_tensor(x, dtype=torch.float64) for x in field)
     if visible or not process.isotropic:
-        raise InputError("a bare spectrum has no frequencies: coloured noise and 'w2_visible' need a GaussianField")
-    if power.ndim != 1 or power.shape != weight.shape or not bool(((power > 0) & (weight > 0)).all()) or not len(power):
-        raise InputError(f"a spectrum is two lists of positive numbers, power and weight, got shapes {tuple(power.shape)} and {tuple(weight.shape)}")
-    if not bool(torch.isfinite(power*weight).all()):
+        raise InputError(
+            "a bare spectrum has no frequencies: coloured noise and 'w2_visible' need a GaussianField"
+        )
+    if (
+        power.ndim != 1
+        or power.shape != weight.shape
+        or not bool(((power > 0) & (weight > 0)).all())
+        or not len(power)
+    ):
+        raise InputError(
+            f"a spectrum is two lists of positive numbers, power and weight, got shapes {tuple(power.shape)}"
+            f" and {tuple(weight.shape)}"
+        )
+    if not bool(torch.isfinite(power * weight).all()):
         raise InputError("a spectrum needs finite powers and weights")
     return Spectrum(power, weight)
 
+# %% ../../nbs/sampling/lists.ipynb #5622b339
 def binned(
-    spectrum: Spectrum, # any number of entries
-    nodes: int = 40, # most entries of the result, even
-) -> Spectrum: # the same where it has no more distinct powers than that
+    spectrum: Spectrum,  # any number of entries
+    nodes: int = 40,  # most entries of the result, even
+) -> Spectrum:  # the same where it has no more distinct powers than that
     "Two nodes a bin of log-power that keep weight, mean and variance."
     power, index = spectrum.power.unique(return_inverse=True)
     weight = torch.zeros_like(power).index_add(0, index, spectrum.weight)
     if len(power) <= nodes:
         return Spectrum(power, weight)
     logs = power.log()
-    width = (logs[-1] - logs[0])/(nodes//2)
-    place = ((logs - logs[0])/width).long().clamp(max=nodes//2 - 1)
-    def total(x): return torch.zeros(nodes//2, dtype=torch.float64).index_add(0, place, x)
+    width = (logs[-1] - logs[0]) / (nodes // 2)
+    place = ((logs - logs[0]) / width).long().clamp(max=nodes // 2 - 1)
+
+    def total(x):
+        return torch.zeros(nodes // 2, dtype=torch.float64).index_add(0, place, x)
+
     mass = total(weight)
     full = mass > 0
-    mean = total(weight*logs)[full]/mass[full]
-    spread = (total(weight*logs.square())[full]/mass[full] - mean.square()).clamp(min=0).sqrt()
-    return Spectrum(torch.cat([mean - spread, mean + spread]).exp(), torch.cat([mass[full], mass[full]])/2)
+    mean = total(weight * logs)[full] / mass[full]
+    spread = (total(weight * logs.square())[full] / mass[full] - mean.square()).clamp(min=0).sqrt()
+    return Spectrum(torch.cat([mean - spread, mean + spread]).exp(), torch.cat([mass[full], mass[full]]) / 2)
 
 # %% ../../nbs/sampling/lists.ipynb #eb353c68
 CIFAR10_BINS = (  # eigenvalues in a bin, mean and standard deviation of their logarithm
-    (96, -11.44725, 0.23525), (186, -10.63353, 0.24903), (252, -9.77706, 0.24731),
-    (293, -8.92508, 0.24972), (296, -8.05953, 0.25368), (293, -7.19320, 0.24877),
-    (290, -6.32234, 0.25246), (294, -5.45127, 0.24937), (293, -4.59041, 0.25006),
-    (252, -3.73502, 0.25130), (191, -2.87015, 0.24881), (139, -2.01200, 0.25310),
-    (88, -1.15064, 0.24555), (54, -0.27424, 0.26069), (25, 0.55780, 0.23561), (15, 1.42558, 0.22582),
-    (7, 2.22893, 0.25860), (5, 3.10822, 0.19674), (2, 4.19124, 0.25969), (1, 5.40021, 0.00000),
+    (96, -11.44725, 0.23525),
+    (186, -10.63353, 0.24903),
+    (252, -9.77706, 0.24731),
+    (293, -8.92508, 0.24972),
+    (296, -8.05953, 0.25368),
+    (293, -7.19320, 0.24877),
+    (290, -6.32234, 0.25246),
+    (294, -5.45127, 0.24937),
+    (293, -4.59041, 0.25006),
+    (252, -3.73502, 0.25130),
+    (191, -2.87015, 0.24881),
+    (139, -2.01200, 0.25310),
+    (88, -1.15064, 0.24555),
+    (54, -0.27424, 0.26069),
+    (25, 0.55780, 0.23561),
+    (15, 1.42558, 0.22582),
+    (7, 2.22893, 0.25860),
+    (5, 3.10822, 0.19674),
+    (2, 4.19124, 0.25969),
+    (1, 5.40021, 0.00000),
 )
 
-def cifar10_spectrum() -> Spectrum: # 3072 eigenvalues as pairs of nodes
+
+def cifar10_spectrum() -> Spectrum:  # 3072 eigenvalues as pairs of nodes
     "Eigenvalues of the pixel covariance of CIFAR-10 in [-1, 1]."
     count, mean, spread = torch.tensor(CIFAR10_BINS, dtype=torch.float64).T
-    return Spectrum(torch.cat([mean - spread, mean + spread]).exp(), torch.cat([count, count])/2)
+    return Spectrum(torch.cat([mean - spread, mean + spread]).exp(), torch.cat([count, count]) / 2)
 
 # %% ../../nbs/sampling/lists.ipynb #4a889004
 FIRST = 1e-3  # of the time axis: the first of a thousand training steps
 
+
 def ratio_at(
-    process: Process, # the forward process
-    t: Float[Tensor, "*b"] | float, # times
-) -> Float[Tensor, "*b"]: # sigma = s/a before any colour of the noise; infinite without signal
+    process: Process,  # the forward process
+    t: Float[Tensor, "*b"] | float,  # times
+) -> Float[Tensor, "*b"]:  # sigma = s/a before any colour of the noise; infinite without signal
     "Noise over signal of the schedule."
     a, s = SCHEDULES[process.schedule](t)
-    return torch.where(a > 0, s/torch.where(a > 0, a, 1.), math.inf)
+    return torch.where(a > 0, s / torch.where(a > 0, a, 1.0), math.inf)
 
+# %% ../../nbs/sampling/lists.ipynb #5371ba95
 def time_at(
-    process: Process, # the forward process
-    sigma: Float[Tensor, " n"], # noise over signal
-    start: float = 1., # no time is later
-    end: float = 0., # nor earlier
-) -> Float[Tensor, " n"]: # times
+    process: Process,  # the forward process
+    sigma: Float[Tensor, " n"],  # noise over signal
+    start: float = 1.0,  # no time is later
+    end: float = 0.0,  # nor earlier
+) -> Float[Tensor, " n"]:  # times
     "The times at which the noise over signal has given values, by bisection."
     low, high = torch.full_like(sigma, end), torch.full_like(sigma, start)
     for _ in range(100):
-        middle = (low + high)/2
+        middle = (low + high) / 2
         below = ratio_at(process, middle) < sigma
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-    return (low + high)/2
+    return (low + high) / 2
 
+# %% ../../nbs/sampling/lists.ipynb #dc471c1c
 class Ends(NamedTuple):
     "Where a list starts and ends."
-    start: float # first time
-    end: float # last time
-    high: float # sigma at the first; may be infinite
-    low: float # sigma at the last; may be zero
-    top: float # the same, finite
-    bottom: float # the same, positive
 
+    start: float  # first time
+    end: float  # last time
+    high: float  # sigma at the first; may be infinite
+    low: float  # sigma at the last; may be zero
+    top: float  # the same, finite
+    bottom: float  # the same, positive
+
+# %% ../../nbs/sampling/lists.ipynb #c46b2918
 def ends(
-    process: Process, # the forward process
-    start: float | None = None, # first time; 1 when not given
-    end: float | None = None, # last time; 0 when not given
-) -> Ends: # checked
+    process: Process,  # the forward process
+    start: float | None = None,  # first time; 1 when not given
+    end: float | None = None,  # last time; 0 when not given
+) -> Ends:  # checked
     "Ends of a list in times and levels."
-    start, end = 1. if start is None else float(start), 0. if end is None else float(end)
+    start, end = 1.0 if start is None else float(start), 0.0 if end is None else float(end)
     if not 0 <= end < start <= 1:
-        raise InputError(f"a list runs from a start to an end with 0 <= end < start <= 1, got start={start}, end={end}")
+        raise InputError(
+            f"a list runs from a start to an end with 0 <= end < start <= 1, got start={start}, end={end}"
+        )
     high, low = (ratio_at(process, t).item() for t in (start, end))
     if not low < high:
-        raise InputError(f"noise must fall from start to end, got sigma {high:.4g} at {start} and {low:.4g} at {end}")
-    step = FIRST*(start - end)
+        raise InputError(
+            f"noise must fall from start to end, got sigma {high:.4g} at {start} and {low:.4g} at {end}"
+        )
+    step = FIRST * (start - end)
     top = high if math.isfinite(high) else ratio_at(process, start - step).item()
     bottom = low if low > 0 else ratio_at(process, end + step).item()
     return Ends(start, end, high, low, top, bottom)
@@ -190,60 +242,69 @@ def ends(
 # %% ../../nbs/sampling/lists.ipynb #92cfba7a
 class Scale(NamedTuple):
     "The coordinate log((sigma + lo)/(1 + sigma/hi))."
-    lo: float # zero where the last level is positive
-    hi: float # infinite where the first level is finite
+
+    lo: float  # zero where the last level is positive
+    hi: float  # infinite where the first level is finite
 
     def forward(self, sigma: Tensor) -> Tensor:
         "Coordinate of a level."
         if self.hi == math.inf:
             return (sigma + self.lo).log()
         far = torch.isinf(sigma)
-        near = torch.where(far, 1., sigma)
-        return torch.where(far, math.log(self.hi), ((near + self.lo)/(1 + near/self.hi)).log())
+        near = torch.where(far, 1.0, sigma)
+        return torch.where(far, math.log(self.hi), ((near + self.lo) / (1 + near / self.hi)).log())
 
     def back(self, x: Tensor) -> Tensor:
         "Level of a coordinate strictly between the ends."
         y = x.exp()
-        return (y - self.lo)/(1 - y/self.hi)
+        return (y - self.lo) / (1 - y / self.hi)
 
+# %% ../../nbs/sampling/lists.ipynb #d89fb986
 def scale_of(e: Ends) -> Scale:
     "The coordinate for given ends."
-    return Scale(0. if e.low > 0 else e.bottom, math.inf if math.isfinite(e.high) else e.top)
+    return Scale(0.0 if e.low > 0 else e.bottom, math.inf if math.isfinite(e.high) else e.top)
 
 # %% ../../nbs/sampling/lists.ipynb #2acbde7b
 class Ask(NamedTuple):
     "What a list is made for."
-    n: int # steps
-    field: GaussianField | Spectrum | None # the data
-    process: Process # the forward process
-    solver: str # a name in `SOLVERS`
-    distance: str # a name in `DISTANCES`
-    ends: Ends # where it starts and ends
 
+    n: int  # steps
+    field: GaussianField | Spectrum | None  # the data
+    process: Process  # the forward process
+    solver: str  # a name in `SOLVERS`
+    distance: str  # a name in `DISTANCES`
+    ends: Ends  # where it starts and ends
+
+# %% ../../nbs/sampling/lists.ipynb #ad0b9640
 LISTS = Registry("list of steps")
 DEFAULT_SOLVER = "dpm_solver++"
 
+
 def step_list(
-    name: str, # the public name
-) -> Callable: # a decorator that returns the public function
+    name: str,  # the public name
+) -> Callable:  # a decorator that returns the public function
     "Make a rule `Ask -> times` available by name."
+
     def add(rule: Callable[[Ask], Tensor]) -> Callable:
         @wraps(rule)
         def build(
-            n: int, # steps
+            n: int,  # steps
             *,
-            process: Process, # the forward process
-            field: GaussianField | Spectrum | None = None, # the data, for lists that look at them
-            solver: str = DEFAULT_SOLVER, # a name in `SOLVERS`
-            distance: str = "w2", # a name in `DISTANCES`
-            start: float | None = None, # first time; 1 when not given
-            end: float | None = None, # last time; 0 when not given
-        ) -> Tensor: # n+1 falling times, float64
+            process: Process,  # the forward process
+            field: GaussianField | Spectrum | None = None,  # the data, for lists that look at them
+            solver: str = DEFAULT_SOLVER,  # a name in `SOLVERS`
+            distance: str = "w2",  # a name in `DISTANCES`
+            start: float | None = None,  # first time; 1 when not given
+            end: float | None = None,  # last time; 0 when not given
+        ) -> Tensor:  # n+1 falling times, float64
             return check_times(rule(ask(n, field, process, solver, distance, start, end)))
+
         del build.__wrapped__  # the signature is the public one
         return LISTS.register(name)(build)
+
     return add
 
+# %% ../../nbs/sampling/lists.ipynb #74b8c4c3
 def ask(n, field, process, solver, distance, start, end) -> Ask:
     "The wish of a caller, checked."
     if not isinstance(n, int) or isinstance(n, bool) or n < 1:
@@ -252,24 +313,27 @@ def ask(n, field, process, solver, distance, start, end) -> Ask:
         table[key]
     return Ask(n, field, process, solver, distance, ends(process, start, end))
 
+# %% ../../nbs/sampling/lists.ipynb #c727b664
 def from_levels(
-    wish: Ask, # the process and the ends
-    inner: Float[Tensor, " m"], # levels strictly between the ends, falling
-) -> Float[Tensor, " m+2"]: # times
+    wish: Ask,  # the process and the ends
+    inner: Float[Tensor, " m"],  # levels strictly between the ends, falling
+) -> Float[Tensor, " m+2"]:  # times
     "Times of a list of levels."
     e = wish.ends
     outer = [torch.tensor([t], dtype=torch.float64) for t in (e.start, e.end)]
     return torch.cat([outer[0], time_at(wish.process, inner, e.start, e.end), outer[1]])
 
+# %% ../../nbs/sampling/lists.ipynb #882d1797
 def shaped(
-    wish: Ask, # the ends
-    shape: Callable[[Tensor], Tensor], # share of the way in [0, 1] -> share of the way in log sigma
-) -> Float[Tensor, " n+1"]: # times
-    "A list that is given by its shape between two positive, finite levels; to a clean end it adds one more step."
+    wish: Ask,  # the ends
+    shape: Callable[[Tensor], Tensor],  # share of the way in [0, 1] -> share of the way in log sigma
+) -> Float[Tensor, " n+1"]:  # times
+    """A list that is given by its shape between two positive, finite levels; to a clean end it adds one more
+    step."""
     e = wish.ends
     points = wish.n + (e.low > 0)
-    u = torch.linspace(0, 1, points, dtype=torch.float64)[1:points - (e.low > 0)]
-    return from_levels(wish, (math.log(e.top) + shape(u)*math.log(e.bottom/e.top)).exp())
+    u = torch.linspace(0, 1, points, dtype=torch.float64)[1 : points - (e.low > 0)]
+    return from_levels(wish, (math.log(e.top) + shape(u) * math.log(e.bottom / e.top)).exp())
 
 # %% ../../nbs/sampling/lists.ipynb #3fe4b6af
 @step_list("even")
@@ -277,90 +341,116 @@ def even(wish: Ask) -> Tensor:
     "Even times."
     return time_grid(wish.n, start=wish.ends.start, end=wish.ends.end)
 
+
 @step_list("log_sigma")
 def log_sigma(wish: Ask) -> Tensor:
     "Even in log sigma."
     return shaped(wish, lambda u: u)
 
-RHO = 7.
+# %% ../../nbs/sampling/lists.ipynb #04686f77
+RHO = 7.0
+
 
 @step_list("karras")
 def karras(wish: Ask) -> Tensor:
     "Even in the seventh root of sigma (Karras et al. 2022, eq. 5)."
-    a, b = (x**(1/RHO) for x in (wish.ends.top, wish.ends.bottom))
-    return shaped(wish, lambda u: RHO*((a + u*(b - a))/a).log()/math.log(wish.ends.bottom/wish.ends.top))
+    a, b = (x ** (1 / RHO) for x in (wish.ends.top, wish.ends.bottom))
+    return shaped(
+        wish, lambda u: RHO * ((a + u * (b - a)) / a).log() / math.log(wish.ends.bottom / wish.ends.top)
+    )
 
+# %% ../../nbs/sampling/lists.ipynb #3292e9ce
 BETA = 0.6  # both parameters of the distribution
+
 
 @step_list("beta")
 def beta(wish: Ask) -> Tensor:
     "Times at quantiles of a beta distribution (Lee et al. 2024)."
     from scipy.special import betaincinv
-    share = torch.as_tensor(betaincinv(BETA, BETA, torch.linspace(1, 0, wish.n + 1, dtype=torch.float64).numpy()))
-    return wish.ends.end + (wish.ends.start - wish.ends.end)*share
 
+    share = torch.as_tensor(
+        betaincinv(BETA, BETA, torch.linspace(1, 0, wish.n + 1, dtype=torch.float64).numpy())
+    )
+    return wish.ends.end + (wish.ends.start - wish.ends.end) * share
+
+# %% ../../nbs/sampling/lists.ipynb #bc5f602d
 def tangent_list(wish: Ask, coefficient: float) -> Tensor:
     "Even in arctan(sigma/coefficient)."
     first, last = (math.atan2(x, coefficient) for x in (wish.ends.high, wish.ends.low))
     angles = torch.linspace(first, last, wish.n + 1, dtype=torch.float64)[1:-1]
-    return from_levels(wish, coefficient*angles.tan())
+    return from_levels(wish, coefficient * angles.tan())
+
 
 @step_list("cosine")
 def cosine(wish: Ask) -> Tensor:
     "Even in arctan sigma: the even times of the cosine schedule."
-    return tangent_list(wish, 1.)
+    return tangent_list(wish, 1.0)
 
 # %% ../../nbs/sampling/lists.ipynb #f62c8219
 AYS = {
     "ays": (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152),
     "ays_sdxl": (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113),
-    "ays_svd": (700., 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034),
+    "ays_svd": (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034),
 }
+
 
 def published(name: str) -> Callable[[Ask], Tensor]:
     "The rule of a published table."
     logs = torch.tensor(AYS[name], dtype=torch.float64).log()
-    shares = (logs - logs[0])/(logs[-1] - logs[0])
+    shares = (logs - logs[0]) / (logs[-1] - logs[0])
+
     def shape(u):
-        x = u*(len(shares) - 1)
+        x = u * (len(shares) - 1)
         left = x.long().clamp(max=len(shares) - 2)
-        return shares[left] + (x - left)*(shares[left + 1] - shares[left])
+        return shares[left] + (x - left) * (shares[left + 1] - shares[left])
+
     def rule(wish: Ask) -> Tensor:
         return shaped(wish, shape)
+
     rule.__name__, rule.__qualname__ = name, name
     rule.__doc__ = "A table of Align Your Steps (Sabour, Fidler and Kreis 2024), stretched to the ends."
     return rule
+
 
 for _name in AYS:
     step_list(_name)(published(_name))
 
 # %% ../../nbs/sampling/lists.ipynb #a7dd8c3b
 def tangent_coefficient(
-    spectrum: Spectrum, # powers and weights
-    exponent: float, # of power in the weight of a relative error: 0 for the divergence, 1 for W2
-) -> float: # c in sigma = c tan(u)
+    spectrum: Spectrum,  # powers and weights
+    exponent: float,  # of power in the weight of a relative error: 0 for the divergence, 1 for W2
+) -> float:  # c in sigma = c tan(u)
     "The coefficient of the best tangent law for many first-order steps."
-    w = spectrum.weight*spectrum.power.pow(exponent)
-    return ((w*spectrum.power).sum()/(w/spectrum.power).sum()).item()**0.25
+    w = spectrum.weight * spectrum.power.pow(exponent)
+    return ((w * spectrum.power).sum() / (w / spectrum.power).sum()).item() ** 0.25
+
 
 class FirstOrder(UserWarning):
     "A list was made for steps of first order and is given to a solver of higher order."
 
+# %% ../../nbs/sampling/lists.ipynb #ae9a96cb
 def warn_order(
-    name: str, # of the list
-    solver: str, # a name in `SOLVERS`
+    name: str,  # of the list
+    solver: str,  # a name in `SOLVERS`
 ) -> None:
     "Warn when a list for first-order steps meets another solver."
     order = SOLVERS[solver].order
     if order > 1:
-        warnings.warn(f"list {name!r} is derived for steps of first order (ddim, ancestral), got solver {solver!r} of order {order}, with which it can be "
-                      "worse than any other; hint: 'log_sigma', or 'optimal', which is made for a solver", FirstOrder, stacklevel=4)
+        warnings.warn(
+            f"list {name!r} is derived for steps of first order (ddim, ancestral), got solver {solver!r} of"
+            f" order {order}, with which it can be worse than any other; hint: 'log_sigma', or 'optimal',"
+            " which is made for a solver",
+            FirstOrder,
+            stacklevel=4,
+        )
 
+# %% ../../nbs/sampling/lists.ipynb #a5df1d3f
 def needed(wish: Ask, name: str) -> Spectrum:
     "The spectrum that a list asks for."
     if wish.field is None:
         raise InputError(f"list {name!r} is made from a spectrum; hint: field=GaussianField.fit(images)")
     return binned(coefficients(wish.field, wish.process, wish.distance), 200)
+
 
 @step_list("tangent")
 def tangent(wish: Ask) -> Tensor:
@@ -371,41 +461,47 @@ def tangent(wish: Ask) -> Tensor:
 # %% ../../nbs/sampling/lists.ipynb #c60ea4d4
 POINTS, ROUNDS = 4_001, 30
 
+
 def arc_levels(
-    spectrum: Spectrum, # powers and weights
-    e: Ends, # where the list starts and ends
-    n: int, # steps
-    exponent: float, # of power in the weight of a relative error
-    rounds: int, # 0 is the plain arc
-) -> Float[Tensor, " n-1"]: # levels between the ends
+    spectrum: Spectrum,  # powers and weights
+    e: Ends,  # where the list starts and ends
+    n: int,  # steps
+    exponent: float,  # of power in the weight of a relative error
+    rounds: int,  # 0 is the plain arc
+) -> Float[Tensor, " n-1"]:  # levels between the ends
     "Equal steps of ds^2 = sum_k w_k d theta_k^2, reweighted by what each coefficient loses."
     scale = scale_of(e)
     first, last = (scale.forward(torch.tensor(x, dtype=torch.float64)).item() for x in (e.high, e.low))
     x = torch.linspace(first, last, POINTS, dtype=torch.float64)
     sigma = torch.cat([torch.tensor([e.high]), scale.back(x[1:-1]), torch.tensor([e.low])])
     turned = torch.atan2(sigma[:, None], spectrum.power.sqrt()).diff(dim=0).square()
-    base = spectrum.weight*spectrum.power.pow(exponent)
+    base = spectrum.weight * spectrum.power.pow(exponent)
     weight = base
     for _ in range(rounds):
-        speed = (turned*weight).sum(1).sqrt()
-        share = (speed/speed.sum()).clamp(min=torch.finfo(torch.float64).tiny)
-        weight = base*(turned/share[:, None]).sum(0)
-    arc = torch.cat([torch.zeros(1), (turned*weight).sum(1).sqrt().cumsum(0)])
-    wanted = torch.linspace(0, 1, n + 1, dtype=torch.float64)[1:-1]*arc[-1]
+        speed = (turned * weight).sum(1).sqrt()
+        share = (speed / speed.sum()).clamp(min=torch.finfo(torch.float64).tiny)
+        weight = base * (turned / share[:, None]).sum(0)
+    arc = torch.cat([torch.zeros(1), (turned * weight).sum(1).sqrt().cumsum(0)])
+    wanted = torch.linspace(0, 1, n + 1, dtype=torch.float64)[1:-1] * arc[-1]
     right = torch.searchsorted(arc, wanted).clamp(1, POINTS - 1)
-    part = (wanted - arc[right - 1])/(arc[right] - arc[right - 1])
-    return scale.back(x[right - 1] + part*(x[right] - x[right - 1]))
+    part = (wanted - arc[right - 1]) / (arc[right] - arc[right - 1])
+    return scale.back(x[right - 1] + part * (x[right] - x[right - 1]))
 
+# %% ../../nbs/sampling/lists.ipynb #9fafb0d2
 def arc_list(wish: Ask, name: str, rounds: int) -> Tensor:
     "Times of an arc."
     warn_order(name, wish.solver)
-    return from_levels(wish, arc_levels(needed(wish, name), wish.ends, wish.n, DISTANCES[wish.distance].exponent, rounds))
+    return from_levels(
+        wish, arc_levels(needed(wish, name), wish.ends, wish.n, DISTANCES[wish.distance].exponent, rounds)
+    )
+
 
 @step_list("arc")
 def arc(wish: Ask) -> Tensor:
     "Equal steps of the arc, for solvers of first order."
     return arc_list(wish, "arc", 0)
 
+# %% ../../nbs/sampling/lists.ipynb #84dcf97f
 @step_list("arc_reweighted")
 def arc_reweighted(wish: Ask) -> Tensor:
     "Equal steps of the arc with the stationary weights, for solvers of first order."

@@ -21,18 +21,22 @@ __all__ = ['band_weights', 'masf']
 
 # %% ../../nbs/sampling/masf.ipynb #ed649bf0
 def band_weights(
-    size: tuple[int, int], # (h, w) of the images
-    coarse: float, # weight of the past in the coarsest band
-    detail: float, # weight of the past in all others
-) -> Float[Tensor, "h w"]: # one weight per Haar coefficient, float64
+    size: tuple[int, int],  # (h, w) of the images
+    coarse: float,  # weight of the past in the coarsest band
+    detail: float,  # weight of the past in all others
+) -> Float[Tensor, "h w"]:  # one weight per Haar coefficient, float64
     "The weight of the past, for each coefficient of the packed Haar transform."
     for name, weight in {"coarse": coarse, "detail": detail}.items():
-        if not -1 < weight < 1: raise InputError(f"the weight of the past lies between -1 and 1, got {name}={weight}")
+        if not -1 < weight < 1:
+            raise InputError(f"the weight of the past lies between -1 and 1, got {name}={weight}")
     frequency = BASES["haar"].frequency(*size)
     return torch.full_like(frequency, detail).masked_fill(frequency == frequency.min(), coarse)
 
+# %% ../../nbs/sampling/masf.ipynb #6a7fe69b
 @register_sampler("masf")
-def masf(run: Run, x: Float[Tensor, "b c h w"], *, coarse: float = 0.1, detail: float = 0.1) -> Iterator[tuple[Tensor, Tensor]]:
+def masf(
+    run: Run, x: Float[Tensor, "b c h w"], *, coarse: float = 0.1, detail: float = 0.1
+) -> Iterator[tuple[Tensor, Tensor]]:
     "DDIM on a moving average of the estimates, one weight for each wavelet band (Qian et al. 2024)."
     haar, weights, average = BASES["haar"], band_weights(run.size, coarse, detail), None
     g = ddim_gains(*neighbours(run))

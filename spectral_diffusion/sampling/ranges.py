@@ -21,75 +21,83 @@ from .lists import DISTANCES, Spectrum, coefficients
 __all__ = ['SHARE', 'start_error', 'end_error', 'crossing', 'Moments', 'density', 'moments', 'NoiseRange', 'noise_range']
 
 # %% ../../nbs/sampling/ranges.ipynb #29a8a4c1
-SHARE = 1e-4 # of the power, in squared W2
+SHARE = 1e-4  # of the power, in squared W2
+
 
 def start_error(
-    spectrum: Spectrum, # powers and weights
-    sigma: float, # where the noise starts
-) -> float: # squared W2 over power
+    spectrum: Spectrum,  # powers and weights
+    sigma: float,  # where the noise starts
+) -> float:  # squared W2 over power
     "What beginning with noise alone costs: it falls with sigma."
-    lost = (1 - sigma/(spectrum.power + sigma**2).sqrt()).square()*spectrum.power
-    return ((spectrum.weight*lost).sum()/(spectrum.weight*spectrum.power).sum()).item()
+    lost = (1 - sigma / (spectrum.power + sigma**2).sqrt()).square() * spectrum.power
+    return ((spectrum.weight * lost).sum() / (spectrum.weight * spectrum.power).sum()).item()
 
+# %% ../../nbs/sampling/ranges.ipynb #491233ad
 def end_error(
-    spectrum: Spectrum, # powers and weights
-    sigma: float, # where the noise ends
-) -> float: # squared W2 over power
+    spectrum: Spectrum,  # powers and weights
+    sigma: float,  # where the noise ends
+) -> float:  # squared W2 over power
     "What the noise that is left costs: it rises with sigma."
     left = (spectrum.power + sigma**2).sqrt() - spectrum.power.sqrt()
-    return ((spectrum.weight*left.square()).sum()/(spectrum.weight*spectrum.power).sum()).item()
+    return ((spectrum.weight * left.square()).sum() / (spectrum.weight * spectrum.power).sum()).item()
 
+# %% ../../nbs/sampling/ranges.ipynb #6b713c0c
 def crossing(
-    rising: Callable[[float], float], # of sigma
-    value: float, # wanted
-) -> float: # sigma
+    rising: Callable[[float], float],  # of sigma
+    value: float,  # wanted
+) -> float:  # sigma
     "The sigma at which a rising function has a value, by bisection of its logarithm."
     low, high = math.log(1e-12), math.log(1e12)
     for _ in range(200):
-        middle = (low + high)/2
+        middle = (low + high) / 2
         low, high = (middle, high) if rising(math.exp(middle)) < value else (low, middle)
-    return math.exp((low + high)/2)
+    return math.exp((low + high) / 2)
 
 # %% ../../nbs/sampling/ranges.ipynb #6de9f09e
 class Moments(NamedTuple):
     "Mean and standard deviation of log sigma; of logit t for a flow."
-    mean: float # P_mean
-    std: float # P_std
 
+    mean: float  # P_mean
+    std: float  # P_std
+
+# %% ../../nbs/sampling/ranges.ipynb #2e889eb3
 def density(
-    spectrum: Spectrum, # powers and weights
-    x: Tensor, # log sigma
-    exponent: float, # of power in the weight
-) -> Tensor: # integrates to one
+    spectrum: Spectrum,  # powers and weights
+    x: Tensor,  # log sigma
+    exponent: float,  # of power in the weight
+) -> Tensor:  # integrates to one
     "Density of log sigma in which the gain of the best denoiser changes."
-    w = spectrum.weight*spectrum.power.pow(exponent)
-    bell = 1/torch.cosh(x[:, None] - spectrum.power.log()/2).square()/2
-    return (w*bell).sum(1)/w.sum()
+    w = spectrum.weight * spectrum.power.pow(exponent)
+    bell = 1 / torch.cosh(x[:, None] - spectrum.power.log() / 2).square() / 2
+    return (w * bell).sum(1) / w.sum()
 
+# %% ../../nbs/sampling/ranges.ipynb #d5c0019d
 def moments(
-    spectrum: Spectrum, # powers and weights
-    exponent: float, # of power in the weight: 0 for the divergence, 1 for W2
-) -> Moments: # of the density
+    spectrum: Spectrum,  # powers and weights
+    exponent: float,  # of power in the weight: 0 for the divergence, 1 for W2
+) -> Moments:  # of the density
     "Mean and standard deviation of log sigma, in closed form."
-    w, centre = spectrum.weight*spectrum.power.pow(exponent), spectrum.power.log()/2
-    mean = (w*centre).sum()/w.sum()
-    spread = (w*(centre - mean).square()).sum()/w.sum()
-    return Moments(mean.item(), (spread + math.pi**2/12).sqrt().item())
+    w, centre = spectrum.weight * spectrum.power.pow(exponent), spectrum.power.log() / 2
+    mean = (w * centre).sum() / w.sum()
+    spread = (w * (centre - mean).square()).sum() / w.sum()
+    return Moments(mean.item(), (spread + math.pi**2 / 12).sqrt().item())
 
 # %% ../../nbs/sampling/ranges.ipynb #0026cba9
 class NoiseRange(NamedTuple):
     "Noise levels for a data set."
-    sigma_min: float # end_error is the share
-    sigma_max: float # start_error is the share
-    p_mean: float # mean of log sigma in training; of logit t for a flow
-    p_std: float # standard deviation of the same
 
+    sigma_min: float  # end_error is the share
+    sigma_max: float  # start_error is the share
+    p_mean: float  # mean of log sigma in training; of logit t for a flow
+    p_std: float  # standard deviation of the same
+
+# %% ../../nbs/sampling/ranges.ipynb #cc765032
 def noise_range(
-    field: GaussianField | Spectrum, # the data
-    distance: str = "w2", # a name in `DISTANCES`; it weighs the training levels
+    field: GaussianField | Spectrum,  # the data
+    distance: str = "w2",  # a name in `DISTANCES`; it weighs the training levels
     *,
-    share: float = SHARE, # of the power, in squared W2, that the start and the end may each cost
-) -> NoiseRange: # sigma_min, sigma_max, P_mean, P_std
+    share: float = SHARE,  # of the power, in squared W2, that the start and the end may each cost
+) -> NoiseRange:  # sigma_min, sigma_max, P_mean, P_std
     "Noise levels to sample between and to train at."
     if not 0 < share < 1:
         raise InputError(f"share is a part of the power, between 0 and 1, got {share}")

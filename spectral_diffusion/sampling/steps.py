@@ -21,7 +21,21 @@ from ..noise.theory import GaussianField, total_power
 from .engine import check_times
 from .linear import SOLVERS, at, levels, variances
 from spectral_diffusion.sampling.lists import (
-    DEFAULT_SOLVER, DISTANCES, LISTS, Ask, Ends, FirstOrder, Scale, Spectrum, ask, binned, coefficients, from_levels, ratio_at, scale_of, step_list,
+    DEFAULT_SOLVER,
+    DISTANCES,
+    LISTS,
+    Ask,
+    Ends,
+    FirstOrder,
+    Scale,
+    Spectrum,
+    ask,
+    binned,
+    coefficients,
+    from_levels,
+    ratio_at,
+    scale_of,
+    step_list,
 )
 
 # %% auto #0
@@ -32,21 +46,23 @@ __all__ = ['INITIAL', 'MOST_RATIO', 'STARTS', 'SHARPNESS', 'ENOUGH', 'BANDS', 'M
 # %% ../../nbs/sampling/steps.ipynb #bdd0aa37
 INITIAL = ("prior", "marginal")
 
+
 def judged(
-    spectrum: Spectrum, # powers and weights
-    level: Level, # gains at the times of the list
-    solver: str, # a name in `SOLVERS`
-    distance: str, # a name in `DISTANCES`
-    initial: str, # "prior": from noise alone; "marginal": from the true marginal
-    robust: float, # delta: root of the denoiser's excess loss over the least loss
-    options: dict | None = None, # keyword arguments of the solver
-) -> Tensor: # one number, differentiable in the levels
+    spectrum: Spectrum,  # powers and weights
+    level: Level,  # gains at the times of the list
+    solver: str,  # a name in `SOLVERS`
+    distance: str,  # a name in `DISTANCES`
+    initial: str,  # "prior": from noise alone; "marginal": from the true marginal
+    robust: float,  # delta: root of the denoiser's excess loss over the least loss
+    options: dict | None = None,  # keyword arguments of the solver
+) -> Tensor:  # one number, differentiable in the levels
     "Distance between what a solver generates and the true marginal at the end of its list."
     level = levels(level)
     first = level.s[0].square().expand_as(spectrum.power) if initial == "prior" else None
     v = variances(solver, level, spectrum.power, initial=first, error=robust, options=options)
     return DISTANCES[distance].measure(v, total_power(spectrum.power, at(level, -1)), spectrum.weight)
 
+# %% ../../nbs/sampling/steps.ipynb #d620796c
 def check_choice(solver: str, distance: str, initial: str, robust: float) -> None:
     "Raise for names and sizes that do not exist."
     SOLVERS[solver]
@@ -54,19 +70,22 @@ def check_choice(solver: str, distance: str, initial: str, robust: float) -> Non
     if initial not in INITIAL:
         raise unknown_name("initial", initial, list(INITIAL))
     if not 0 <= robust < math.inf:
-        raise InputError(f"robust is the root of an excess loss over the least loss, zero or more, got {robust}")
+        raise InputError(
+            f"robust is the root of an excess loss over the least loss, zero or more, got {robust}"
+        )
 
+# %% ../../nbs/sampling/steps.ipynb #d3f4cc70
 def list_error(
-    field: GaussianField | Spectrum, # the data
-    process: Process, # the forward process
-    times: Float[Tensor, " n+1"] | list[float], # falling times
-    solver: str = DEFAULT_SOLVER, # a name in `SOLVERS`
-    distance: str = "w2", # a name in `DISTANCES`
+    field: GaussianField | Spectrum,  # the data
+    process: Process,  # the forward process
+    times: Float[Tensor, " n+1"] | list[float],  # falling times
+    solver: str = DEFAULT_SOLVER,  # a name in `SOLVERS`
+    distance: str = "w2",  # a name in `DISTANCES`
     *,
-    initial: str = "prior", # from noise alone, as samplers start; "marginal": from the true marginal
-    robust: float = 0., # delta: root of the denoiser's excess loss over the least loss
-    options: dict | None = None, # keyword arguments of the solver
-) -> Float[Tensor, ""]: # differentiable in the times
+    initial: str = "prior",  # from noise alone, as samplers start; "marginal": from the true marginal
+    robust: float = 0.0,  # delta: root of the denoiser's excess loss over the least loss
+    options: dict | None = None,  # keyword arguments of the solver
+) -> Float[Tensor, ""]:  # differentiable in the times
     "Distance of the generated field to the true marginal at the last time, exact for Gaussian data."
     check_times(times)
     check_choice(solver, distance, initial, robust)
@@ -75,61 +94,67 @@ def list_error(
     return judged(exact, Level(*SCHEDULES[process.schedule](t)), solver, distance, initial, robust, options)
 
 # %% ../../nbs/sampling/steps.ipynb #e29a787d
-MOST_RATIO = 1e3 # of the largest step to the smallest
+MOST_RATIO = 1e3  # of the largest step to the smallest
 STARTS = ("log_sigma", "karras", "arc_reweighted", "cosine")
-SHARPNESS = 20. # of the smooth maximum over several spectra
-ENOUGH = 1e-9 # error over power below which nothing is gained: half precision and eight bits end far above
+SHARPNESS = 20.0  # of the smooth maximum over several spectra
+ENOUGH = 1e-9  # error over power below which nothing is gained: half precision and eight bits end far above
+
 
 class Problem(NamedTuple):
     "What a list is optimised for."
-    spectra: list[Spectrum] # binned; with several, the worst counts
-    ends: Ends # where it starts and ends
-    scale: Scale # the coordinate
-    solver: str # a name in `SOLVERS`
-    distance: str # a name in `DISTANCES`
-    initial: str # prior or marginal
-    robust: float # delta
+
+    spectra: list[Spectrum]  # binned; with several, the worst counts
+    ends: Ends  # where it starts and ends
+    scale: Scale  # the coordinate
+    solver: str  # a name in `SOLVERS`
+    distance: str  # a name in `DISTANCES`
+    initial: str  # prior or marginal
+    robust: float  # delta
 
     def levels(self, shares: Tensor) -> Tensor:
         "Levels strictly between the ends."
-        first, last = (self.scale.forward(torch.tensor(x, dtype=torch.float64)) for x in (self.ends.high, self.ends.low))
-        return self.scale.back(first + shares.cumsum(0)[:-1]*(last - first))
+        first, last = (
+            self.scale.forward(torch.tensor(x, dtype=torch.float64)) for x in (self.ends.high, self.ends.low)
+        )
+        return self.scale.back(first + shares.cumsum(0)[:-1] * (last - first))
 
     def loss(self, inner: Tensor) -> Tensor:
         "Logarithm of the error over the power; of the worst spectrum when there are several."
         sigma = torch.cat([torch.tensor([self.ends.high]), inner, torch.tensor([self.ends.low])])
         logs = torch.stack([self.part(s, sigma).log() for s in self.spectra])
-        return torch.logsumexp(SHARPNESS*logs, 0)/SHARPNESS
+        return torch.logsumexp(SHARPNESS * logs, 0) / SHARPNESS
 
     def part(self, spectrum: Spectrum, sigma: Tensor) -> Tensor:
         "Error over power for one spectrum."
         exponent = DISTANCES[self.distance].exponent
         error = judged(spectrum, unit_gauge(sigma), self.solver, self.distance, self.initial, self.robust)
-        return ENOUGH + error/(spectrum.weight*spectrum.power.pow(exponent)).sum()
+        return ENOUGH + error / (spectrum.weight * spectrum.power.pow(exponent)).sum()
 
+# %% ../../nbs/sampling/steps.ipynb #cbe2527c
 def unit_gauge(sigma: Tensor) -> Level:
     "Gains with a^2 + s^2 = 1 up to an infinite sigma, or a = 1 where all are finite."
     far = torch.isinf(sigma)
     if not bool(far.any()):
         return Level(torch.ones_like(sigma), sigma)
-    near = torch.where(far, 1., sigma)
+    near = torch.where(far, 1.0, sigma)
     size = (1 + near.square()).sqrt()
     last = size[-1].detach()  # the last level keeps a = 1
-    return Level(torch.where(far, 0., last/size), torch.where(far, last, last*near/size))
+    return Level(torch.where(far, 0.0, last / size), torch.where(far, last, last * near / size))
 
 # %% ../../nbs/sampling/steps.ipynb #c2e1a4b5
 def descend(
-    problem: Problem, # what is minimised
-    inner: Float[Tensor, " n-1"], # levels to start from
+    problem: Problem,  # what is minimised
+    inner: Float[Tensor, " n-1"],  # levels to start from
     *,
-    most: int = 200, # iterations
-) -> tuple[Tensor, float]: # levels, and the logarithm of their error
+    most: int = 200,  # iterations
+) -> tuple[Tensor, float]:  # levels, and the logarithm of their error
     "Levels at a local minimum (L-BFGS with bounds, Byrd et al. 1995)."
     from scipy.optimize import minimize
+
     ends = torch.tensor([problem.ends.high, problem.ends.low], dtype=torch.float64)
     x = problem.scale.forward(torch.cat([ends[:1], inner, ends[1:]]))
-    bound = math.log(MOST_RATIO)/2
-    logits = (x.diff()/(x[-1] - x[0])).log()
+    bound = math.log(MOST_RATIO) / 2
+    logits = (x.diff() / (x[-1] - x[0])).log()
     logits = (logits - logits.mean()).clamp(-bound, bound).numpy()
 
     def value(z: np.ndarray) -> tuple[float, np.ndarray]:
@@ -138,59 +163,79 @@ def descend(
         loss.backward()
         return loss.item(), z.grad.numpy()
 
-    found = minimize(value, logits, jac=True, method="L-BFGS-B", bounds=[(-bound, bound)]*len(logits), options={"maxiter": most, "maxfun": 2*most, "ftol": 1e-8, "gtol": 1e-5})
+    found = minimize(
+        value,
+        logits,
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(-bound, bound)] * len(logits),
+        options={"maxiter": most, "maxfun": 2 * most, "ftol": 1e-8, "gtol": 1e-5},
+    )
     if not (math.isfinite(found.fun) and np.isfinite(found.x).all()):
         raise FloatingPointError(f"the search for a list ended in {found.fun}: {found.message}")
     return problem.levels(torch.from_numpy(found.x).softmax(0)), float(found.fun)
 
+# %% ../../nbs/sampling/steps.ipynb #ce5b3d81
 def optima(
-    problem: Problem, # what is minimised
-    wish: Ask, # the same, for the lists to start from
-    starts: tuple[str, ...] = STARTS, # names in `LISTS`
-) -> dict[str, tuple[Tensor, float]]: # start -> (levels, logarithm of the error), best first
+    problem: Problem,  # what is minimised
+    wish: Ask,  # the same, for the lists to start from
+    starts: tuple[str, ...] = STARTS,  # names in `LISTS`
+) -> dict[str, tuple[Tensor, float]]:  # start -> (levels, logarithm of the error), best first
     "Local minima from several starts."
     found = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FirstOrder)
         for name in starts:
-            times = LISTS[name](wish.n, process=wish.process, field=wish.field, distance=wish.distance, start=wish.ends.start, end=wish.ends.end)
+            times = LISTS[name](
+                wish.n,
+                process=wish.process,
+                field=wish.field,
+                distance=wish.distance,
+                start=wish.ends.start,
+                end=wish.ends.end,
+            )
             found[name] = descend(problem, ratio_at(wish.process, times)[1:-1])
     return dict(sorted(found.items(), key=lambda item: item[1][1]))
 
 # %% ../../nbs/sampling/steps.ipynb #4a009b31
 BANDS = 8
 
+
 class StepList(NamedTuple):
     "A list of steps and what to expect of it. Errors are distances to the true marginal at the last time."
-    times: Tensor # n+1 falling times, float64
-    sigmas: Tensor # noise over signal at these times
-    total: float # error with the denoiser that it was made for
-    exact: float # error with the exact denoiser; equal to `total` unless robust
-    error: Tensor # `total` by band
-    bands: Tensor # edges of the bands, one more
-    by: str # what the edges are: "frequency" in cycles/pixel, or "power" where there is none
-    power: float # what the error of a field that is all zero would be in W2: the sum of weight times power
-    others: dict[str, float] # error of the usual lists, with the same denoiser
-    spread: float # largest root mean square difference in log sigma between the minima from different starts
-    optima: dict[str, float] # error reached from each start, best first
 
+    times: Tensor  # n+1 falling times, float64
+    sigmas: Tensor  # noise over signal at these times
+    total: float  # error with the denoiser that it was made for
+    exact: float  # error with the exact denoiser; equal to `total` unless robust
+    error: Tensor  # `total` by band
+    bands: Tensor  # edges of the bands, one more
+    by: str  # what the edges are: "frequency" in cycles/pixel, or "power" where there is none
+    power: float  # what the error of a field that is all zero would be in W2: the sum of weight times power
+    others: dict[str, float]  # error of the usual lists, with the same denoiser
+    spread: float  # largest root mean square difference in log sigma between the minima from different starts
+    optima: dict[str, float]  # error reached from each start, best first
+
+# %% ../../nbs/sampling/steps.ipynb #32cd09fb
 class Bands(NamedTuple):
     "An error, taken apart."
-    error: Tensor # one entry a band
-    edges: Tensor # one more
-    by: str # frequency or power
 
+    error: Tensor  # one entry a band
+    edges: Tensor  # one more
+    by: str  # frequency or power
+
+# %% ../../nbs/sampling/steps.ipynb #00cb66fc
 def band_errors(
-    field: GaussianField | Spectrum, # the data
-    process: Process, # the forward process
-    times: Float[Tensor, " n+1"], # falling times
-    solver: str = DEFAULT_SOLVER, # a name in `SOLVERS`
-    distance: str = "w2", # a name in `DISTANCES`
+    field: GaussianField | Spectrum,  # the data
+    process: Process,  # the forward process
+    times: Float[Tensor, " n+1"],  # falling times
+    solver: str = DEFAULT_SOLVER,  # a name in `SOLVERS`
+    distance: str = "w2",  # a name in `DISTANCES`
     *,
-    initial: str = "prior", # prior or marginal
-    robust: float = 0., # delta: root of the denoiser's excess loss over the least loss
-    bands: int = BANDS, # how many
-) -> Bands: # sums to the error
+    initial: str = "prior",  # prior or marginal
+    robust: float = 0.0,  # delta: root of the denoiser's excess loss over the least loss
+    bands: int = BANDS,  # how many
+) -> Bands:  # sums to the error
     "The error of a list by frequency, or by power where the data have no frequencies."
     data = coefficients(field, process, distance)
     place, by = bandwidths(field, process, data)
@@ -207,6 +252,7 @@ def band_errors(
         error.append(measure(v, true, weight))
     return Bands(torch.stack(error), edges.exp() if by == "power" else edges, by)
 
+# %% ../../nbs/sampling/steps.ipynb #a2e7ca8d
 def bandwidths(field: GaussianField | Spectrum, process: Process, data: Spectrum) -> tuple[Tensor, str]:
     "Frequency of every used coefficient, or the logarithm of its power."
     if isinstance(field, Spectrum) or field.basis.name.startswith("pixel"):
@@ -215,28 +261,33 @@ def bandwidths(field: GaussianField | Spectrum, process: Process, data: Spectrum
     factor = torch.ones(()) if process.isotropic else process.factor
     return frequency[(field.power > 0) & (factor.expand(field.power.shape) > 0)], "frequency"
 
-MOST_POWERS = 5_000 # distinct ones; with more they are rounded to three digits
+# %% ../../nbs/sampling/steps.ipynb #3b0f3ef8
+MOST_POWERS = 5_000  # distinct ones; with more they are rounded to three digits
+
 
 def distinct(power: Tensor) -> tuple[Tensor, Tensor]:
     "Distinct powers and which of them each coefficient has."
     values, index = power.unique(return_inverse=True)
     if len(values) <= MOST_POWERS:
         return values, index
-    steps, index = (power.log()*1e3).round().unique(return_inverse=True)
-    return (steps/1e3).exp(), index
+    steps, index = (power.log() * 1e3).round().unique(return_inverse=True)
+    return (steps / 1e3).exp(), index
 
 # %% ../../nbs/sampling/steps.ipynb #56ce9b4a
-FEW_STARTS = 12 # with more steps than this the first two starts are enough
+FEW_STARTS = 12  # with more steps than this the first two starts are enough
+
 
 def optimise(
-    wish: Ask, # what the list is for
-    family: list[GaussianField | Spectrum], # further data; the worst counts
-    initial: str, # prior or marginal
-    robust: float, # delta
-) -> tuple[Tensor, dict[str, float], float]: # times, error over power reached from each start, spread of the minima
+    wish: Ask,  # what the list is for
+    family: list[GaussianField | Spectrum],  # further data; the worst counts
+    initial: str,  # prior or marginal
+    robust: float,  # delta
+) -> tuple[
+    Tensor, dict[str, float], float
+]:  # times, error over power reached from each start, spread of the minima
     "Times of the best minimum found."
     if wish.n == 1:
-        return torch.tensor([wish.ends.start, wish.ends.end], dtype=torch.float64), {}, 0.
+        return torch.tensor([wish.ends.start, wish.ends.end], dtype=torch.float64), {}, 0.0
     spectra = [binned(coefficients(data, wish.process, wish.distance)) for data in (wish.field, *family)]
     problem = Problem(spectra, wish.ends, scale_of(wish.ends), wish.solver, wish.distance, initial, robust)
     found = optima(problem, wish, STARTS if wish.n <= FEW_STARTS else STARTS[:2])
@@ -245,14 +296,17 @@ def optimise(
     best = next(iter(found.values()))[0]
     return from_levels(wish, best), {name: math.exp(value) for name, (_, value) in found.items()}, spread
 
+# %% ../../nbs/sampling/steps.ipynb #0d9d6481
 @step_list("optimal")
 def optimal(wish: Ask) -> Tensor:
     "The least error for the solver that is found by descent."
     if wish.field is None:
         raise InputError("list 'optimal' is made from a spectrum; hint: field=GaussianField.fit(images)")
-    return optimise(wish, [], "prior", 0.)[0]
+    return optimise(wish, [], "prior", 0.0)[0]
 
-ROBUST = 0.1 # delta of the list that is made for networks: one per cent of excess loss
+# %% ../../nbs/sampling/steps.ipynb #a8e8d67c
+ROBUST = 0.1  # delta of the list that is made for networks: one per cent of excess loss
+
 
 @step_list("robust")
 def robust_list(wish: Ask) -> Tensor:
@@ -261,6 +315,7 @@ def robust_list(wish: Ask) -> Tensor:
         raise InputError("list 'robust' is made from a spectrum; hint: field=GaussianField.fit(images)")
     return optimise(wish, [], "prior", ROBUST)[0]
 
+# %% ../../nbs/sampling/steps.ipynb #99a0dbff
 def usual(wish: Ask) -> dict[str, Tensor]:
     "Times of every other list for the same ends."
     lists = {}
@@ -268,22 +323,30 @@ def usual(wish: Ask) -> dict[str, Tensor]:
         warnings.simplefilter("ignore", FirstOrder)
         for name, make in LISTS.items():
             if name not in ("optimal", "robust"):
-                lists[name] = make(wish.n, process=wish.process, field=wish.field, distance=wish.distance, start=wish.ends.start, end=wish.ends.end)
+                lists[name] = make(
+                    wish.n,
+                    process=wish.process,
+                    field=wish.field,
+                    distance=wish.distance,
+                    start=wish.ends.start,
+                    end=wish.ends.end,
+                )
     return lists
 
+# %% ../../nbs/sampling/steps.ipynb #ae612cf6
 def steps(
-    field: GaussianField | Spectrum, # the data
-    process: Process, # the forward process
-    n: int, # steps
-    solver: str = DEFAULT_SOLVER, # a name in `SOLVERS`
-    distance: str = "w2", # a name in `DISTANCES`
+    field: GaussianField | Spectrum,  # the data
+    process: Process,  # the forward process
+    n: int,  # steps
+    solver: str = DEFAULT_SOLVER,  # a name in `SOLVERS`
+    distance: str = "w2",  # a name in `DISTANCES`
     *,
-    start: float | None = None, # first time; 1 when not given
-    end: float | None = None, # last time; 0 when not given
-    robust: float = 0., # delta: root of the denoiser's excess loss over the least loss, such as 0.1
-    family: tuple[GaussianField | Spectrum, ...] = (), # further data; the list is best for the worst of all
-    initial: str = "prior", # from noise alone, as samplers start; "marginal": from the true marginal
-) -> StepList: # the list and what to expect
+    start: float | None = None,  # first time; 1 when not given
+    end: float | None = None,  # last time; 0 when not given
+    robust: float = 0.0,  # delta: root of the denoiser's excess loss over the least loss, such as 0.1
+    family: tuple[GaussianField | Spectrum, ...] = (),  # further data; the list is best for the worst of all
+    initial: str = "prior",  # from noise alone, as samplers start; "marginal": from the true marginal
+) -> StepList:  # the list and what to expect
     "The list of steps with the least error for a spectrum, a solver and a number of steps."
     check_choice(solver, distance, initial, robust)
     wish = ask(n, field, process, solver, distance, start, end)
@@ -291,12 +354,27 @@ def steps(
         raise InputError(f"steps are optimised for up to {MOST_STEPS}, got n={n}; hint: LISTS['log_sigma']")
     times, found, spread = optimise(wish, list(family), initial, robust)
     data = binned(coefficients(field, process, distance), MOST_POWERS)
+
     def error(t, delta):
         with torch.no_grad():
-            return judged(data, Level(*SCHEDULES[process.schedule](t)), solver, distance, initial, delta).item()
+            return judged(
+                data, Level(*SCHEDULES[process.schedule](t)), solver, distance, initial, delta
+            ).item()
+
     others = {name: error(t, robust) for name, t in usual(wish).items()}
     parts = band_errors(field, process, times, solver, distance, initial=initial, robust=robust)
-    power = (data.weight*data.power).sum().item()
-    return StepList(times, ratio_at(process, times), error(times, robust), error(times, 0.), *parts, power, others, spread, found)
+    power = (data.weight * data.power).sum().item()
+    return StepList(
+        times,
+        ratio_at(process, times),
+        error(times, robust),
+        error(times, 0.0),
+        *parts,
+        power,
+        others,
+        spread,
+        found,
+    )
+
 
 MOST_STEPS = 50

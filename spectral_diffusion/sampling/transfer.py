@@ -16,7 +16,13 @@ from torch import Tensor
 from ..core.registry import InputError, unknown_name
 from ..core.runtime import stream
 from ..noise.process import Process
-from ..noise.theory import GaussianField, gains_for, posterior_variance, total_power, wiener_gain
+from spectral_diffusion.noise.theory import (
+    GaussianField,
+    gains_for,
+    posterior_variance,
+    total_power,
+    wiener_gain,
+)
 from .engine import SAMPLERS, Run, check_options, check_times
 from ..signals.bases import Basis
 
@@ -27,25 +33,29 @@ __all__ = ['STARTS', 'LINEAR', 'Impulse', 'last_state', 'answers', 'check_linear
 # %% ../../nbs/sampling/transfer.ipynb #ef5ee600
 STARTS = ("marginal", "prior")
 
+
 class Impulse:
     "What the engine offers a sampler, for a state that is one row of coefficients."
-    def __init__(self,
-        process: Process, # forward process
-        field: GaussianField, # data
-        generator: torch.Generator | None = None, # of the draws; they are zero when not given
+
+    def __init__(
+        self,
+        process: Process,  # forward process
+        field: GaussianField,  # data
+        generator: torch.Generator | None = None,  # of the draws; they are zero when not given
     ):
         self.process, self.field, self.generator, self.draws = process, field, generator, []
         power = field.power if torch.is_grad_enabled() else field.power.detach()
-        self.power = power.reshape((1,)*(4 - power.ndim) + power.shape)
+        self.power = power.reshape((1,) * (4 - power.ndim) + power.shape)
 
     def denoise(self, x: Tensor, t: float) -> Tensor:
         "Wiener's gain on the row."
-        return wiener_gain(self.power, gains_for(self.field, self.process, t))*x
+        return wiener_gain(self.power, gains_for(self.field, self.process, t)) * x
 
     def noise(self) -> Tensor:
         "A draw, remembered."
         z = torch.zeros_like(self.power)
-        if self.generator is not None: z.normal_(generator=self.generator)
+        if self.generator is not None:
+            z.normal_(generator=self.generator)
         self.draws.append(z.detach().requires_grad_())
         return self.draws[-1]
 
@@ -57,112 +67,149 @@ class Impulse:
         "Sum of gain times row; gains per coefficient belong to the basis of the field."
         planes = any(isinstance(g, Tensor) and g.numel() > 1 for g, _ in terms)
         if planes and basis is not None and basis.name != self.field.basis.name:
-            raise InputError(f"the sampler works in basis {basis.name!r}: its transfer needs a field in "
-                             f"that basis, got {self.field.basis.name!r}")
-        return sum(g*y for g, y in terms)
+            raise InputError(
+                f"the sampler works in basis {basis.name!r}: its transfer needs a field in "
+                f"that basis, got {self.field.basis.name!r}"
+            )
+        return sum(g * y for g, y in terms)
 
 # %% ../../nbs/sampling/transfer.ipynb #68bc9691
 LINEAR = 1e-6  # what float64 rounding may add in a thousand steps, as a share of the sum of all answers
 
+
 def last_state(
-    impulse: Impulse, # what the sampler gets
-    walk: Callable, # the sampler
-    times: Float[Tensor, " n"], # falling times
-    start: Tensor, # state at the first time
-    options: dict, # keyword arguments of the sampler
-) -> Tensor: # state at the last time
+    impulse: Impulse,  # what the sampler gets
+    walk: Callable,  # the sampler
+    times: Float[Tensor, " n"],  # falling times
+    start: Tensor,  # state at the first time
+    options: dict,  # keyword arguments of the sampler
+) -> Tensor:  # state at the last time
     "The end of a run."
-    run = Run(times, impulse.process.gains, impulse.denoise, impulse.noise, impulse.mix,
-              impulse.field.size, impulse.variance, impulse.field.basis)
-    for state, _ in walk(run, start, **options): start = state
+    run = Run(
+        times,
+        impulse.process.gains,
+        impulse.denoise,
+        impulse.noise,
+        impulse.mix,
+        impulse.field.size,
+        impulse.variance,
+        impulse.field.basis,
+    )
+    for state, _ in walk(run, start, **options):
+        start = state
     return start
 
+# %% ../../nbs/sampling/transfer.ipynb #5186240d
 def answers(
-    x: Tensor, # state at the last time
-    draws: list[Tensor], # what it depends on
-    keep: bool, # whether the answers are to be differentiated themselves
-) -> list[Tensor]: # one for each draw that was used; none for the others
+    x: Tensor,  # state at the last time
+    draws: list[Tensor],  # what it depends on
+    keep: bool,  # whether the answers are to be differentiated themselves
+) -> list[Tensor]:  # one for each draw that was used; none for the others
     "Derivative of every coefficient with respect to each draw: every coefficient has draws of its own."
-    if not x.requires_grad: return []
+    if not x.requires_grad:
+        return []
     found = torch.autograd.grad(x.sum(), draws, create_graph=keep, allow_unused=True)
     return [torch.zeros_like(x) if g is None else g for g in found]
 
+# %% ../../nbs/sampling/transfer.ipynb #f194637a
 def check_linear(
-    x: Tensor, # the end of a run with twice the start, and with draws
-    first: Tensor, # answer to the start
-    later: list[Tensor], # answers to the draws; empty when no draw was used
-    draws: list[Tensor], # the draws
+    x: Tensor,  # the end of a run with twice the start, and with draws
+    first: Tensor,  # answer to the start
+    later: list[Tensor],  # answers to the draws; empty when no draw was used
+    draws: list[Tensor],  # the draws
 ) -> None:
     "Raise where the answers do not predict the end of another run."
-    parts = [2*first] + [c*z for c, z in zip(later or [0.]*len(draws), draws, strict=True)]
+    parts = [2 * first] + [c * z for c, z in zip(later or [0.0] * len(draws), draws, strict=True)]
     scale = sum(p.abs() for p in parts)
-    if bool(((x - sum(parts)).abs() > LINEAR*scale).any()):
-        raise InputError("the transfer of a sampler is known where it is linear in its draws, and this one is "
-                         "not; hint: does it clamp its state, detach a tensor or switch gradients off?")
+    if bool(((x - sum(parts)).abs() > LINEAR * scale).any()):
+        raise InputError(
+            "the transfer of a sampler is known where it is linear in its draws, and this one is "
+            "not; hint: does it clamp its state, detach a tensor or switch gradients off?"
+        )
 
 # %% ../../nbs/sampling/transfer.ipynb #e23498b1
 def transfer(
-    sampler: str, # a name in `SAMPLERS`
-    process: Process, # the forward process
-    field: GaussianField, # data; its mean has no influence on variances
-    times: Float[Tensor, " n"] | list[float], # falling times
+    sampler: str,  # a name in `SAMPLERS`
+    process: Process,  # the forward process
+    field: GaussianField,  # data; its mean has no influence on variances
+    times: Float[Tensor, " n"] | list[float],  # falling times
     *,
-    start: str = "marginal", # from the exact marginal at times[0], or "prior": from the start noise of the engine
-    options: dict | None = None, # keyword arguments of the sampler
-) -> Tensor: # variance of each coefficient, float64, shape of `field.power`
+    # from the exact marginal at times[0], or "prior": from the start noise of the engine
+    start: str = "marginal",
+    options: dict | None = None,  # keyword arguments of the sampler
+) -> Tensor:  # variance of each coefficient, float64, shape of `field.power`
     "The exact generated variance of every coefficient, by the sampler's own code."
-    if start not in STARTS: raise unknown_name("start", start, list(STARTS))
+    if start not in STARTS:
+        raise unknown_name("start", start, list(STARTS))
     walk, options, times = SAMPLERS[sampler], check_options(sampler, options), check_times(times)
     impulse = Impulse(process, field)
     with torch.inference_mode(False), torch.enable_grad():
         first = gains_for(field, process, times[0].item())
-        root = first.s.expand(impulse.power.shape) if start == "prior" else total_power(impulse.power, first).sqrt()
+        root = (
+            first.s.expand(impulse.power.shape)
+            if start == "prior"
+            else total_power(impulse.power, first).sqrt()
+        )
         x = last_state(impulse, walk, times, root, options)
         later = answers(x, impulse.draws, impulse.power.requires_grad) if impulse.draws else []
         if impulse.draws:
             probe = Impulse(process, field, stream(0, "transfer/probe"))
-            check_linear(last_state(probe, walk, times, 2*root, options), x, later, probe.draws)
-        if not impulse.power.requires_grad: x = x.detach()
+            check_linear(last_state(probe, walk, times, 2 * root, options), x, later, probe.draws)
+        if not impulse.power.requires_grad:
+            x = x.detach()
         return sum((c.square() for c in later), x.square()).reshape(field.power.shape)
 
 # %% ../../nbs/sampling/transfer.ipynb #5e9c7f1c
 def recurrence(
-    steps: list, # (gains of state, estimate and noise) of each step
-    process: Process, # the forward process
-    field: GaussianField, # data
-    times: Float[Tensor, " n"] | list[float], # falling times
-) -> Tensor: # variance of each coefficient, float64
+    steps: list,  # (gains of state, estimate and noise) of each step
+    process: Process,  # the forward process
+    field: GaussianField,  # data
+    times: Float[Tensor, " n"] | list[float],  # falling times
+) -> Tensor:  # variance of each coefficient, float64
     "Variance of every coefficient by the recurrence of a one-step sampler, from the exact marginal."
     times = check_times(times)
     v = total_power(field.power, gains_for(field, process, times[0].item()))
     for t, g in zip(times[:-1].tolist(), steps, strict=True):
-        v = (g.x + g.x0*wiener_gain(field.power, gains_for(field, process, t))).square()*v + g.z.square()
+        v = (g.x + g.x0 * wiener_gain(field.power, gains_for(field, process, t))).square() * v + g.z.square()
     return v.reshape(field.power.shape)
 
 # %% ../../nbs/sampling/transfer.ipynb #c764c5fb
 class ErrorParts(NamedTuple):
     "Errors of the standard deviation of each coefficient; they add up to `total`."
-    start: Tensor # from beginning with noise instead of the true marginal
-    steps: Tensor # from taking finite steps
-    total: Tensor # generated minus true
 
+    start: Tensor  # from beginning with noise instead of the true marginal
+    steps: Tensor  # from taking finite steps
+    total: Tensor  # generated minus true
+
+# %% ../../nbs/sampling/transfer.ipynb #e5f5c358
 def error_parts(
-    sampler: str, # a name in `SAMPLERS`
-    process: Process, # the forward process
-    field: GaussianField, # data
-    times: Float[Tensor, " n"] | list[float], # falling times
+    sampler: str,  # a name in `SAMPLERS`
+    process: Process,  # the forward process
+    field: GaussianField,  # data
+    times: Float[Tensor, " n"] | list[float],  # falling times
     *,
-    options: dict | None = None, # keyword arguments of the sampler
-) -> ErrorParts: # each in the shape of `field.power`
+    options: dict | None = None,  # keyword arguments of the sampler
+) -> ErrorParts:  # each in the shape of `field.power`
     "The error of a sampler with the exact denoiser, taken apart."
-    prior, marginal = (transfer(sampler, process, field, times, start=start, options=options).sqrt() for start in ("prior", "marginal"))
-    exact = total_power(field.power, gains_for(field, process, float(times[-1]))).reshape(field.power.shape).sqrt()
+    prior, marginal = (
+        transfer(sampler, process, field, times, start=start, options=options).sqrt()
+        for start in ("prior", "marginal")
+    )
+    exact = (
+        total_power(field.power, gains_for(field, process, float(times[-1])))
+        .reshape(field.power.shape)
+        .sqrt()
+    )
     return ErrorParts(prior - marginal, marginal - exact, prior - exact)
 
 # %% ../../nbs/sampling/transfer.ipynb #7793bed0
 def observed_order(
-    steps: list[int], # numbers of steps, rising
-    errors: list[float], # error with each
-) -> list[float]: # one for each neighbouring pair
-    "Slope of the logarithm of the error against the logarithm of the step: 2 when half the step gives a quarter of the error."
-    return [math.log(e0/e1)/math.log(n1/n0) for n0, n1, e0, e1 in zip(steps[:-1], steps[1:], errors[:-1], errors[1:], strict=True)]
+    steps: list[int],  # numbers of steps, rising
+    errors: list[float],  # error with each
+) -> list[float]:  # one for each neighbouring pair
+    """Slope of the logarithm of the error against the logarithm of the step: 2 when half the step gives a
+    quarter of the error."""
+    return [
+        math.log(e0 / e1) / math.log(n1 / n0)
+        for n0, n1, e0, e1 in zip(steps[:-1], steps[1:], errors[:-1], errors[1:], strict=True)
+    ]

@@ -25,39 +25,51 @@ __all__ = ['BASES', 'plane_size', 'Basis', 'full_weights', 'full_shape', 'no_fre
 
 # %% ../../nbs/signals/bases.ipynb #3f680bb1
 def plane_size(
-    z: Tensor, # coefficients (..., h, w), as many as pixels
-) -> tuple[int, int]: # (h, w)
+    z: Tensor,  # coefficients (..., h, w), as many as pixels
+) -> tuple[int, int]:  # (h, w)
     "The size of the image: that of the plane of coefficients."
     return tuple(z.shape[-2:])
 
+# %% ../../nbs/signals/bases.ipynb #7b17d861
 @dataclass(frozen=True)
 class Basis:
     "An orthonormal transform of images (..., h, w), with a frequency for each coefficient."
-    name: str
-    forward: Callable[[Tensor], Tensor]                        # images to coefficients
-    backward: Callable[[Tensor, tuple[int, int]], Tensor]      # coefficients and size to images
-    frequency: Callable[[int, int], Tensor]                    # (h, w) -> cycles/pixel of each coefficient, float64
-    weights: Callable[[int, int], Tensor]                      # (h, w) -> how many coefficients of the full transform each stands for, float64
-    shape: Callable[[int, int], tuple[int, int]]               # (h, w) -> shape of the coefficient plane
-    guess: Callable[[Tensor], tuple[int, int]] = plane_size    # size of the image when it is not given
-    matrix: Tensor | None = None                               # rotation of the channels, if there is one
 
-    def inverse(self,
-        z: Tensor, # coefficients
-        size: tuple[int, int] | None = None, # (h, w) of the image; found from the coefficients when not given
-    ) -> Tensor: # images
+    name: str
+    forward: Callable[[Tensor], Tensor]  # images to coefficients
+    backward: Callable[[Tensor, tuple[int, int]], Tensor]  # coefficients and size to images
+    frequency: Callable[[int, int], Tensor]  # (h, w) -> cycles/pixel of each coefficient, float64
+    weights: Callable[
+        [int, int], Tensor
+    ]  # (h, w) -> how many coefficients of the full transform each stands for, float64
+    shape: Callable[[int, int], tuple[int, int]]  # (h, w) -> shape of the coefficient plane
+    guess: Callable[[Tensor], tuple[int, int]] = plane_size  # size of the image when it is not given
+    matrix: Tensor | None = None  # rotation of the channels, if there is one
+
+    def inverse(
+        self,
+        z: Tensor,  # coefficients
+        size: (
+            tuple[int, int] | None
+        ) = None,  # (h, w) of the image; found from the coefficients when not given
+    ) -> Tensor:  # images
         "Images of coefficients."
         size = tuple(size) if size is not None else self.guess(z)
         if tuple(z.shape[-2:]) != tuple(self.shape(*size)):
-            raise InputError(f"{self.name} coefficients of {size[0]} x {size[1]} images have shape (..., {', '.join(map(str, self.shape(*size)))}), "
-                             f"got {tuple(z.shape)}; hint: check `size`")
+            raise InputError(
+                f"{self.name} coefficients of {size[0]} x {size[1]} images have shape (...,"
+                f" {', '.join(map(str, self.shape(*size)))}), got {tuple(z.shape)}; hint: check `size`"
+            )
         return self.backward(z, size)
 
+# %% ../../nbs/signals/bases.ipynb #bff9ca42
 BASES = Registry("basis")
+
 
 def full_weights(h: int, w: int) -> Float[Tensor, "h w"]:
     "One for each coefficient: nothing is left out."
     return torch.ones(h, w, dtype=torch.float64)
+
 
 def full_shape(h: int, w: int) -> tuple[int, int]:
     "As many coefficients as pixels, in the same arrangement."
@@ -68,25 +80,34 @@ def no_frequency(h: int, w: int) -> Float[Tensor, "h w"]:
     "A pixel has no frequency; zero stands for that."
     return torch.zeros(h, w, dtype=torch.float64)
 
+
 def half_size(
-    z: Tensor, # half spectrum (..., h, k)
-) -> tuple[int, int]: # (h, w)
+    z: Tensor,  # half spectrum (..., h, k)
+) -> tuple[int, int]:  # (h, w)
     "The size of a square image with this half spectrum; raises where no square one exists."
     h, k = z.shape[-2:]
-    if h//2 + 1 != k: raise InputError(f"a half spectrum of shape {(h, k)} is not that of a square image: give size=(h, w), w is {2*k - 2} or {2*k - 1}")
+    if h // 2 + 1 != k:
+        raise InputError(
+            f"a half spectrum of shape {(h, k)} is not that of a square image: give size=(h, w), w is"
+            f" {2 * k - 2} or {2 * k - 1}"
+        )
     return h, h
+
 
 def half_shape(h: int, w: int) -> tuple[int, int]:
     "The shape of a half spectrum."
-    return h, w//2 + 1
+    return h, w // 2 + 1
+
 
 def untouched(x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
     "Pixels are their own coefficients."
     return x
 
+
 def dct_backward(z: Tensor, size: tuple[int, int]) -> Tensor:
     "The inverse of `dct2`, which has no need of the size."
     return idct2(z)
+
 
 BASES.register("pixel")(Basis("pixel", untouched, untouched, no_frequency, full_weights, full_shape))
 BASES.register("fourier")(Basis("fourier", rfft2, irfft2, radius, bin_weights, half_shape, half_size))
@@ -94,78 +115,104 @@ BASES.register("dct")(Basis("dct", dct2, dct_backward, frequency, full_weights, 
 
 # %% ../../nbs/signals/bases.ipynb #99e63901
 def haar_levels(
-    h: int, # rows
-    w: int, # columns
-) -> int: # at most 3
+    h: int,  # rows
+    w: int,  # columns
+) -> int:  # at most 3
     "Levels of the packed Haar basis: as many as the sides allow, three at most."
     return min(3, max_levels(h, w))
 
+
 def haar_forward(
-    x: Float[Tensor, "*b h w"], # images
-) -> Float[Tensor, "*b h w"]: # coarse in the upper left corner, details around it
+    x: Float[Tensor, "*b h w"],  # images
+) -> Float[Tensor, "*b h w"]:  # coarse in the upper left corner, details around it
     "Packed Haar transform."
     return pack(dwt2(x, "haar", haar_levels(*x.shape[-2:])))
 
+
 def haar_backward(
-    z: Float[Tensor, "*b h w"], # packed coefficients
-    size: tuple[int, int], # of the image: that of the plane
-) -> Float[Tensor, "*b h w"]: # images
+    z: Float[Tensor, "*b h w"],  # packed coefficients
+    size: tuple[int, int],  # of the image: that of the plane
+) -> Float[Tensor, "*b h w"]:  # images
     "Inverse of the packed Haar transform."
     return idwt2(unpack(z, haar_levels(*z.shape[-2:])), "haar")
 
+
 def haar_frequency(
-    h: int, # rows
-    w: int, # columns
-) -> Float[Tensor, "h w"]: # cycles/pixel, float64
-    "Middle of the band of each packed coefficient: an octave along the axis that was high-passed, the rest below it."
+    h: int,  # rows
+    w: int,  # columns
+) -> Float[Tensor, "h w"]:  # cycles/pixel, float64
+    """Middle of the band of each packed coefficient: an octave along the axis that was high-passed, the rest
+    below it."""
+
     def along(n):
         f, m, top = torch.empty(n, dtype=torch.float64), n, 0.5
         for _ in range(haar_levels(h, w)):
-            low = m - m//2
-            f[low:m], m, top = 0.75*top, low, top/2
-        f[:m] = top/2
+            low = m - m // 2
+            f[low:m], m, top = 0.75 * top, low, top / 2
+        f[:m] = top / 2
         return f
+
     return (along(h)[:, None].square() + along(w)[None].square()).sqrt()
+
 
 BASES.register("haar")(Basis("haar", haar_forward, haar_backward, haar_frequency, full_weights, full_shape))
 
 # %% ../../nbs/signals/bases.ipynb #2981f267
 def pca_color(
-    images: Float[Tensor, "n c h w"], # images
-) -> Float[Tensor, "c c"]: # rows are the principal axes, strongest first; float64
+    images: Float[Tensor, "n c h w"],  # images
+) -> Float[Tensor, "c c"]:  # rows are the principal axes, strongest first; float64
     "The rotation of the channels that makes them uncorrelated."
     pixels = images.double().transpose(0, 1).flatten(1)
     axes = torch.linalg.eigh(torch.cov(pixels).reshape(len(pixels), -1)).eigenvectors.T.flip(0)
     largest = axes.gather(1, axes.abs().argmax(1, keepdim=True))
-    return axes*largest.sign()  # an axis has no sign: the largest entry is made positive
+    return axes * largest.sign()  # an axis has no sign: the largest entry is made positive
 
+# %% ../../nbs/signals/bases.ipynb #697409d4
 def rotate(
-    x: Float[Tensor, "*b c h w"], # images
-    matrix: Float[Tensor, "c c"], # orthogonal
-) -> Float[Tensor, "*b c h w"]: # in at least single precision
+    x: Float[Tensor, "*b c h w"],  # images
+    matrix: Float[Tensor, "c c"],  # orthogonal
+) -> Float[Tensor, "*b c h w"]:  # in at least single precision
     "The channels of images, rotated; not rounded by autocast."
     if x.ndim < 3 or x.shape[-3] != len(matrix):
-        raise InputError(f"this basis rotates {len(matrix)} channels: images are (..., {len(matrix)}, h, w), got {tuple(x.shape)}")
+        raise InputError(
+            f"this basis rotates {len(matrix)} channels: images are (..., {len(matrix)}, h, w), got"
+            f" {tuple(x.shape)}"
+        )
     x = full_precision(x)
     with no_autocast(x):
         return torch.einsum("dc,...chw->...dhw", matrix.to(x), x)
 
+# %% ../../nbs/signals/bases.ipynb #7d81f6d7
 def color_forward(basis: Basis, matrix: Tensor, x: Tensor) -> Tensor:
     "Channels first, then space."
     return basis.forward(rotate(x, matrix))
+
 
 def color_backward(basis: Basis, matrix: Tensor, z: Tensor, size: tuple[int, int]) -> Tensor:
     "Space first, then channels."
     return rotate(basis.backward(z, size), matrix.T)
 
+# %% ../../nbs/signals/bases.ipynb #25220270
 def color(
-    basis: Basis, # over space
-    matrix: Float[Tensor, "c c"], # orthogonal
-) -> Basis: # over channels and space, for images (..., c, h, w)
+    basis: Basis,  # over space
+    matrix: Float[Tensor, "c c"],  # orthogonal
+) -> Basis:  # over channels and space, for images (..., c, h, w)
     "A basis with its channels rotated first."
     with torch.inference_mode(False):
         matrix = torch.as_tensor(matrix).double().clone()  # fit for training, wherever it was made
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not torch.allclose(matrix@matrix.T, torch.eye(len(matrix)).double(), atol=1e-6):
+    if (
+        matrix.ndim != 2
+        or matrix.shape[0] != matrix.shape[1]
+        or not torch.allclose(matrix @ matrix.T, torch.eye(len(matrix)).double(), atol=1e-6)
+    ):
         raise InputError(f"a colour rotation is an orthogonal square matrix, got shape {tuple(matrix.shape)}")
-    return Basis(f"{basis.name}+color", partial(color_forward, basis, matrix), partial(color_backward, basis, matrix),
-                 basis.frequency, basis.weights, basis.shape, basis.guess, matrix)
+    return Basis(
+        f"{basis.name}+color",
+        partial(color_forward, basis, matrix),
+        partial(color_backward, basis, matrix),
+        basis.frequency,
+        basis.weights,
+        basis.shape,
+        basis.guess,
+        matrix,
+    )

@@ -21,14 +21,15 @@ __all__ = ['LARGE', 'dct_matrix', 'dct2', 'idct2', 'frequency']
 
 # %% ../../nbs/signals/cosine.ipynb #6b289041
 def dct_matrix(
-    n: int, # number of samples
-) -> Float[Tensor, "{n} {n}"]: # float64; row u holds the cosine of u/(2n) cycles per sample
+    n: int,  # number of samples
+) -> Float[Tensor, "{n} {n}"]:  # float64; row u holds the cosine of u/(2n) cycles per sample
     "The orthonormal DCT-II matrix; its transpose is its inverse, the DCT-III."
-    if n < 1: raise InputError(f"a cosine transform needs at least 1 sample, got n={n}")
+    if n < 1:
+        raise InputError(f"a cosine transform needs at least 1 sample, got n={n}")
     i, u = torch.arange(n, device="cpu"), torch.arange(n, device="cpu")[:, None]
-    turn = (2*i + 1)*u % (4*n)  # the cosine repeats after 4n; integers keep the angle exact
-    C = torch.cos(turn.double()*(math.pi/(2*n)))*math.sqrt(2/n)
-    C[0] = math.sqrt(1/n)
+    turn = (2 * i + 1) * u % (4 * n)  # the cosine repeats after 4n; integers keep the angle exact
+    C = torch.cos(turn.double() * (math.pi / (2 * n))) * math.sqrt(2 / n)
+    C[0] = math.sqrt(1 / n)
     return C
 
 # %% ../../nbs/signals/cosine.ipynb #337f2507
@@ -37,15 +38,22 @@ def _matrix(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     "The shared `dct_matrix(n)`, rounded once; never handed out."
     return dct_matrix(n).to(device, dtype)
 
-LARGE = 128 # sides from here on go through scipy's fast transform on a CPU; below, a matrix product is as fast
+# %% ../../nbs/signals/cosine.ipynb #d49ad24f
+LARGE = (
+    128  # sides from here on go through scipy's fast transform on a CPU; below, a matrix product is as fast
+)
+
 
 class _Fast(torch.autograd.Function):
     "scipy's transform as an operation with a gradient: the gradient of an orthonormal map is its inverse."
+
     @staticmethod
     def forward(x, inverse):
         transform = fft.idctn if inverse else fft.dctn
         values = x.detach().resolve_neg().numpy()  # a view with its sign in a flag has no memory of its own
-        return torch.from_numpy(transform(values, axes=(-2, -1), norm="ortho", workers=torch.get_num_threads()))
+        return torch.from_numpy(
+            transform(values, axes=(-2, -1), norm="ortho", workers=torch.get_num_threads())
+        )
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -63,41 +71,54 @@ class _Fast(torch.autograd.Function):
     def vmap(info, axes, x, inverse):
         return _Fast.apply(x.movedim(axes[0], 0), inverse), 0  # any leading axes will do
 
+# %% ../../nbs/signals/cosine.ipynb #98c11657
 def _dct(x: Tensor, inverse: bool) -> Tensor:
     "The transform by the faster of two ways."
     x = _real(x)
     large = max(x.shape[-2:]) >= LARGE and x.device.type == "cpu" and x.numel()
-    if large and not without_values(): return _Fast.apply(x, inverse)
+    if large and not without_values():
+        return _Fast.apply(x, inverse)
     rows, columns = (_matrix(n, x.dtype, x.device) for n in x.shape[-2:])
-    with no_autocast(x): return rows.T @ x @ columns if inverse else rows @ x @ columns.T
+    with no_autocast(x):
+        return rows.T @ x @ columns if inverse else rows @ x @ columns.T
 
+# %% ../../nbs/signals/cosine.ipynb #8dbf177c
 def dct2(
-    x: Float[Tensor, "*b h w"], # real images
-) -> Float[Tensor, "*b h w"]: # coefficients; the mean is in the corner
+    x: Float[Tensor, "*b h w"],  # real images
+) -> Float[Tensor, "*b h w"]:  # coefficients; the mean is in the corner
     "The orthonormal DCT-II over the last two axes."
     return _dct(x, False)
 
+
 def idct2(
-    X: Float[Tensor, "*b h w"], # coefficients
-) -> Float[Tensor, "*b h w"]: # real images
+    X: Float[Tensor, "*b h w"],  # coefficients
+) -> Float[Tensor, "*b h w"]:  # real images
     "The orthonormal DCT-III over the last two axes, the inverse of `dct2`."
     return _dct(X, True)
 
+# %% ../../nbs/signals/cosine.ipynb #689fce6b
 def _real(x: Tensor) -> Tensor:
     "`x` as `full_precision` gives it, refused when complex."
     x = full_precision(x)
-    if x.is_complex(): raise InputError(f"the cosine transform takes real tensors, got {x.dtype}; hint: transform x.real and x.imag")
+    if x.is_complex():
+        raise InputError(
+            f"the cosine transform takes real tensors, got {x.dtype}; hint: transform x.real and x.imag"
+        )
     return x
 
 # %% ../../nbs/signals/cosine.ipynb #487fc702
 def frequency(
-    h: int, # rows of the image
-    w: int, # columns of the image
-    dtype: torch.dtype = torch.float64, # of the result
+    h: int,  # rows of the image
+    w: int,  # columns of the image
+    dtype: torch.dtype = torch.float64,  # of the result
     *,
-    device: torch.device | None = None, # of the result
-) -> Float[Tensor, "{h} {w}"]: # cycles/pixel of each coefficient
+    device: torch.device | None = None,  # of the result
+) -> Float[Tensor, "{h} {w}"]:  # cycles/pixel of each coefficient
     "Radial frequency of the DCT coefficients."
-    if min(h, w) < 1: raise InputError(f"image sides must be at least 1, got h={h}, w={w}")
-    u, v = torch.arange(h, dtype=dtype, device=device)/(2*h), torch.arange(w, dtype=dtype, device=device)/(2*w)
+    if min(h, w) < 1:
+        raise InputError(f"image sides must be at least 1, got h={h}, w={w}")
+    u, v = (
+        torch.arange(h, dtype=dtype, device=device) / (2 * h),
+        torch.arange(w, dtype=dtype, device=device) / (2 * w),
+    )
     return torch.hypot(u[:, None], v[None, :])

@@ -18,92 +18,106 @@ __all__ = ['full_precision', 'no_autocast', 'rounded', 'rfft2', 'bin_weights', '
 
 # %% ../../nbs/signals/fourier.ipynb #3ed5c833
 def full_precision(
-    x: Inexact[Tensor, "*s"], # any floating-point or complex tensor whose last two axes are the plane
-) -> Inexact[Tensor, "*s"]: # the same tensor; half precision is taken to single
+    x: Inexact[Tensor, "*s"],  # any floating-point or complex tensor whose last two axes are the plane
+) -> Inexact[Tensor, "*s"]:  # the same tensor; half precision is taken to single
     "`x` in at least single precision, checked to hold a plane. Every transform begins with it."
     if not (x.is_floating_point() or x.is_complex()):
-        raise InputError(f"a transform takes a floating-point tensor, got {x.dtype}; hint: convert images with x.float()/127.5 - 1")
+        raise InputError(
+            f"a transform takes a floating-point tensor, got {x.dtype}; hint: convert images with"
+            " x.float()/127.5 - 1"
+        )
     if x.ndim < 2 or 0 in x.shape[-2:]:
         raise InputError(f"a transform takes shape (..., h, w) with h and w at least 1, got {tuple(x.shape)}")
-    if x.dtype.to_real().itemsize >= 4: return x
+    if x.dtype.to_real().itemsize >= 4:
+        return x
     return torch.complex(x.real.float(), x.imag.float()) if x.is_complex() else x.float()
 
 # %% ../../nbs/signals/fourier.ipynb #e61da8db
 def no_autocast(
-    x: Tensor, # on the device that is meant
-) -> AbstractContextManager: # to enter
+    x: Tensor,  # on the device that is meant
+) -> AbstractContextManager:  # to enter
     "A block in which autocast rounds nothing."
     kind = x.device.type
     return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 # %% ../../nbs/signals/fourier.ipynb #88819d52
 def rounded(
-    x: Float[Tensor, "*s"], # any floating-point tensor
-    dtype: torch.dtype, # wanted
-) -> Float[Tensor, "*s"]: # in that dtype
+    x: Float[Tensor, "*s"],  # any floating-point tensor
+    dtype: torch.dtype,  # wanted
+) -> Float[Tensor, "*s"]:  # in that dtype
     "`x` in another precision; a finite number beyond its range becomes the largest one in it."
-    if x.dtype == dtype: return x
+    if x.dtype == dtype:
+        return x
     top = torch.finfo(dtype).max
-    if top >= torch.finfo(x.dtype).max: return x.to(dtype)
+    if top >= torch.finfo(x.dtype).max:
+        return x.to(dtype)
     return torch.where(x.isfinite(), x.clamp(-top, top), x).to(dtype)
 
 # %% ../../nbs/signals/fourier.ipynb #0057fe23
 def rfft2(
-    x: Float[Tensor, "*b h w"], # real images
-) -> Complex[Tensor, "*b h w//2+1"]: # half spectrum, unshifted: zero frequency in the corner
+    x: Float[Tensor, "*b h w"],  # real images
+) -> Complex[Tensor, "*b h w//2+1"]:  # half spectrum, unshifted: zero frequency in the corner
     "The orthonormal half spectrum of real images."
     x = full_precision(x)
-    if x.is_complex(): raise InputError(f"rfft2 takes real images, got {x.dtype}; hint: torch.fft.fft2(x, norm='ortho')")
+    if x.is_complex():
+        raise InputError(f"rfft2 takes real images, got {x.dtype}; hint: torch.fft.fft2(x, norm='ortho')")
     return torch.fft.rfft2(x, norm="ortho")
 
 # %% ../../nbs/signals/fourier.ipynb #bd8eefa9
 def bin_weights(
-    h: int, # rows of the image
-    w: int, # columns of the image
-    dtype: torch.dtype = torch.float64, # of the result
+    h: int,  # rows of the image
+    w: int,  # columns of the image
+    dtype: torch.dtype = torch.float64,  # of the result
     *,
-    device: torch.device | None = None, # of the result
-) -> Float[Tensor, "{h} {w}//2+1"]: # how many `fft2` bins each `rfft2` bin stands for
+    device: torch.device | None = None,  # of the result
+) -> Float[Tensor, "{h} {w}//2+1"]:  # how many `fft2` bins each `rfft2` bin stands for
     "Multiplicity of the half-spectrum bins: 1 in the DC and Nyquist columns, 2 elsewhere."
-    if min(h, w) < 1: raise InputError(f"image sides must be at least 1, got h={h}, w={w}")
-    m = torch.full((h, w//2 + 1), 2., dtype=dtype, device=device)
-    m[:, 0] = 1.
-    if w % 2 == 0: m[:, -1] = 1.  # the Nyquist column exists only for even w
+    if min(h, w) < 1:
+        raise InputError(f"image sides must be at least 1, got h={h}, w={w}")
+    m = torch.full((h, w // 2 + 1), 2.0, dtype=dtype, device=device)
+    m[:, 0] = 1.0
+    if w % 2 == 0:
+        m[:, -1] = 1.0  # the Nyquist column exists only for even w
     return m
 
 # %% ../../nbs/signals/fourier.ipynb #df3b4c61
 def radius(
-    h: int, # rows of the image
-    w: int, # columns of the image
-    dtype: torch.dtype = torch.float64, # of the result
+    h: int,  # rows of the image
+    w: int,  # columns of the image
+    dtype: torch.dtype = torch.float64,  # of the result
     *,
-    device: torch.device | None = None, # of the result
-) -> Float[Tensor, "{h} {w}//2+1"]: # cycles/pixel of each `rfft2` bin
+    device: torch.device | None = None,  # of the result
+) -> Float[Tensor, "{h} {w}//2+1"]:  # cycles/pixel of each `rfft2` bin
     "Radial frequency of the half-spectrum bins."
-    if min(h, w) < 1: raise InputError(f"image sides must be at least 1, got h={h}, w={w}")
+    if min(h, w) < 1:
+        raise InputError(f"image sides must be at least 1, got h={h}, w={w}")
     fy = torch.fft.fftfreq(h, dtype=dtype, device=device)
     fx = torch.fft.rfftfreq(w, dtype=dtype, device=device)
     return torch.hypot(fy[:, None], fx[None, :])
 
 # %% ../../nbs/signals/fourier.ipynb #ae027a42
 def hermitian(
-    X: Complex[Tensor, "*b h k"], # any half spectrum
-    size: tuple[int, int], # (h, w) of the image; w says whether a Nyquist column is there
-) -> Complex[Tensor, "*b h k"]: # the nearest half spectrum of a real image
+    X: Complex[Tensor, "*b h k"],  # any half spectrum
+    size: tuple[int, int],  # (h, w) of the image; w says whether a Nyquist column is there
+) -> Complex[Tensor, "*b h k"]:  # the nearest half spectrum of a real image
     "Projection of the DC and Nyquist columns onto conjugate symmetry in the rows."
     X, (h, w) = full_precision(X), size
-    if tuple(X.shape[-2:]) != (h, w//2 + 1):
-        raise InputError(f"the half spectrum of a {h} x {w} image has shape (..., {h}, {w//2 + 1}), got {tuple(X.shape)}; hint: check `size`")
-    if not X.is_complex(): raise InputError(f"a half spectrum is complex, got {X.dtype}")
-    edge = torch.tensor([0, w//2] if w % 2 == 0 else [0], device=X.device)
+    if tuple(X.shape[-2:]) != (h, w // 2 + 1):
+        raise InputError(
+            f"the half spectrum of a {h} x {w} image has shape (..., {h}, {w // 2 + 1}), got"
+            f" {tuple(X.shape)}; hint: check `size`"
+        )
+    if not X.is_complex():
+        raise InputError(f"a half spectrum is complex, got {X.dtype}")
+    edge = torch.tensor([0, w // 2] if w % 2 == 0 else [0], device=X.device)
     column = X.index_select(-1, edge)
     mirror = column.flip(-2).roll(1, -2).conj()  # row p of the mirror is row -p of the column
-    return X.index_copy(-1, edge, (column + mirror)/2)
+    return X.index_copy(-1, edge, (column + mirror) / 2)
 
 # %% ../../nbs/signals/fourier.ipynb #2b2777a8
 def irfft2(
-    X: Complex[Tensor, "*b h k"], # half spectrum
-    size: tuple[int, int], # (h, w) of the image; required, because k does not tell the parity of w
-) -> Float[Tensor, "*b {size[0]} {size[1]}"]: # real images
+    X: Complex[Tensor, "*b h k"],  # half spectrum
+    size: tuple[int, int],  # (h, w) of the image; required, because k does not tell the parity of w
+) -> Float[Tensor, "*b {size[0]} {size[1]}"]:  # real images
     "The real images of orthonormal half spectra; the adjoint of `rfft2` under `bin_weights`."
     return torch.fft.irfft2(hermitian(X, size), s=tuple(size), norm="ortho")

@@ -21,106 +21,146 @@ __all__ = ['BANDS', 'rings', 'RadialPower', 'radial_power', 'PowerLaw', 'fit_pow
 
 # %% ../../nbs/signals/spectra.ipynb #30ff4d5c
 def rings(
-    h: int, # rows
-    w: int, # columns
-    bins: int | None = None, # rings between zero and one half; half the longer side when not given
-) -> tuple[Int[Tensor, "h k"], Float[Tensor, " r"], Float[Tensor, " r"]]: # ring of each bin, mean frequency, coefficients of the full plane
+    h: int,  # rows
+    w: int,  # columns
+    bins: int | None = None,  # rings between zero and one half; half the longer side when not given
+) -> tuple[
+    Int[Tensor, "h k"], Float[Tensor, " r"], Float[Tensor, " r"]
+]:  # ring of each bin, mean frequency, coefficients of the full plane
     "The ring of each rfft2 bin; the last index means: outside."
-    bins = max(h, w)//2 if bins is None else bins
-    if bins < 1: raise InputError(f"radial power needs at least one ring; images of {h} x {w} with bins={bins} have none")
+    bins = max(h, w) // 2 if bins is None else bins
+    if bins < 1:
+        raise InputError(
+            f"radial power needs at least one ring; images of {h} x {w} with bins={bins} have none"
+        )
     k, weights = radius(h, w), bin_weights(h, w)
-    index = (2*bins*k).round().long().clamp(max=bins + 1)
-    count = torch.zeros(bins + 2, dtype=torch.float64).index_add_(0, index.flatten(), weights.double().flatten())
-    total = torch.zeros(bins + 2, dtype=torch.float64).index_add_(0, index.flatten(), (weights*k).double().flatten())
-    return index, (total/count.clamp(min=1))[:-1], count[:-1]
+    index = (2 * bins * k).round().long().clamp(max=bins + 1)
+    count = torch.zeros(bins + 2, dtype=torch.float64).index_add_(
+        0, index.flatten(), weights.double().flatten()
+    )
+    total = torch.zeros(bins + 2, dtype=torch.float64).index_add_(
+        0, index.flatten(), (weights * k).double().flatten()
+    )
+    return index, (total / count.clamp(min=1))[:-1], count[:-1]
+
 
 _rings = shared_table(maxsize=32)(rings)
 
 # %% ../../nbs/signals/spectra.ipynb #a2ad39bb
 class RadialPower(NamedTuple):
     "Power averaged over directions, channels and images."
-    k: Float[Tensor, " r"]      # mean frequency of the ring, cycles/pixel
+
+    k: Float[Tensor, " r"]  # mean frequency of the ring, cycles/pixel
     power: Float[Tensor, " r"]  # mean of |X|^2 with the orthonormal transform
     count: Float[Tensor, " r"]  # coefficients of the full plane in the ring, of one channel of one image
-    images: int                 # channels times images that were averaged
+    images: int  # channels times images that were averaged
 
+# %% ../../nbs/signals/spectra.ipynb #47109afd
 def radial_power(
-    x: Float[Tensor, "*b h w"], # real images, any leading axes
-    bins: int | None = None, # rings between zero and one half; half the longer side when not given
-) -> RadialPower: # float64; the first ring is the mean
+    x: Float[Tensor, "*b h w"],  # real images, any leading axes
+    bins: int | None = None,  # rings between zero and one half; half the longer side when not given
+) -> RadialPower:  # float64; the first ring is the mean
     "Radially averaged power spectrum."
-    if x.ndim < 2 or x.numel() == 0: raise InputError(f"radial power needs images (..., h, w) with at least one pixel, got shape {tuple(x.shape)}")
+    if x.ndim < 2 or x.numel() == 0:
+        raise InputError(
+            f"radial power needs images (..., h, w) with at least one pixel, got shape {tuple(x.shape)}"
+        )
     h, w = x.shape[-2:]
-    index, k, count = (r.to(x.device, copy=True) for r in _rings(h, w, bins))  # copies: the rings are shared by all calls
-    power = torch.view_as_real(rfft2(x.reshape(-1, h, w))).square().mean(0).double().sum(-1)  # real parts are squared faster than complex magnitudes
-    if not bool(torch.isfinite(power).all()): raise InputError("radial power needs finite images; hint: NaN or infinity among the pixels")
-    weighted = (bin_weights(h, w).to(power)*power).flatten()
-    total = torch.zeros(len(k) + 1, dtype=power.dtype, device=power.device).index_add(0, index.flatten(), weighted)[:-1]
-    return RadialPower(k, total/count.clamp(min=1), count, x.numel()//(h*w))
+    index, k, count = (
+        r.to(x.device, copy=True) for r in _rings(h, w, bins)
+    )  # copies: the rings are shared by all calls
+    power = (
+        torch.view_as_real(rfft2(x.reshape(-1, h, w))).square().mean(0).double().sum(-1)
+    )  # real parts are squared faster than complex magnitudes
+    if not bool(torch.isfinite(power).all()):
+        raise InputError("radial power needs finite images; hint: NaN or infinity among the pixels")
+    weighted = (bin_weights(h, w).to(power) * power).flatten()
+    total = torch.zeros(len(k) + 1, dtype=power.dtype, device=power.device).index_add(
+        0, index.flatten(), weighted
+    )[:-1]
+    return RadialPower(k, total / count.clamp(min=1), count, x.numel() // (h * w))
 
 # %% ../../nbs/signals/spectra.ipynb #0c10bae5
 class PowerLaw(NamedTuple):
     "power = amplitude k^-exponent, with the standard error of the exponent."
-    exponent: float   # positive: power falls with frequency
-    stderr: float     # of the exponent
-    amplitude: float  # power at one cycle per pixel
-    scatter: float    # reduced chi-square: 1 when the points scatter as their counts say
 
+    exponent: float  # positive: power falls with frequency
+    stderr: float  # of the exponent
+    amplitude: float  # power at one cycle per pixel
+    scatter: float  # reduced chi-square: 1 when the points scatter as their counts say
+
+# %% ../../nbs/signals/spectra.ipynb #2f9552f2
 def fit_power_law(
-    spectrum: RadialPower, # from `radial_power`
-    k_min: float = 0.0, # cycles/pixel; the ring of the mean is never used
-    k_max: float = 0.5, # cycles/pixel
+    spectrum: RadialPower,  # from `radial_power`
+    k_min: float = 0.0,  # cycles/pixel; the ring of the mean is never used
+    k_max: float = 0.5,  # cycles/pixel
 ) -> PowerLaw:
     "Weighted least squares of log power on log frequency."
     use = (spectrum.k > 0) & (spectrum.k >= k_min) & (spectrum.k <= k_max) & (spectrum.count > 0)
-    if use.sum() < 3: raise InputError(f"a power law needs at least three rings between k_min={k_min} and k_max={k_max}, got {int(use.sum())}")
-    if not bool((spectrum.power[use] > 0).all()): raise InputError("a power law needs positive power in every ring; hint: raise k_min or lower k_max")
+    if use.sum() < 3:
+        raise InputError(
+            f"a power law needs at least three rings between k_min={k_min} and k_max={k_max}, got"
+            f" {int(use.sum())}"
+        )
+    if not bool((spectrum.power[use] > 0).all()):
+        raise InputError("a power law needs positive power in every ring; hint: raise k_min or lower k_max")
     x, y = spectrum.k[use].log(), spectrum.power[use].log()
-    weight = spectrum.count[use]*spectrum.images/2
-    x0 = (weight*x).sum()/weight.sum()
-    spread = (weight*(x - x0).square()).sum()
-    slope = (weight*(x - x0)*y).sum()/spread
-    intercept = (weight*y).sum()/weight.sum() - slope*x0
-    scatter = (weight*(y - intercept - slope*x).square()).sum()/(len(x) - 2)
-    return PowerLaw(-slope.item(), (scatter.clamp(min=1)/spread).sqrt().item(), intercept.exp().item(), scatter.item())
+    weight = spectrum.count[use] * spectrum.images / 2
+    x0 = (weight * x).sum() / weight.sum()
+    spread = (weight * (x - x0).square()).sum()
+    slope = (weight * (x - x0) * y).sum() / spread
+    intercept = (weight * y).sum() / weight.sum() - slope * x0
+    scatter = (weight * (y - intercept - slope * x).square()).sum() / (len(x) - 2)
+    return PowerLaw(
+        -slope.item(), (scatter.clamp(min=1) / spread).sqrt().item(), intercept.exp().item(), scatter.item()
+    )
 
 # %% ../../nbs/signals/spectra.ipynb #d784f581
-BANDS = {"low": (0., 1/16), "mid": (1/16, 1/4), "high": (1/4, float("inf"))} # cycles/pixel, lower end included
+BANDS = {
+    "low": (0.0, 1 / 16),
+    "mid": (1 / 16, 1 / 4),
+    "high": (1 / 4, float("inf")),
+}  # cycles/pixel, lower end included
+
 
 def band_masks(
-    h: int, # rows
-    w: int, # columns
-    bands: dict[str, tuple[float, float]] | None = None, # name -> (from, to); BANDS when not given
-) -> dict[str, Float[Tensor, "h k"]]: # half-spectrum masks of zeros and ones, float64
+    h: int,  # rows
+    w: int,  # columns
+    bands: dict[str, tuple[float, float]] | None = None,  # name -> (from, to); BANDS when not given
+) -> dict[str, Float[Tensor, "h k"]]:  # half-spectrum masks of zeros and ones, float64
     "Masks of frequency bands over the rfft2 bins."
     k = radius(h, w)
     return {name: ((k >= low) & (k < high)).to(k.dtype) for name, (low, high) in (bands or BANDS).items()}
 
+# %% ../../nbs/signals/spectra.ipynb #533c18d1
 def band_split(
-    x: Float[Tensor, "*b h w"], # images
-    bands: dict[str, tuple[float, float]] | None = None, # BANDS when not given
-) -> dict[str, Float[Tensor, "*b h w"]]: # images that add up to x
+    x: Float[Tensor, "*b h w"],  # images
+    bands: dict[str, tuple[float, float]] | None = None,  # BANDS when not given
+) -> dict[str, Float[Tensor, "*b h w"]]:  # images that add up to x
     "An image as the sum of its bands."
     h, w = x.shape[-2:]
     spectrum = rfft2(x)
-    return {name: irfft2(spectrum*mask.to(spectrum.real), (h, w)) for name, mask in band_masks(h, w, bands).items()}
+    return {
+        name: irfft2(spectrum * mask.to(spectrum.real), (h, w))
+        for name, mask in band_masks(h, w, bands).items()
+    }
 
 # %% ../../nbs/signals/spectra.ipynb #6956a10c
 def swap_phase(
-    magnitude: Float[Tensor, "*b h w"], # gives the size of each coefficient
-    phase: Float[Tensor, "*b h w"], # gives its direction
-) -> Float[Tensor, "*b h w"]: # a new image
+    magnitude: Float[Tensor, "*b h w"],  # gives the size of each coefficient
+    phase: Float[Tensor, "*b h w"],  # gives its direction
+) -> Float[Tensor, "*b h w"]:  # a new image
     "An image with the magnitudes of one and the phases of another (Oppenheim and Lim 1981)."
     z = rfft2(phase)
     size = z.abs()
-    direction = torch.where(size > 0, z/size.clamp(min=torch.finfo(size.dtype).tiny), torch.ones_like(z))
-    return irfft2(rfft2(magnitude).abs()*direction, tuple(phase.shape[-2:]))
+    direction = torch.where(size > 0, z / size.clamp(min=torch.finfo(size.dtype).tiny), torch.ones_like(z))
+    return irfft2(rfft2(magnitude).abs() * direction, tuple(phase.shape[-2:]))
 
 # %% ../../nbs/signals/spectra.ipynb #b6488c52
 def phase_coherence(
-    x: Float[Tensor, "n h w"], # images
-) -> Float[Tensor, "h k"]: # between 0 (uniform) and 1 (all alike)
+    x: Float[Tensor, "n h w"],  # images
+) -> Float[Tensor, "h k"]:  # between 0 (uniform) and 1 (all alike)
     "Length of the mean phase vector of each coefficient."
     z = rfft2(x)
     size = z.abs()
-    return (z/size.clamp(min=torch.finfo(size.dtype).tiny)).mean(0).abs()
+    return (z / size.clamp(min=torch.finfo(size.dtype).tiny)).mean(0).abs()

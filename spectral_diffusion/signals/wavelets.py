@@ -22,89 +22,104 @@ __all__ = ['WAVELETS', 'scaling_filter', 'Details', 'Coefficients', 'max_levels'
 
 # %% ../../nbs/signals/wavelets.ipynb #1136b4be
 WAVELETS = Registry("wavelet")  # name -> p, the number of vanishing moments; the filter has 2p taps
-for _name, _p in (("haar", 1), ("db2", 2), ("db3", 3), ("db4", 4)): WAVELETS.register(_name)(_p)
+for _name, _p in (("haar", 1), ("db2", 2), ("db3", 3), ("db4", 4)):
+    WAVELETS.register(_name)(_p)
+
 
 def scaling_filter(
-    wavelet: str, # a name in `WAVELETS`
-) -> Float[Tensor, " f"]: # float64 taps, sum sqrt(2)
+    wavelet: str,  # a name in `WAVELETS`
+) -> Float[Tensor, " f"]:  # float64 taps, sum sqrt(2)
     "Daubechies' low-pass filter of minimal phase (Daubechies 1988, section 4)."
     p = WAVELETS[wavelet]
     y = np.roots([math.comb(p - 1 + k, k) for k in reversed(range(p))])
-    z = 1 - 2*y + np.sqrt((1 - 2*y + 0j)**2 - 1)
-    z = np.where(abs(z) < 1, z, 1/z)
+    z = 1 - 2 * y + np.sqrt((1 - 2 * y + 0j) ** 2 - 1)
+    z = np.where(abs(z) < 1, z, 1 / z)
     g = np.real(np.poly(np.concatenate([z, -np.ones(p)])))
-    return torch.from_numpy(g*math.sqrt(2)/g.sum())
+    return torch.from_numpy(g * math.sqrt(2) / g.sum())
 
+# %% ../../nbs/signals/wavelets.ipynb #9879b3df
 @shared_table(maxsize=32)
 def _bank(wavelet: str, dtype: torch.dtype, device: torch.device) -> Tensor:
     "Low-pass and high-pass taps, shape (2, f); shared, never handed out."
     g = scaling_filter(wavelet)
-    sign = 1 - 2.*(torch.arange(len(g)) % 2)
-    return torch.stack([g, sign*g.flip(0)]).to(device, dtype)
+    sign = 1 - 2.0 * (torch.arange(len(g)) % 2)
+    return torch.stack([g, sign * g.flip(0)]).to(device, dtype)
 
 # %% ../../nbs/signals/wavelets.ipynb #b971f797
 def _analyse(
-    x: Float[Tensor, "*b n"], # signals
-    bank: Float[Tensor, "2 f"], # low-pass and high-pass taps
-) -> tuple[Float[Tensor, "*b n-n//2"], Float[Tensor, "*b n//2"]]: # low and high band
+    x: Float[Tensor, "*b n"],  # signals
+    bank: Float[Tensor, "2 f"],  # low-pass and high-pass taps
+) -> tuple[Float[Tensor, "*b n-n//2"], Float[Tensor, "*b n//2"]]:  # low and high band
     "One periodic analysis step along the last axis; an odd last sample joins the low band."
-    m, half = x.shape[-1]//2, bank.shape[-1]//2
-    if m == 0: return x, x[..., :0]
+    m, half = x.shape[-1] // 2, bank.shape[-1] // 2
+    if m == 0:
+        return x, x[..., :0]
     if half == 1:  # Haar: a sum and a difference
-        even, odd, c = x[..., :2*m:2], x[..., 1:2*m:2], bank[0, 0]
+        even, odd, c = x[..., : 2 * m : 2], x[..., 1 : 2 * m : 2], bank[0, 0]
         low, high = (even + odd).mul_(c), (even - odd).mul_(c)
-        return (low if 2*m == x.shape[-1] else torch.cat([low, x[..., 2*m:]], -1)), high
-    pairs = x[..., :2*m].roll(half - 1, -1).unflatten(-1, (m, 2))
+        return (low if 2 * m == x.shape[-1] else torch.cat([low, x[..., 2 * m :]], -1)), high
+    pairs = x[..., : 2 * m].roll(half - 1, -1).unflatten(-1, (m, 2))
     taps = torch.cat([pairs.roll(-j, -2) for j in range(half)], -1)  # (..., m, f): the window of each output
     low, high = (taps @ bank.T).unbind(-1)
-    return torch.cat([low, x[..., 2*m:]], -1), high
+    return torch.cat([low, x[..., 2 * m :]], -1), high
 
+# %% ../../nbs/signals/wavelets.ipynb #3a9528b8
 def _synthesise(
-    low: Float[Tensor, "*b l"], # low band, one longer than the high band for odd sizes
-    high: Float[Tensor, "*b m"], # high band
-    bank: Float[Tensor, "2 f"], # low-pass and high-pass taps
-) -> Float[Tensor, "*b {low.shape[-1]+high.shape[-1]}"]: # signals
+    low: Float[Tensor, "*b l"],  # low band, one longer than the high band for odd sizes
+    high: Float[Tensor, "*b m"],  # high band
+    bank: Float[Tensor, "2 f"],  # low-pass and high-pass taps
+) -> Float[Tensor, "*b {low.shape[-1]+high.shape[-1]}"]:  # signals
     "The transpose of `_analyse`, which is its inverse."
-    m, half = high.shape[-1], bank.shape[-1]//2
-    if m == 0: return low
+    m, half = high.shape[-1], bank.shape[-1] // 2
+    if m == 0:
+        return low
     if half == 1:
         pairs = torch.stack([low[..., :m] + high, low[..., :m] - high], -1).flatten(-2).mul_(bank[0, 0])
         return pairs if low.shape[-1] == m else torch.cat([pairs, low[..., m:]], -1)
     taps = torch.stack([low[..., :m], high], -1) @ bank
-    pairs = sum(taps[..., 2*j:2*j + 2].roll(j, -2) for j in range(half))
+    pairs = sum(taps[..., 2 * j : 2 * j + 2].roll(j, -2) for j in range(half))
     return torch.cat([pairs.flatten(-2).roll(1 - half, -1), low[..., m:]], -1)
 
 # %% ../../nbs/signals/wavelets.ipynb #99860e06
 class Details(NamedTuple):
     "The three detail bands of one level."
-    lh: Tensor # low along the height, high along the width: upright edges
-    hl: Tensor # high along the height, low along the width: level edges
-    hh: Tensor # high along both: corners and diagonals
+
+    lh: Tensor  # low along the height, high along the width: upright edges
+    hl: Tensor  # high along the height, low along the width: level edges
+    hh: Tensor  # high along both: corners and diagonals
+
 
 class Coefficients(NamedTuple):
     "What `dwt2` returns."
-    coarse: Tensor # the low band that is left after the last level
-    details: tuple[Details, ...] # `details[0]` is level 1, the finest
 
+    coarse: Tensor  # the low band that is left after the last level
+    details: tuple[Details, ...]  # `details[0]` is level 1, the finest
+
+# %% ../../nbs/signals/wavelets.ipynb #9a5ffdc6
 def max_levels(
-    h: int, # rows
-    w: int, # columns
-) -> int: # levels until one side has a single sample
+    h: int,  # rows
+    w: int,  # columns
+) -> int:  # levels until one side has a single sample
     "How many levels an image allows: the base-2 logarithm of its shorter side, rounded up."
-    if min(h, w) < 1: raise InputError(f"image sides must be at least 1, got h={h}, w={w}")
+    if min(h, w) < 1:
+        raise InputError(f"image sides must be at least 1, got h={h}, w={w}")
     return (min(h, w) - 1).bit_length()
 
 # %% ../../nbs/signals/wavelets.ipynb #d3b62d6e
 def dwt2(
-    x: Float[Tensor, "*b h w"], # real images
-    wavelet: str = "haar", # a name in `WAVELETS`
-    levels: int = 1, # how often the coarse band is split; 0 leaves the image as it is
-) -> Coefficients: # coarse band and details
-    "The orthogonal wavelet transform over the last two axes, periodic; an odd last sample joins the coarse band."
+    x: Float[Tensor, "*b h w"],  # real images
+    wavelet: str = "haar",  # a name in `WAVELETS`
+    levels: int = 1,  # how often the coarse band is split; 0 leaves the image as it is
+) -> Coefficients:  # coarse band and details
+    """The orthogonal wavelet transform over the last two axes, periodic; an odd last sample joins the coarse
+    band."""
     x = _real(x)
     most = max_levels(*x.shape[-2:])
     if not 0 <= levels <= most:
-        raise InputError(f"an image of {x.shape[-2]} x {x.shape[-1]} allows 0 to {most} levels, got {levels}; hint: levels={most}")
+        raise InputError(
+            f"an image of {x.shape[-2]} x {x.shape[-1]} allows 0 to {most} levels, got {levels}; hint:"
+            f" levels={most}"
+        )
     bank, details = _bank(wavelet, x.dtype, x.device), []
     with no_autocast(x):
         for _ in range(levels):
@@ -113,17 +128,21 @@ def dwt2(
             x = ll
     return Coefficients(x, tuple(details))
 
+# %% ../../nbs/signals/wavelets.ipynb #85955b6c
 def _real(x: Tensor) -> Tensor:
     "`x` as `full_precision` gives it, refused when complex."
     x = full_precision(x)
-    if x.is_complex(): raise InputError(f"the wavelet transform takes real tensors, got {x.dtype}; hint: transform x.real and x.imag")
+    if x.is_complex():
+        raise InputError(
+            f"the wavelet transform takes real tensors, got {x.dtype}; hint: transform x.real and x.imag"
+        )
     return x
 
 # %% ../../nbs/signals/wavelets.ipynb #4f2ad56c
 def idwt2(
-    coeffs: Coefficients, # as `dwt2` gives them; a (coarse, details) pair will do
-    wavelet: str = "haar", # the name given to `dwt2`
-) -> Float[Tensor, "*b h w"]: # real images
+    coeffs: Coefficients,  # as `dwt2` gives them; a (coarse, details) pair will do
+    wavelet: str = "haar",  # the name given to `dwt2`
+) -> Float[Tensor, "*b h w"]:  # real images
     "The inverse of `dwt2`; the size of the image follows from the bands."
     coarse, details = coeffs
     x = _real(coarse) if coarse.numel() else coarse
@@ -131,31 +150,42 @@ def idwt2(
     with no_autocast(x):
         for level, (lh, hl, hh) in reversed(list(enumerate(details, 1))):
             (h, w), fine = x.shape[-2:], hh.shape[-2:]
-            if lh.shape[-2:] != (h, fine[1]) or hl.shape[-2:] != (fine[0], w) or not (0 <= h - fine[0] <= 1 and 0 <= w - fine[1] <= 1):
-                shapes = ", ".join(f"{n} {tuple(b.shape[-2:])}" for n, b in (("coarse", x), ("lh", lh), ("hl", hl), ("hh", hh)))
-                raise InputError(f"the bands of level {level} do not fit together: {shapes}; hint: pass what dwt2 returned")
+            if (
+                lh.shape[-2:] != (h, fine[1])
+                or hl.shape[-2:] != (fine[0], w)
+                or not (0 <= h - fine[0] <= 1 and 0 <= w - fine[1] <= 1)
+            ):
+                shapes = ", ".join(
+                    f"{n} {tuple(b.shape[-2:])}"
+                    for n, b in (("coarse", x), ("lh", lh), ("hl", hl), ("hh", hh))
+                )
+                raise InputError(
+                    f"the bands of level {level} do not fit together: {shapes}; hint: pass what dwt2 returned"
+                )
             x = _synthesise(_synthesise(x.mT, hl.mT, bank).mT, _synthesise(lh.mT, hh.mT, bank).mT, bank)
     return x
 
 # %% ../../nbs/signals/wavelets.ipynb #b8b9d8aa
 def pack(
-    coeffs: Coefficients, # as `dwt2` gives them
-) -> Float[Tensor, "*b h w"]: # one plane of the size of the image
+    coeffs: Coefficients,  # as `dwt2` gives them
+) -> Float[Tensor, "*b h w"]:  # one plane of the size of the image
     "All bands on one plane: the coarse band in the corner, lh to the right, hl below, hh diagonal."
     plane = coeffs.coarse
     for lh, hl, hh in reversed(coeffs.details):
         plane = torch.cat([torch.cat([plane, lh], -1), torch.cat([hl, hh], -1)], -2)
     return plane
 
+# %% ../../nbs/signals/wavelets.ipynb #80f431f0
 def unpack(
-    z: Float[Tensor, "*b h w"], # a plane that `pack` made
-    levels: int, # how many levels it holds
-) -> Coefficients: # the bands, as views
+    z: Float[Tensor, "*b h w"],  # a plane that `pack` made
+    levels: int,  # how many levels it holds
+) -> Coefficients:  # the bands, as views
     "The inverse of `pack`."
     most, details = max_levels(*z.shape[-2:]), []
-    if not 0 <= levels <= most: raise InputError(f"a plane of {tuple(z.shape[-2:])} holds 0 to {most} levels, got {levels}")
+    if not 0 <= levels <= most:
+        raise InputError(f"a plane of {tuple(z.shape[-2:])} holds 0 to {most} levels, got {levels}")
     for _ in range(levels):
-        h, w = (n - n//2 for n in z.shape[-2:])
+        h, w = (n - n // 2 for n in z.shape[-2:])
         details.append(Details(z[..., :h, w:], z[..., h:, :w], z[..., h:, w:]))
         z = z[..., :h, :w]
     return Coefficients(z, tuple(details))

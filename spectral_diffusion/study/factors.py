@@ -30,48 +30,65 @@ __all__ = ['Factors', 'read_factors', 'Plan', 'rows_of', 'NoEffect', 'varied', '
 @dataclass(frozen=True, kw_only=True)
 class Factors:
     "What an experiment varies."
+
     factors: dict[str, list] = field(default_factory=dict)  # name -> levels, at least two
-    dummy: tuple[str, ...] = ()                             # factors that must do nothing
-    avoid: tuple[tuple[str, str], ...] = ()                 # interactions kept clear of the main effects
-    replicates: int = 1                                     # repetitions of everything
-    noise: dict[str, list] = field(default_factory=dict)    # name -> levels, crossed with all runs
+    dummy: tuple[str, ...] = ()  # factors that must do nothing
+    avoid: tuple[tuple[str, str], ...] = ()  # interactions kept clear of the main effects
+    replicates: int = 1  # repetitions of everything
+    noise: dict[str, list] = field(default_factory=dict)  # name -> levels, crossed with all runs
 
     def __post_init__(self):
-        if not self.factors: raise InputError("Factors.factors must name at least one factor with its levels, got none")
-        if self.replicates < 1: raise InputError(f"Factors.replicates must be at least 1, got {self.replicates}")
+        if not self.factors:
+            raise InputError("Factors.factors must name at least one factor with its levels, got none")
+        if self.replicates < 1:
+            raise InputError(f"Factors.replicates must be at least 1, got {self.replicates}")
         for least, group in ((2, self.factors), (1, self.noise)):
             for name, levels in group.items():
                 if type(name) is not str or not name.strip() or type(levels) is not list:
                     raise InputError(f"factor {name!r} must be a name with a list of levels, got {levels!r}")
                 check_plain(levels, f"levels of {name}")
-                if len({fingerprint(x) for x in levels}) != len(levels) or len(levels) < least: raise InputError(f"factor {name!r} needs at least {least} different levels, got {levels}")
+                if len({fingerprint(x) for x in levels}) != len(levels) or len(levels) < least:
+                    raise InputError(f"factor {name!r} needs at least {least} different levels, got {levels}")
         for name in self.dummy:
-            if name not in self.factors: raise unknown_name("dummy factor", name, list(self.factors))
+            if name not in self.factors:
+                raise unknown_name("dummy factor", name, list(self.factors))
         for name in itertools.chain(*self.avoid):
-            if name not in self.factors: raise unknown_name("factor in avoid", name, list(self.factors))
-        both = [n for n in [*self.noise, *(["replicate"] if self.replicates > 1 else [])] if n in self.factors or (n == "replicate" and n in self.noise)]
-        if both: raise InputError(f"{both[0]!r} is set twice: it cannot be a factor and noise at once")
+            if name not in self.factors:
+                raise unknown_name("factor in avoid", name, list(self.factors))
+        both = [
+            n
+            for n in [*self.noise, *(["replicate"] if self.replicates > 1 else [])]
+            if n in self.factors or (n == "replicate" and n in self.noise)
+        ]
+        if both:
+            raise InputError(f"{both[0]!r} is set twice: it cannot be a factor and noise at once")
 
+# %% ../../nbs/study/factors.ipynb #23d19e69
 def read_factors(
-    path: Path | str, # a YAML file
+    path: Path | str,  # a YAML file
 ) -> Factors:
     "Read a factors file strictly."
     path = Path(path)
-    if not path.is_file(): raise InputError(f"factors file {path.name!r} not found")
+    if not path.is_file():
+        raise InputError(f"factors file {path.name!r} not found")
     return from_dict(Factors, parse_yaml(read_text(path), path.name), path.name)
 
 # %% ../../nbs/study/factors.ipynb #c3f989f0
 class Plan(NamedTuple):
     "The rows of an experiment."
-    rows: list[dict]       # one setting each: all outer settings of run 0, then of run 1, ...
-    design: pd.DataFrame   # one row a run, one column a factor, its levels in their order
-    outer: int             # rows of each run
-    array: str             # its name
-    columns: dict[str, int] # factor -> column
 
+    rows: list[dict]  # one setting each: all outer settings of run 0, then of run 1, ...
+    design: pd.DataFrame  # one row a run, one column a factor, its levels in their order
+    outer: int  # rows of each run
+    array: str  # its name
+    columns: dict[str, int]  # factor -> column
+
+# %% ../../nbs/study/factors.ipynb #c917a876
 def rows_of(
-    array: str | None, # name of an orthogonal array, or "full" for all combinations; the smallest that works when None
-    factors: Factors | dict[str, list], # what is varied, or just name -> levels
+    array: (
+        str | None
+    ),  # name of an orthogonal array, or "full" for all combinations; the smallest that works when None
+    factors: Factors | dict[str, list],  # what is varied, or just name -> levels
 ) -> Plan:
     "Factors on the columns of an orthogonal array, crossed with noise and repetitions."
     f = factors if isinstance(factors, Factors) else Factors(factors=factors)
@@ -81,41 +98,61 @@ def rows_of(
     for i, run in enumerate(runs):
         same = first.setdefault(fingerprint(run), i)
         if same != i:
-            raise InputError(f"runs {same} and {i} of {placed.name} are the same setting {run}; hint: array 'full' takes all combinations once")
-    design = pd.DataFrame({name: declared([run[name] for run in runs], levels) for name, levels in f.factors.items()})
+            raise InputError(
+                f"runs {same} and {i} of {placed.name} are the same setting {run}; hint: array 'full' takes"
+                " all combinations once"
+            )
+    design = pd.DataFrame(
+        {name: declared([run[name] for run in runs], levels) for name, levels in f.factors.items()}
+    )
     outer = [dict(zip(f.noise, levels, strict=True)) for levels in itertools.product(*f.noise.values())]
-    if f.replicates > 1: outer = [{**o, "replicate": r} for r in range(f.replicates) for o in outer]
-    return Plan(read_rows([{**run, **o} for run in runs for o in outer]), design, len(outer), placed.name, placed.columns)
+    if f.replicates > 1:
+        outer = [{**o, "replicate": r} for r in range(f.replicates) for o in outer]
+    return Plan(
+        read_rows([{**run, **o} for run in runs for o in outer]),
+        design,
+        len(outer),
+        placed.name,
+        placed.columns,
+    )
 
 # %% ../../nbs/study/factors.ipynb #7c673cf8
 class NoEffect(InputError):
     "A factor that does nothing, or a dummy that does something."
 
+
 def varied(
-    f: Factors, # what is varied
-) -> dict[str, list]: # name -> levels
+    f: Factors,  # what is varied
+) -> dict[str, list]:  # name -> levels
     "Everything that varies, noise and repetitions too: a seed that is not read makes copies, not replicates."
     return {**f.factors, **f.noise, **({"replicate": [0, 1]} if f.replicates > 1 else {})}
 
+# %% ../../nbs/study/factors.ipynb #6a84ecb1
 def probe_settings(
-    f: Factors, # what is varied
-    base: dict[str, object] | None, # where the other factors stand; first levels when not given
-) -> list[tuple[str | None, object, dict]]: # factor, level, setting; the base first and last
+    f: Factors,  # what is varied
+    base: dict[str, object] | None,  # where the other factors stand; first levels when not given
+) -> list[tuple[str | None, object, dict]]:  # factor, level, setting; the base first and last
     "Every level of every factor alone."
     first = {**{name: levels[0] for name, levels in varied(f).items()}, **(base or {})}
     alone = [(name, level, {**first, name: level}) for name, levels in varied(f).items() for level in levels]
     return [(None, None, first), *alone, (None, None, first)]
 
+# %% ../../nbs/study/factors.ipynb #06a06968
 def ask(
-    item: tuple[int, str | None, object, dict], # place, factor, level, setting
-    probe: Callable[[dict], dict], # setting -> fingerprint, loss
-) -> tuple[int, str, tuple]: # place, fingerprint, what the run computes
+    item: tuple[int, str | None, object, dict],  # place, factor, level, setting
+    probe: Callable[[dict], dict],  # setting -> fingerprint, loss
+) -> tuple[int, str, tuple]:  # place, fingerprint, what the run computes
     "One answer of a probe, checked."
     i, name, level, setting = item
     where = "the base setting" if name is None else f"factor {name!r} at {level!r}"
-    try: answer = probe(dict(setting))
-    except InputError as error: raise InputError(f"{where}: {error}") from error
-    if not isinstance(answer, dict) or not {"fingerprint", "loss"} <= set(answer): raise InputError(f"a probe answers {{'fingerprint': text, 'loss': number}}, got {answer!r} for {where}")
+    try:
+        answer = probe(dict(setting))
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    if not isinstance(answer, dict) or not {"fingerprint", "loss"} <= set(answer):
+        raise InputError(
+            f"a probe answers {{'fingerprint': text, 'loss': number}}, got {answer!r} for {where}"
+        )
     try:
         loss = math.nan if isinstance(answer["loss"], str) else float(answer["loss"])
     except (TypeError, ValueError):
@@ -126,40 +163,80 @@ def ask(
 
 # %% ../../nbs/study/factors.ipynb #4e4e32ff
 def judge_factor(
-    name: str, # the factor
-    levels: Sequence, # as tried
-    marks: Sequence[str], # fingerprint of each
-    seen: Sequence[tuple], # loss and model of each
-    dummy: bool, # whether it must do nothing
-) -> str: # what is wrong; empty when nothing is
+    name: str,  # the factor
+    levels: Sequence,  # as tried
+    marks: Sequence[str],  # fingerprint of each
+    seen: Sequence[tuple],  # loss and model of each
+    dummy: bool,  # whether it must do nothing
+) -> str:  # what is wrong; empty when nothing is
     "A factor's answers in words."
-    same = [(levels[i], levels[j]) for i, j in itertools.combinations(range(len(levels)), 2) if marks[i] == marks[j]]
-    if dummy: return f"{name} is a dummy and must do nothing, but its levels give losses {[s[0] for s in seen]}" if len(set(seen)) > 1 else ""
-    if len(set(marks)) == 1: return f"{name} does nothing: the configuration is the same for {levels}; its key is not read where it stands"
-    if len(set(seen)) == 1: return f"{name} does nothing: it changes the configuration, but the loss is {seen[0][0]:g} for {levels}; it is read and not used, or acts only at another level of another factor"
+    same = [
+        (levels[i], levels[j])
+        for i, j in itertools.combinations(range(len(levels)), 2)
+        if marks[i] == marks[j]
+    ]
+    if dummy:
+        return (
+            f"{name} is a dummy and must do nothing, but its levels give losses {[s[0] for s in seen]}"
+            if len(set(seen)) > 1
+            else ""
+        )
+    if len(set(marks)) == 1:
+        return (
+            f"{name} does nothing: the configuration is the same for {levels}; its key is not read where it"
+            " stands"
+        )
+    if len(set(seen)) == 1:
+        return (
+            f"{name} does nothing: it changes the configuration, but the loss is {seen[0][0]:g} for {levels};"
+            " it is read and not used, or acts only at another level of another factor"
+        )
     return f"{name} has levels that are the same run: {same}" if same else ""
 
+# %% ../../nbs/study/factors.ipynb #d11ef8fb
 def check_factors(
-    probe: Callable[[dict], dict], # setting -> {"fingerprint": text, "loss": number, "model": hash, optional}
-    factors: Factors | dict[str, list], # what is varied
-    base: dict[str, object] | None = None, # where the other factors stand; first levels when not given
+    probe: Callable[
+        [dict], dict
+    ],  # setting -> {"fingerprint": text, "loss": number, "model": hash, optional}
+    factors: Factors | dict[str, list],  # what is varied
+    base: dict[str, object] | None = None,  # where the other factors stand; first levels when not given
     *,
-    dummy: Sequence[str] = (), # more factors that must do nothing
-    engine: str = "sequential", # who asks: a name in `ENGINES`
-    jobs: int = 1, # at the same time
-    address: str | None = None, # of a cluster
-) -> pd.DataFrame: # factor, level, fingerprint, loss
+    dummy: Sequence[str] = (),  # more factors that must do nothing
+    engine: str = "sequential",  # who asks: a name in `ENGINES`
+    jobs: int = 1,  # at the same time
+    address: str | None = None,  # of a cluster
+) -> pd.DataFrame:  # factor, level, fingerprint, loss
     "Move each factor alone; raise `NoEffect` with the names of those that do nothing."
     f = factors if isinstance(factors, Factors) else Factors(factors=factors)
-    f = Factors(factors=f.factors, noise=f.noise, replicates=f.replicates, dummy=tuple(dict.fromkeys([*f.dummy, *dummy])))
+    f = Factors(
+        factors=f.factors,
+        noise=f.noise,
+        replicates=f.replicates,
+        dummy=tuple(dict.fromkeys([*f.dummy, *dummy])),
+    )
     settings = probe_settings(f, base)
     items = [(i, *s) for i, s in enumerate(settings)]
-    found = sorted(progress(each(partial(ask, probe=probe), items, engine=engine, jobs=jobs, address=address), total=len(items), desc="factors"))
-    if found[0][1:] != found[-1][1:]: raise NoEffect(f"the probe answers one setting in two ways, {found[0][1:]} and {found[-1][1:]}: no difference would mean anything; hint: draw from named streams")
+    found = sorted(
+        progress(
+            each(partial(ask, probe=probe), items, engine=engine, jobs=jobs, address=address),
+            total=len(items),
+            desc="factors",
+        )
+    )
+    if found[0][1:] != found[-1][1:]:
+        raise NoEffect(
+            f"the probe answers one setting in two ways, {found[0][1:]} and {found[-1][1:]}: no difference"
+            " would mean anything; hint: draw from named streams"
+        )
     said = []
     for name, levels in varied(f).items():
-        if len(levels) == 1: continue  # a noise factor that is only set
+        if len(levels) == 1:
+            continue  # a noise factor that is only set
         rows = [r for r, s in zip(found, settings, strict=True) if s[0] == name]
         said.append(judge_factor(name, levels, [r[1] for r in rows], [r[2] for r in rows], name in f.dummy))
-    if any(said): raise NoEffect("; ".join(s for s in said if s))
-    return pd.DataFrame([(s[0], s[1], r[1], r[2][0]) for r, s in zip(found, settings, strict=True) if s[0] is not None], columns=["factor", "level", "fingerprint", "loss"])
+    if any(said):
+        raise NoEffect("; ".join(s for s in said if s))
+    return pd.DataFrame(
+        [(s[0], s[1], r[1], r[2][0]) for r, s in zip(found, settings, strict=True) if s[0] is not None],
+        columns=["factor", "level", "fingerprint", "loss"],
+    )

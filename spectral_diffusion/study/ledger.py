@@ -22,9 +22,9 @@ __all__ = ['INDEX', 'flatten', 'run_folders', 'ledger_row', 'file_stamps', 'run_
 
 # %% ../../nbs/study/ledger.ipynb #136d16bd
 def flatten(
-    data: dict, # nested plain data
-    prefix: str = "", # dotted prefix
-) -> dict: # dotted name -> leaf
+    data: dict,  # nested plain data
+    prefix: str = "",  # dotted prefix
+) -> dict:  # dotted name -> leaf
     "Nested mappings as one level with dotted names; lists become text."
     out = {}
     for key, value in data.items():
@@ -34,16 +34,18 @@ def flatten(
             out[prefix + key] = json.dumps(value) if isinstance(value, list) else value
     return out
 
+# %% ../../nbs/study/ledger.ipynb #a2b2d8de
 def run_folders(
-    root: Path | str | None = None, # of the results
-) -> list[Path]: # sorted
+    root: Path | str | None = None,  # of the results
+) -> list[Path]:  # sorted
     "Folders of all complete runs."
     found = results_root(root).glob("*/*/config.yaml")
     return sorted(p.parent for p in found if not p.parent.name.startswith("."))
 
+# %% ../../nbs/study/ledger.ipynb #20eb5a4b
 def ledger_row(
-    path: Path, # folder of a complete run
-) -> dict: # plain data
+    path: Path,  # folder of a complete run
+) -> dict:  # plain data
     "What the ledger says of a run."
     record = load_record(path)
     metrics = {k: v for k, v in record.metrics.items() if not isinstance(v, (dict, list))}
@@ -52,11 +54,12 @@ def ledger_row(
     return name | flatten(record.config) | metrics | machine
 
 # %% ../../nbs/study/ledger.ipynb #62dcd5c6
-INDEX = ".ledger.json" # in the root of the results
+INDEX = ".ledger.json"  # in the root of the results
+
 
 def file_stamps(
-    folder: str, # of a run
-) -> list[int] | None: # time of change, size and number of each file; empty: damaged; None: no record
+    folder: str,  # of a run
+) -> list[int] | None:  # time of change, size and number of each file; empty: damaged; None: no record
     "What tells whether a record has changed."
     try:
         files = [os.stat(f"{folder}/{name}") for name in FACTS]
@@ -64,9 +67,10 @@ def file_stamps(
         return [] if os.path.exists(f"{folder}/{FACTS[0]}") else None
     return [n for f in files for n in (f.st_mtime_ns, f.st_size, f.st_ino)]
 
+# %% ../../nbs/study/ledger.ipynb #d6abf97d
 def run_stamps(
-    root: Path, # of the results
-) -> dict[str, list[int]]: # "bench/fingerprint" -> stamps; sorted
+    root: Path,  # of the results
+) -> dict[str, list[int]]:  # "bench/fingerprint" -> stamps; sorted
     "The complete runs of a folder, and what tells whether one has changed."
     found = {}
     for bench in (b for b in os.scandir(root) if b.is_dir()):
@@ -78,26 +82,33 @@ def run_stamps(
 
 # %% ../../nbs/study/ledger.ipynb #ae6036c0
 def read_index(
-    root: Path, # of the results
-) -> dict: # "bench/fingerprint" -> [stamp, row], as the file says
+    root: Path,  # of the results
+) -> dict:  # "bench/fingerprint" -> [stamp, row], as the file says
     "The index as it was written; one that is missing or damaged is empty."
     try:
-        index = json.loads((root/INDEX).read_text(encoding="utf-8"))
+        index = json.loads((root / INDEX).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
     return index if isinstance(index, dict) else {}
 
+# %% ../../nbs/study/ledger.ipynb #a7041b35
 def is_current(
-    entry: object, # of the index
-    stamp: list[int], # of the folder now
+    entry: object,  # of the index
+    stamp: list[int],  # of the folder now
 ) -> bool:
     "Whether an entry of the index is the row of the folder as it is."
-    return (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], dict)
-            and bool(stamp) and entry[0] == stamp)
+    return (
+        isinstance(entry, list)
+        and len(entry) == 2
+        and isinstance(entry[1], dict)
+        and bool(stamp)
+        and entry[0] == stamp
+    )
 
+# %% ../../nbs/study/ledger.ipynb #5dfaeb69
 def read_ledger(
-    root: Path, # of the results
-) -> dict[str, list]: # "bench/fingerprint" -> [stamp, row]
+    root: Path,  # of the results
+) -> dict[str, list]:  # "bench/fingerprint" -> [stamp, row]
     "The rows of all complete runs: from the index where nothing has changed, else from their folders."
     index, rows = read_index(root), {}
     for name, stamp in (run_stamps(root) if root.is_dir() else {}).items():
@@ -105,35 +116,37 @@ def read_ledger(
             rows[name] = index[name]
             continue
         try:
-            rows[name] = [stamp, ledger_row(root/name)]
+            rows[name] = [stamp, ledger_row(root / name)]
         except InputError:
-            if (root/name).exists():
+            if (root / name).exists():
                 raise  # else it was replaced at this moment
     return rows
 
 # %% ../../nbs/study/ledger.ipynb #9d7491d6
 def ledger_table(
-    rows: dict[str, list], # "bench/fingerprint" -> [stamp, row]
+    rows: dict[str, list],  # "bench/fingerprint" -> [stamp, row]
 ) -> pd.DataFrame:
     "The rows as a table, which has its first columns even without a row."
     return pd.DataFrame([row for _, row in rows.values()], columns=None if rows else ["bench", "fingerprint"])
 
+
 def load_ledger(
-    root: Path | str | None = None, # of the results
-) -> pd.DataFrame: # one row per complete run
+    root: Path | str | None = None,  # of the results
+) -> pd.DataFrame:  # one row per complete run
     "One tidy table of every complete run, as its folders say."
     return ledger_table(read_ledger(results_root(root)))
 
+# %% ../../nbs/study/ledger.ipynb #867e4968
 def write_ledger(
-    root: Path | str | None = None, # of the results
-) -> Path: # results/summary.csv
+    root: Path | str | None = None,  # of the results
+) -> Path:  # results/summary.csv
     "Rebuild the ledger file and its index from the folders."
     root = results_root(root)
     root.mkdir(parents=True, exist_ok=True)
-    with open(root/".ledger.lock", "w") as lock:
+    with open(root / ".ledger.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         rows = read_ledger(root)
-        with atomic_file(root/INDEX) as partial:
+        with atomic_file(root / INDEX) as partial:
             partial.write_text(json.dumps(rows), encoding="utf-8")
-        write_csv(root/"summary.csv", ledger_table(rows))
-    return root/"summary.csv"
+        write_csv(root / "summary.csv", ledger_table(rows))
+    return root / "summary.csv"

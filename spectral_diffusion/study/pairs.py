@@ -21,61 +21,78 @@ __all__ = ['PairTest', 'compare_pairs', 'power', 'pairs_needed']
 # %% ../../nbs/study/pairs.ipynb #84e086ef
 class PairTest(NamedTuple):
     "Two arms over the same pairs; differences are second less first."
-    pairs: int
-    difference: float        # of the means
-    low: float               # of its t interval
-    high: float
-    p: float                 # paired t test
-    median: float            # of the differences
-    wilcoxon: float          # p of the signed ranks; 1 where all differences are zero
-    deviation: float         # standard deviation of the differences
-    spread: tuple[float, float] # standard deviations of both arms
-    levene: float            # p for equal spread, about the medians
 
+    pairs: int
+    difference: float  # of the means
+    low: float  # of its t interval
+    high: float
+    p: float  # paired t test
+    median: float  # of the differences
+    wilcoxon: float  # p of the signed ranks; 1 where all differences are zero
+    deviation: float  # standard deviation of the differences
+    spread: tuple[float, float]  # standard deviations of both arms
+    levene: float  # p for equal spread, about the medians
+
+# %% ../../nbs/study/pairs.ipynb #bded93c4
 def compare_pairs(
-    first: Sequence[float], # one value a pair
-    second: Sequence[float], # the other arm, in the same order
+    first: Sequence[float],  # one value a pair
+    second: Sequence[float],  # the other arm, in the same order
     *,
-    confidence: float = 0.95, # of the interval
+    confidence: float = 0.95,  # of the interval
 ) -> PairTest:
     "Paired comparison of means, medians and spreads."
     a, b = (np.asarray(v, dtype=np.float64) for v in (first, second))
-    if a.ndim != 1 or a.shape != b.shape or len(a) < 2: raise InputError(f"two arms with the same two pairs or more, got shapes {a.shape} and {b.shape}")
-    if not (np.isfinite(a).all() and np.isfinite(b).all()): raise InputError("all values must be finite")
+    if a.ndim != 1 or a.shape != b.shape or len(a) < 2:
+        raise InputError(f"two arms with the same two pairs or more, got shapes {a.shape} and {b.shape}")
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise InputError("all values must be finite")
     d = b - a
     mean, low, high = map(float, t_interval(d.tolist(), confidence))
     deviation, spread = float(d.std(ddof=1)), (float(a.std(ddof=1)), float(b.std(ddof=1)))
     p = float(stats.ttest_rel(b, a).pvalue) if deviation else float(mean == 0)
-    ranks = float(stats.wilcoxon(d).pvalue) if d.any() else 1.
-    levene = float(stats.levene(a, b, center="median").pvalue) if any(spread) else 1.
+    ranks = float(stats.wilcoxon(d).pvalue) if d.any() else 1.0
+    levene = float(stats.levene(a, b, center="median").pvalue) if any(spread) else 1.0
     return PairTest(len(d), mean, low, high, p, float(np.median(d)), ranks, deviation, spread, levene)
 
 # %% ../../nbs/study/pairs.ipynb #f15ac6ce
 def power(
-    effect: float, # true mean difference
-    deviation: float, # standard deviation of the differences, positive
-    pairs: int, # two or more
+    effect: float,  # true mean difference
+    deviation: float,  # standard deviation of the differences, positive
+    pairs: int,  # two or more
     *,
-    level: float = 0.05, # of the two-sided test
-) -> float: # probability
+    level: float = 0.05,  # of the two-sided test
+) -> float:  # probability
     "The probability that a paired t test notices an effect."
-    if not deviation > 0 or pairs < 2 or not 0 < level < 1: raise InputError(f"power needs a positive deviation, two pairs and a level in (0, 1), got {deviation}, {pairs} and {level}")
-    shift, bound = abs(effect)*math.sqrt(pairs)/deviation, stats.t.isf(level/2, pairs - 1)
-    far = 0. if shift > 6 else stats.nct.cdf(-bound, pairs - 1, shift)  # at most 1e-9 beyond, where scipy may give nan
+    if not deviation > 0 or pairs < 2 or not 0 < level < 1:
+        raise InputError(
+            f"power needs a positive deviation, two pairs and a level in (0, 1), got {deviation}, {pairs} and"
+            f" {level}"
+        )
+    shift, bound = abs(effect) * math.sqrt(pairs) / deviation, stats.t.isf(level / 2, pairs - 1)
+    far = (
+        0.0 if shift > 6 else stats.nct.cdf(-bound, pairs - 1, shift)
+    )  # at most 1e-9 beyond, where scipy may give nan
     return float(stats.nct.sf(bound, pairs - 1, shift) + far)
 
+# %% ../../nbs/study/pairs.ipynb #b6e74266
 def pairs_needed(
-    effect: float, # true mean difference, not zero
-    deviation: float, # standard deviation of the differences, positive
+    effect: float,  # true mean difference, not zero
+    deviation: float,  # standard deviation of the differences, positive
     *,
-    target: float = 0.8, # power
-    level: float = 0.05, # of the two-sided test
-) -> int: # pairs
+    target: float = 0.8,  # power
+    level: float = 0.05,  # of the two-sided test
+) -> int:  # pairs
     "The fewest pairs with which a paired t test has the power."
-    if effect == 0 or not level < target < 1: raise InputError(f"an effect that is not zero and a target in ({level}, 1), got {effect} and {target}")
+    if effect == 0 or not level < target < 1:
+        raise InputError(
+            f"an effect that is not zero and a target in ({level}, 1), got {effect} and {target}"
+        )
     low, high = 1, 2
-    while power(effect, deviation, high, level=level) < target: low, high = high, 2*high
+    while power(effect, deviation, high, level=level) < target:
+        low, high = high, 2 * high
     while high - low > 1:
-        middle = (low + high)//2
-        low, high = (low, middle) if power(effect, deviation, middle, level=level) >= target else (middle, high)
+        middle = (low + high) // 2
+        low, high = (
+            (low, middle) if power(effect, deviation, middle, level=level) >= target else (middle, high)
+        )
     return high

@@ -35,85 +35,121 @@ __all__ = ['ENGINES', 'check_plain', 'read_rows', 'read_mapping', 'Job', 'claim'
 
 # %% ../../nbs/study/rows.ipynb #22f62ed8
 def check_plain(
-    value: object, # from a row
-    where: str, # named in the error
+    value: object,  # from a row
+    where: str,  # named in the error
 ) -> None:
     "Raise unless the value is plain data that JSON gives back unchanged."
-    if value is None or type(value) in (bool, int, str) or (type(value) is float and math.isfinite(value)): return
-    if type(value) is float: raise InputError(f"{where} must be a finite number, got {value}; hint: an empty cell of a table is nan")
-    if type(value) is dict and all(type(k) is str for k in value): parts = value.items()
-    elif type(value) is list: parts = enumerate(value)
-    else: raise InputError(f"{where} must be plain data (number, text, true, null, list, mapping), got {value!r} of type {type(value).__name__}; hint: x.item() or list(x)")
-    for key, part in parts: check_plain(part, f"{where}[{key!r}]")
+    if value is None or type(value) in (bool, int, str) or (type(value) is float and math.isfinite(value)):
+        return
+    if type(value) is float:
+        raise InputError(
+            f"{where} must be a finite number, got {value}; hint: an empty cell of a table is nan"
+        )
+    if type(value) is dict and all(type(k) is str for k in value):
+        parts = value.items()
+    elif type(value) is list:
+        parts = enumerate(value)
+    else:
+        raise InputError(
+            f"{where} must be plain data (number, text, true, null, list, mapping), got {value!r} of type"
+            f" {type(value).__name__}; hint: x.item() or list(x)"
+        )
+    for key, part in parts:
+        check_plain(part, f"{where}[{key!r}]")
 
+# %% ../../nbs/study/rows.ipynb #db010330
 def read_rows(
-    rows: Sequence[dict[str, object]] | pd.DataFrame, # one setting each
+    rows: Sequence[dict[str, object]] | pd.DataFrame,  # one setting each
     *,
-    reserved: Sequence[str] = ("out",), # names that the machinery sets
+    reserved: Sequence[str] = ("out",),  # names that the machinery sets
 ) -> list[dict[str, object]]:
     "The rows as plain mappings; doubled rows and values that are not plain raise."
     if isinstance(rows, pd.DataFrame):
-        if not rows.columns.is_unique: raise InputError(f"columns of a table must differ, got {list(rows.columns)}")
-        rows = [dict(zip(rows.columns, r, strict=True)) for r in zip(*(rows[c].tolist() for c in rows), strict=True)]
-    if not len(rows): raise InputError("a sweep needs at least one row, got none")
+        if not rows.columns.is_unique:
+            raise InputError(f"columns of a table must differ, got {list(rows.columns)}")
+        rows = [
+            dict(zip(rows.columns, r, strict=True))
+            for r in zip(*(rows[c].tolist() for c in rows), strict=True)
+        ]
+    if not len(rows):
+        raise InputError("a sweep needs at least one row, got none")
     seen: dict[str, int] = {}
     for i, row in enumerate(rows):
-        if not isinstance(row, dict): raise InputError(f"row {i} must be a mapping of parameters, got {type(row).__name__}")
+        if not isinstance(row, dict):
+            raise InputError(f"row {i} must be a mapping of parameters, got {type(row).__name__}")
         for name in row:
-            if name in reserved: raise InputError(f"row {i} sets {name!r}, which the sweep sets itself; hint: leave it out")
+            if name in reserved:
+                raise InputError(f"row {i} sets {name!r}, which the sweep sets itself; hint: leave it out")
         check_plain(dict(row), f"row {i}")
         first = seen.setdefault(fingerprint(dict(row)), i)
-        if first != i: raise InputError(f"rows {first} and {i} are the same: {row}; hint: vary a seed, or drop one")
+        if first != i:
+            raise InputError(f"rows {first} and {i} are the same: {row}; hint: vary a seed, or drop one")
     return [dict(row) for row in rows]
 
 # %% ../../nbs/study/rows.ipynb #059061a0
 def read_mapping(
-    path: Path, # a JSON file of a sweep
-    **kinds: type, # keys that it must have, and the type of their values
+    path: Path,  # a JSON file of a sweep
+    **kinds: type,  # keys that it must have, and the type of their values
 ) -> dict[str, object]:
     "What a file of a sweep says; a damaged one raises with its name."
     where = f"{path.parent.name}/{path.name}"
     data = parse_json(read_text(path, where), where)
-    if not isinstance(data, dict) or any(type(data.get(key)) is not kind for key, kind in kinds.items()): raise InputError(f"{where} is damaged: it must be a mapping with {', '.join(kinds)}")
+    if not isinstance(data, dict) or any(type(data.get(key)) is not kind for key, kind in kinds.items()):
+        raise InputError(f"{where} is damaged: it must be a mapping with {', '.join(kinds)}")
     return data
 
+# %% ../../nbs/study/rows.ipynb #41899317
 class Job(NamedTuple):
     "One row, and where its result goes."
-    root: Path          # folder of the sweep
-    base: dict          # what else determines the result
-    parameters: dict    # the row
-    forgiven: int = 0   # failures that do not count: it is tried once more
+
+    root: Path  # folder of the sweep
+    base: dict  # what else determines the result
+    parameters: dict  # the row
+    forgiven: int = 0  # failures that do not count: it is tried once more
 
     @property
-    def name(self) -> str: return fingerprint({**self.base, "parameters": self.parameters})
+    def name(self) -> str:
+        return fingerprint({**self.base, "parameters": self.parameters})
+
     @property
-    def path(self) -> Path: return self.root/self.name
+    def path(self) -> Path:
+        return self.root / self.name
+
     @property
-    def failed(self) -> Path: return self.root/"failed"/self.name
+    def failed(self) -> Path:
+        return self.root / "failed" / self.name
 
     def failures(self) -> int:
         "How often it has failed so far."
-        return read_mapping(self.failed/"failure.json", attempts=int)["attempts"] if (self.failed/"failure.json").exists() else 0
+        return (
+            read_mapping(self.failed / "failure.json", attempts=int)["attempts"]
+            if (self.failed / "failure.json").exists()
+            else 0
+        )
 
 # %% ../../nbs/study/rows.ipynb #25e86522
 @contextmanager
 def claim(
-    root: Path, # folder of the sweep
-    name: str, # what is claimed
+    root: Path,  # folder of the sweep
+    name: str,  # what is claimed
     *,
-    wait: bool = False, # until it is free, instead of giving up
-) -> Iterator[bool]: # whether it is ours
+    wait: bool = False,  # until it is free, instead of giving up
+) -> Iterator[bool]:  # whether it is ours
     "The exclusive right to write something, until the block ends or the process dies."
-    (root/".locks").mkdir(parents=True, exist_ok=True)
-    with open(root/".locks"/name, "a") as lock:
-        try: fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError: mine = False
-        else: mine = True
+    (root / ".locks").mkdir(parents=True, exist_ok=True)
+    with open(root / ".locks" / name, "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            mine = False
+        else:
+            mine = True
         yield mine
 
+# %% ../../nbs/study/rows.ipynb #dbd16096
 def clean(
-    root: Path, # folder of the sweep
-) -> list[str]: # what was removed
+    root: Path,  # folder of the sweep
+) -> list[str]:  # what was removed
     "Remove what dead processes left; the folders of living ones are locked and stay."
     gone = []
     for path in sorted(root.glob(".partial-*-*")):
@@ -125,34 +161,50 @@ def clean(
 
 # %% ../../nbs/study/rows.ipynb #39b6f947
 def read_metrics(
-    work: Path, # folder that a run has filled
-    file: str = "metrics.json", # what it has to contain
+    work: Path,  # folder that a run has filled
+    file: str = "metrics.json",  # what it has to contain
 ) -> dict[str, object]:
     "The answer of a run: a mapping of plain data with finite numbers."
-    if not (work/file).is_file(): raise InputError(f"the run ended without {file}; hint: write it into the folder given as `out`")
-    metrics = parse_json(read_text(work/file, file), file)
-    if not isinstance(metrics, dict): raise InputError(f"{file} must hold a mapping, got {type(metrics).__name__}")
+    if not (work / file).is_file():
+        raise InputError(f"the run ended without {file}; hint: write it into the folder given as `out`")
+    metrics = parse_json(read_text(work / file, file), file)
+    if not isinstance(metrics, dict):
+        raise InputError(f"{file} must hold a mapping, got {type(metrics).__name__}")
     check_plain(metrics, file)
     return metrics
 
+# %% ../../nbs/study/rows.ipynb #a1ef6606
 def keep(
-    job: Job, # whose lock we hold
-    work: Path, # its folder, filled
-    error: Exception | None, # what it ended with
-    seconds: float, # what it took
-) -> str: # "done" or "failed"
+    job: Job,  # whose lock we hold
+    work: Path,  # its folder, filled
+    error: Exception | None,  # what it ended with
+    seconds: float,  # what it took
+) -> str:  # "done" or "failed"
     "Give the folder of a row that has ended its final name."
     row = {**job.base, "parameters": job.parameters}
-    own = read_mapping(work/"system.json") if not error and (work/"system.json").is_file() else environment()
-    def told(text): return without_paths(text.replace(str(work), "<row>").replace(str(job.root), "<sweep>"))
-    write_json(work/"system.json", {**own, "seconds": round(seconds, 2)})
+    own = (
+        read_mapping(work / "system.json")
+        if not error and (work / "system.json").is_file()
+        else environment()
+    )
+
+    def told(text):
+        return without_paths(text.replace(str(work), "<row>").replace(str(job.root), "<sweep>"))
+
+    write_json(work / "system.json", {**own, "seconds": round(seconds, 2)})
     if error:
-        (work/"config.yaml").unlink(missing_ok=True)  # a failed run is no record
-        (work/"traceback.txt").write_text(told("".join(traceback.format_exception(error))), encoding="utf-8")
-        write_json(work/"failure.json", {"reason": told(f"{type(error).__name__}: {error}"), "attempts": job.failures() + 1})
-    elif not (work/"config.yaml").exists():
-        with atomic_file(work/"config.yaml") as new: new.write_text(dump_yaml(row), encoding="utf-8")
-    write_json(work/"row.json", row)
+        (work / "config.yaml").unlink(missing_ok=True)  # a failed run is no record
+        (work / "traceback.txt").write_text(
+            told("".join(traceback.format_exception(error))), encoding="utf-8"
+        )
+        write_json(
+            work / "failure.json",
+            {"reason": told(f"{type(error).__name__}: {error}"), "attempts": job.failures() + 1},
+        )
+    elif not (work / "config.yaml").exists():
+        with atomic_file(work / "config.yaml") as new:
+            new.write_text(dump_yaml(row), encoding="utf-8")
+    write_json(work / "row.json", row)
     set_mode(work, 0o755)
     job.failed.parent.mkdir(exist_ok=True)
     if error and job.failed.exists():
@@ -163,9 +215,10 @@ def keep(
     shutil.rmtree(work.with_name(f".partial-{job.name}-old"), ignore_errors=True)
     return "failed" if error else "done"
 
+# %% ../../nbs/study/rows.ipynb #fef50781
 def put_away(
-    job: Job, # that has failed before
-    work: Path, # its present folder
+    job: Job,  # that has failed before
+    work: Path,  # its present folder
 ) -> None:
     "Put an older failure away; one that cannot be moved stays, and is covered by the row when that is done."
     try:
@@ -173,157 +226,244 @@ def put_away(
     except OSError as error:
         if not job.path.exists():
             raise
-        say(f"the older failure of row {job.name} stays in {job.failed.parent.name} ({error.strerror}); the row is kept")
+        say(
+            f"the older failure of row {job.name} stays in {job.failed.parent.name} ({error.strerror}); the"
+            " row is kept"
+        )
 
 # %% ../../nbs/study/rows.ipynb #346ce6a7
 def run_row(
-    job: Job, # the row
-    run: Callable[[dict, Path], object], # the work: parameters and a folder to fill
+    job: Job,  # the row
+    run: Callable[[dict, Path], object],  # the work: parameters and a folder to fill
     *,
-    wait: bool = False, # for somebody else who has it
-    parent: int | None = None, # process that must still be there
-) -> tuple[str, str]: # its name; "done", "failed", "had" (was there), "busy" (somebody else has it) or "left"
+    wait: bool = False,  # for somebody else who has it
+    parent: int | None = None,  # process that must still be there
+) -> tuple[
+    str, str
+]:  # its name; "done", "failed", "had" (was there), "busy" (somebody else has it) or "left"
     "Compute a row, unless it is done or somebody else is at it."
-    if parent is not None and os.getppid() != parent: return job.name, "left"
+    if parent is not None and os.getppid() != parent:
+        return job.name, "left"
     with claim(job.root, job.name, wait=wait) as mine:
-        if not mine: return job.name, "busy"
-        if job.path.exists() or job.failures() > job.forgiven: return job.name, "had"
-        for path in job.root.glob(f".partial-{job.name}-*"): shutil.rmtree(path, ignore_errors=True)
-        work, start, end = Path(tempfile.mkdtemp(dir=job.root, prefix=f".partial-{job.name}-")), time.monotonic(), None
+        if not mine:
+            return job.name, "busy"
+        if job.path.exists() or job.failures() > job.forgiven:
+            return job.name, "had"
+        for path in job.root.glob(f".partial-{job.name}-*"):
+            shutil.rmtree(path, ignore_errors=True)
+        work, start, end = (
+            Path(tempfile.mkdtemp(dir=job.root, prefix=f".partial-{job.name}-")),
+            time.monotonic(),
+            None,
+        )
         try:
             try:
                 run(job.parameters, work)
                 read_metrics(work)
-            except Exception as error: end = error
+            except Exception as error:
+                end = error
             return job.name, keep(job, work, end, time.monotonic() - start)
-        finally: shutil.rmtree(work, ignore_errors=True)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
 
 # %% ../../nbs/study/rows.ipynb #110acece
 def sweep_table(
-    root: Path | str, # folder of the sweep
-) -> pd.DataFrame: # name, status, reason, what determines the result, parameters.*, metrics.*
+    root: Path | str,  # folder of the sweep
+) -> pd.DataFrame:  # name, status, reason, what determines the result, parameters.*, metrics.*
     "All rows that have ended, from their folders."
     rows = {}
-    for file in [*Path(root).glob("failed/*/row.json"), *Path(root).glob("[!.]*/row.json")]:  # what is done covers an older failure
+    for file in [
+        *Path(root).glob("failed/*/row.json"),
+        *Path(root).glob("[!.]*/row.json"),
+    ]:  # what is done covers an older failure
         try:
             row = read_mapping(file, parameters=dict)
             failed = file.parent.parent.name == "failed" and file.parent.parent.parent == Path(root)
             metrics = {} if failed else read_metrics(file.parent)
-            reason = read_mapping(file.parent/"failure.json", reason=str)["reason"] if failed else None
+            reason = read_mapping(file.parent / "failure.json", reason=str)["reason"] if failed else None
         except InputError:
-            if file.exists(): raise
+            if file.exists():
+                raise
             continue  # it was replaced at this moment
-        flat = flatten({"parameters": row.pop("parameters"), "metrics": {k: v for k, v in metrics.items() if not isinstance(v, list)}})
-        rows[file.parent.name] = {"name": file.parent.name, "status": "failed" if failed else "done", "reason": reason, **row, **flat}
+        flat = flatten(
+            {
+                "parameters": row.pop("parameters"),
+                "metrics": {k: v for k, v in metrics.items() if not isinstance(v, list)},
+            }
+        )
+        rows[file.parent.name] = {
+            "name": file.parent.name,
+            "status": "failed" if failed else "done",
+            "reason": reason,
+            **row,
+            **flat,
+        }
     fixed = ["name", "status", "reason"]
     found = {c for r in rows.values() for c in r} - set(fixed)
-    return pd.DataFrame([rows[n] for n in sorted(rows)], columns=fixed + sorted(found, key=lambda c: ("." in c, not c.startswith("parameters."), c)))
+    return pd.DataFrame(
+        [rows[n] for n in sorted(rows)],
+        columns=fixed + sorted(found, key=lambda c: ("." in c, not c.startswith("parameters."), c)),
+    )
 
+# %% ../../nbs/study/rows.ipynb #53078e05
 def write_sweep(
-    root: Path | str, # folder of the sweep
-) -> Path: # sweep.csv
+    root: Path | str,  # folder of the sweep
+) -> Path:  # sweep.csv
     "Rebuild the ledger of a sweep from its folders."
-    with claim(Path(root), "ledger", wait=True): write_csv(Path(root)/"sweep.csv", sweep_table(root))
-    return Path(root)/"sweep.csv"
+    with claim(Path(root), "ledger", wait=True):
+        write_csv(Path(root) / "sweep.csv", sweep_table(root))
+    return Path(root) / "sweep.csv"
 
 # %% ../../nbs/study/rows.ipynb #27dfac4b
 ENGINES = ("sequential", "loky", "dask", "ray")
 
+
 def check_engine(
-    engine: str, # a name in `ENGINES`
-    jobs: int, # at the same time
-    address: str | None, # of a cluster
+    engine: str,  # a name in `ENGINES`
+    jobs: int,  # at the same time
+    address: str | None,  # of a cluster
 ) -> None:
     "Raise when this cannot be meant."
-    if engine not in ENGINES: raise unknown_name("engine", engine, list(ENGINES))
-    if type(jobs) is not int or jobs == 0 or jobs < -1: raise InputError(f"jobs must be a whole number, at least 1, or -1 for all cores; got {jobs!r}")
-    if address is not None and engine not in ("dask", "ray"): raise InputError(f"engine {engine!r} runs here and takes no address, got {address!r}; hint: engine='dask'")
-    if engine == "dask" and address is None: raise InputError("engine 'dask' needs the address of a running scheduler; hint: address='tcp://host:8786'")
+    if engine not in ENGINES:
+        raise unknown_name("engine", engine, list(ENGINES))
+    if type(jobs) is not int or jobs == 0 or jobs < -1:
+        raise InputError(f"jobs must be a whole number, at least 1, or -1 for all cores; got {jobs!r}")
+    if address is not None and engine not in ("dask", "ray"):
+        raise InputError(
+            f"engine {engine!r} runs here and takes no address, got {address!r}; hint: engine='dask'"
+        )
+    if engine == "dask" and address is None:
+        raise InputError(
+            "engine 'dask' needs the address of a running scheduler; hint: address='tcp://host:8786'"
+        )
 
+# %% ../../nbs/study/rows.ipynb #0046ceab
 def on_dask(
-    function: Callable, # of one item
-    items: Sequence, # what it is called with
-    jobs: int, # at the same time; -1 is all of the cluster
-    address: str, # of the running cluster, such as "tcp://10.0.0.5:8786"
-) -> Iterator: # answers as they come; that a worker was lost is said after all of them
+    function: Callable,  # of one item
+    items: Sequence,  # what it is called with
+    jobs: int,  # at the same time; -1 is all of the cluster
+    address: str,  # of the running cluster, such as "tcp://10.0.0.5:8786"
+) -> Iterator:  # answers as they come; that a worker was lost is said after all of them
     "Call a function with every item on a Dask cluster."
-    try: from distributed import Client, as_completed
-    except ImportError as error: raise InputError("engine 'dask' needs a package that is not installed; hint: pip install -e '.[dask]' in a checkout") from error
-    try: client = Client(address, timeout=10, set_as_default=False)
-    except (OSError, ValueError) as error: raise InputError(f"no Dask scheduler answers at {address!r}: {error}") from error
+    try:
+        from distributed import Client, as_completed
+    except ImportError as error:
+        raise InputError(
+            "engine 'dask' needs a package that is not installed; hint: pip install -e '.[dask]' in a"
+            " checkout"
+        ) from error
+    try:
+        client = Client(address, timeout=10, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"no Dask scheduler answers at {address!r}: {error}") from error
     with client:
-        try: client.wait_for_workers(1, timeout=600)
-        except TimeoutError as error: raise InputError(f"the Dask scheduler at {address!r} has no worker, and none came within ten minutes") from error
+        try:
+            client.wait_for_workers(1, timeout=600)
+        except TimeoutError as error:
+            raise InputError(
+                f"the Dask scheduler at {address!r} has no worker, and none came within ten minutes"
+            ) from error
         todo, lost = iter(items), None
-        running = as_completed([client.submit(function, x, pure=False) for x in (items if jobs == -1 else islice(todo, jobs))], loop=client.loop)
+        running = as_completed(
+            [client.submit(function, x, pure=False) for x in (items if jobs == -1 else islice(todo, jobs))],
+            loop=client.loop,
+        )
         for future in running:
-            for x in islice(todo, int(jobs != -1)): running.add(client.submit(function, x, pure=False))
-            try: answer = future.result()
-            except broken_pool("dask") as error: lost = error
-            else: yield answer
-        if lost: raise lost
+            for x in islice(todo, int(jobs != -1)):
+                running.add(client.submit(function, x, pure=False))
+            try:
+                answer = future.result()
+            except broken_pool("dask") as error:
+                lost = error
+            else:
+                yield answer
+        if lost:
+            raise lost
 
+# %% ../../nbs/study/rows.ipynb #c80e2df0
 @contextmanager
 def ray_pool(
-    jobs: int, # at the same time; -1 is all of the cluster
-    address: str | None, # of the running cluster; a new one on this machine when not given
-) -> Iterator: # a pool
+    jobs: int,  # at the same time; -1 is all of the cluster
+    address: str | None,  # of the running cluster; a new one on this machine when not given
+) -> Iterator:  # a pool
     "The pool behind Ray's joblib backend, which by itself gives no answer before the last."
     try:
         import ray
         from ray.util.multiprocessing import Pool
-    except ImportError as error: raise InputError("engine 'ray' needs a package that is not installed; hint: pip install -e '.[ray]' in a checkout") from error
+    except ImportError as error:
+        raise InputError(
+            "engine 'ray' needs a package that is not installed; hint: pip install -e '.[ray]' in a checkout"
+        ) from error
     try:
-        if not ray.is_initialized(): ray.init(address=address, log_to_driver=False)
-    except (OSError, ValueError) as error: raise InputError(f"no Ray cluster answers at {address!r}: {error}") from error
-    try: pool = Pool(None if jobs == -1 else jobs)
-    except ValueError as error: raise InputError(f"{jobs} rows at the same time do not fit: {error}") from error  # more than the cluster has cores
-    with pool: yield pool
+        if not ray.is_initialized():
+            ray.init(address=address, log_to_driver=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"no Ray cluster answers at {address!r}: {error}") from error
+    try:
+        pool = Pool(None if jobs == -1 else jobs)
+    except ValueError as error:
+        raise InputError(
+            f"{jobs} rows at the same time do not fit: {error}"
+        ) from error  # more than the cluster has cores
+    with pool:
+        yield pool
 
+# %% ../../nbs/study/rows.ipynb #4b4e3be9
 def each(
-    function: Callable, # of one item
-    items: Sequence, # what it is called with
+    function: Callable,  # of one item
+    items: Sequence,  # what it is called with
     *,
-    engine: str = "loky", # a name in `ENGINES`
-    jobs: int = -1, # at the same time; -1 is all cores, or all of the cluster
-    address: str | None = None, # of the cluster
-) -> Iterator: # answers as they come
+    engine: str = "loky",  # a name in `ENGINES`
+    jobs: int = -1,  # at the same time; -1 is all cores, or all of the cluster
+    address: str | None = None,  # of the cluster
+) -> Iterator:  # answers as they come
     "Call a function with every item, in parallel; the order of the answers is that of their end."
     from joblib import Parallel, delayed, parallel_config
+
     check_engine(engine, jobs, address)
     if engine == "dask":
         yield from on_dask(function, items, jobs, address)
         return
     if engine == "ray":
-        with ray_pool(jobs, address) as pool: yield from pool.imap_unordered(function, items, chunksize=1)
+        with ray_pool(jobs, address) as pool:
+            yield from pool.imap_unordered(function, items, chunksize=1)
         return
-    jobs = 1 if engine == "sequential" else min(jobs, max(2, len(items)))  # loky starts as many processes as it is asked for
+    jobs = (
+        1 if engine == "sequential" else min(jobs, max(2, len(items)))
+    )  # loky starts as many processes as it is asked for
     with parallel_config(backend=engine):
-        yield from Parallel(n_jobs=jobs, batch_size=1, return_as="generator_unordered")(delayed(function)(x) for x in items)
+        yield from Parallel(n_jobs=jobs, batch_size=1, return_as="generator_unordered")(
+            delayed(function)(x) for x in items
+        )
 
 # %% ../../nbs/study/rows.ipynb #f3789aa6
 class WorkerDied(RuntimeError):
     "The process that computed a row was killed, by the system, a crash or somebody."
+
     exit_code = 1  # of the command line, which needs no traceback for it
+
 
 def broken_pool(engine: str) -> tuple[type[Exception], ...]:
     "What an engine raises when a worker is gone."
     if engine == "loky":
         from joblib.externals.loky.process_executor import BrokenProcessPool
+
         return (BrokenProcessPool,)
     if engine == "dask":
         from distributed.scheduler import KilledWorker
+
         return (KilledWorker,)
     return ()
 
+# %% ../../nbs/study/rows.ipynb #268239e9
 def outlive(
-    work: Callable, # of one job: `run_row`
-    todo: Sequence[Job], # the rows
+    work: Callable,  # of one job: `run_row`
+    todo: Sequence[Job],  # the rows
     *,
-    engine: str, # a name in `ENGINES`
-    jobs: int, # at the same time
-    address: str | None, # of the cluster
-) -> Iterator[tuple[str, str]]: # names and states, as they come
+    engine: str,  # a name in `ENGINES`
+    jobs: int,  # at the same time
+    address: str | None,  # of the cluster
+) -> Iterator[tuple[str, str]]:  # names and states, as they come
     "Like `each` on rows, whatever happens to the workers."
     left, broken, quiet = {j.name: j for j in todo}, broken_pool(engine), 0
     while left:
@@ -335,31 +475,50 @@ def outlive(
         except broken as error:
             hit = [j for j in left.values() if j.path.exists() or any(j.root.glob(f".partial-{j.name}-*"))]
             quiet = 0 if hit else quiet + 1
-            if quiet == 3: raise WorkerDied(f"workers die before they begin a row: {error}") from error
-        for job in hit: yield left.pop(job.name).name, "done" if job.path.exists() else run_alone(work, job, engine, address, broken)
+            if quiet == 3:
+                raise WorkerDied(f"workers die before they begin a row: {error}") from error
+        for job in hit:
+            yield (
+                left.pop(job.name).name,
+                "done" if job.path.exists() else run_alone(work, job, engine, address, broken),
+            )
 
-def run_alone(work: Callable, job: Job, engine: str, address: str | None, broken: tuple[type[Exception], ...]) -> str: # its state
+# %% ../../nbs/study/rows.ipynb #85e60182
+def run_alone(
+    work: Callable, job: Job, engine: str, address: str | None, broken: tuple[type[Exception], ...]
+) -> str:  # its state
     "A row in a pool of its own."
     start = time.monotonic()
-    try: return [state for _, state in each(work, [job], engine=engine, jobs=2, address=address)][0]  # with one at a time joblib would take it into this process
+    try:
+        return [state for _, state in each(work, [job], engine=engine, jobs=2, address=address)][
+            0
+        ]  # with one at a time joblib would take it into this process
     except broken as error:
         with claim(job.root, job.name, wait=True):
             room = Path(tempfile.mkdtemp(dir=job.root, prefix=f".partial-{job.name}-"))
-            return keep(job, room, WorkerDied(f"its worker process was killed twice: {error}"), time.monotonic() - start)
+            return keep(
+                job,
+                room,
+                WorkerDied(f"its worker process was killed twice: {error}"),
+                time.monotonic() - start,
+            )
 
 # %% ../../nbs/study/rows.ipynb #cb9dd168
 class Failure(NamedTuple):
     "A row that ended with an error."
+
     name: str
     parameters: dict
     reason: str
     path: Path  # what it left
 
+# %% ../../nbs/study/rows.ipynb #b4f1f6c0
 class Sweep(NamedTuple):
     "What became of the rows."
+
     root: Path
-    names: list[str]       # of all rows, in the order given
-    ran: list[str]         # those executed now
+    names: list[str]  # of all rows, in the order given
+    ran: list[str]  # those executed now
     failed: list[Failure]  # all that have failed, now or before
 
     @property
@@ -367,27 +526,36 @@ class Sweep(NamedTuple):
         "The ledger of these rows, in the order given."
         return sweep_table(self.root).set_index("name").loc[self.names].reset_index()
 
+# %% ../../nbs/study/rows.ipynb #51e821c9
 class SweepFailed(RuntimeError):
     "Some rows ended with an error; the others are done."
+
     def __init__(self, sweep: Sweep):
-        lines = [f"  {f.path.parent.name}/{f.name} {json.dumps(f.parameters)}: {' '.join(f.reason.split())}" for f in sweep.failed]
+        lines = [
+            f"  {f.path.parent.name}/{f.name} {json.dumps(f.parameters)}: {' '.join(f.reason.split())}"
+            for f in sweep.failed
+        ]
         hint = "what they left is kept there; retry_failed runs them again"
-        super().__init__("\n".join([f"{len(sweep.failed)} of {len(sweep.names)} rows failed; {hint}", *lines]))
+        super().__init__(
+            "\n".join([f"{len(sweep.failed)} of {len(sweep.names)} rows failed; {hint}", *lines])
+        )
         self.sweep, self.failed = sweep, sweep.failed
-    def __reduce__(self): return SweepFailed, (self.sweep,)
+
+    def __reduce__(self):
+        return SweepFailed, (self.sweep,)
 
 # %% ../../nbs/study/rows.ipynb #b7eb9e9a
 def run_rows(
-    root: Path | str, # folder of the sweep
-    rows: Sequence[dict[str, object]], # from `read_rows`
-    run: Callable[[dict, Path], object], # the work: parameters and a folder to fill
-    base: dict[str, object], # what else determines a result
+    root: Path | str,  # folder of the sweep
+    rows: Sequence[dict[str, object]],  # from `read_rows`
+    run: Callable[[dict, Path], object],  # the work: parameters and a folder to fill
+    base: dict[str, object],  # what else determines a result
     *,
-    engine: str = "loky", # a name in `ENGINES`
-    jobs: int = -1, # at the same time
-    address: str | None = None, # of a cluster
-    retry_failed: bool = False, # run rows again that failed before
-    strict: bool = True, # raise `SweepFailed` at the end when a row has failed
+    engine: str = "loky",  # a name in `ENGINES`
+    jobs: int = -1,  # at the same time
+    address: str | None = None,  # of a cluster
+    retry_failed: bool = False,  # run rows again that failed before
+    strict: bool = True,  # raise `SweepFailed` at the end when a row has failed
 ) -> Sweep:
     "Compute every row that is not done."
     check_engine(engine, jobs, address)
@@ -395,7 +563,8 @@ def run_rows(
     root.mkdir(parents=True, exist_ok=True)
     todo = [Job(root, base, row) for row in read_rows(rows)]
     clean(root)
-    if retry_failed: todo = [j._replace(forgiven=j.failures()) for j in todo]
+    if retry_failed:
+        todo = [j._replace(forgiven=j.failures()) for j in todo]
     left, ran = [j for j in todo if not j.path.exists() and j.failures() <= j.forgiven], []
     with progress(total=len(left), desc=root.name, unit="row") as bar:
         for wait in (False, True):  # first what is free, then what others had
@@ -403,11 +572,17 @@ def run_rows(
             ended = {}
             for name, state in outlive(work, left, engine=engine, jobs=jobs, address=address):
                 ended[name] = state
-                if state != "busy": bar.update()
+                if state != "busy":
+                    bar.update()
             ran += [j.name for j in left if ended[j.name] in ("done", "failed")]
             left = [j for j in left if ended[j.name] == "busy"]
     write_sweep(root)
-    failed = [Failure(j.name, j.parameters, read_mapping(j.failed/"failure.json", reason=str)["reason"], j.failed) for j in todo if not j.path.exists()]
+    failed = [
+        Failure(j.name, j.parameters, read_mapping(j.failed / "failure.json", reason=str)["reason"], j.failed)
+        for j in todo
+        if not j.path.exists()
+    ]
     sweep = Sweep(root, [j.name for j in todo], ran, failed)
-    if failed and strict: raise SweepFailed(sweep)
+    if failed and strict:
+        raise SweepFailed(sweep)
     return sweep

@@ -32,7 +32,15 @@ from ..core.runtime import atomic_file, say, set_mode, without_paths
 from ..doe.arrays import declared
 from ..run.record import check_name, results_root, write_json
 from .factors import Factors, Plan, check_factors, rows_of
-from .rows import Job, Sweep, check_engine, read_mapping, read_metrics, read_rows, run_rows
+from spectral_diffusion.study.rows import (
+    Job,
+    Sweep,
+    check_engine,
+    read_mapping,
+    read_metrics,
+    read_rows,
+    run_rows,
+)
 
 # %% auto #0
 __all__ = ['KERNEL', 'check_cell', 'page_language', 'read_notebook', 'complete', 'assigned', 'known_parameters',
@@ -42,11 +50,16 @@ __all__ = ['KERNEL', 'check_cell', 'page_language', 'read_notebook', 'complete',
            'save_study', 'run_study', 'read_study']
 
 # %% ../../nbs/study/sweep.ipynb #ef07bffe
-KERNEL = {"display_name": "python3", "language": "python", "name": "python3"}  # the kernel of this environment
+KERNEL = {
+    "display_name": "python3",
+    "language": "python",
+    "name": "python3",
+}  # the kernel of this environment
+
 
 def check_cell(
-    cell: object, # of a notebook
-    where: str, # named in the error
+    cell: object,  # of a notebook
+    where: str,  # named in the error
 ) -> None:
     "Raise unless a cell has a kind, a source and plain tags."
     if not isinstance(cell, dict) or cell.get("cell_type") not in ("code", "markdown", "raw"):
@@ -59,16 +72,18 @@ def check_cell(
     if not isinstance(tags, list) or not all(isinstance(t, str) for t in tags):
         raise InputError(f"{where} must have a mapping of metadata, with a list of names as tags")
 
-def page_language(metadata: dict) -> str: # "" where the page does not say
+# %% ../../nbs/study/sweep.ipynb #afaa7820
+def page_language(metadata: dict) -> str:  # "" where the page does not say
     "The language in which a notebook is written."
     parts = [metadata.get("kernelspec", {}), metadata.get("language_info", {})]
     if not all(isinstance(part, dict) for part in parts):
         raise InputError("its kernelspec and language_info must be mappings")
     return str(parts[0].get("language") or parts[1].get("name") or "")
 
+# %% ../../nbs/study/sweep.ipynb #37174901
 def read_notebook(
-    path: Path | str, # an .ipynb file
-) -> dict[str, object]: # as it stands in the file
+    path: Path | str,  # an .ipynb file
+) -> dict[str, object]:  # as it stands in the file
     "A notebook of format 4 in Python; anything else raises."
     path = Path(path)
     name = f"notebook {path.name!r}"
@@ -83,7 +98,10 @@ def read_notebook(
     if not isinstance(page, dict) or not isinstance(page.get("nbformat"), int):
         raise InputError(f"{name} is no notebook: it must be a mapping with a number nbformat")
     if page["nbformat"] != 4:
-        raise InputError(f"{name} has format {page['nbformat']}, allowed is 4; hint: jupyter nbconvert --to notebook --inplace {path.name}")
+        raise InputError(
+            f"{name} has format {page['nbformat']}, allowed is 4; hint: jupyter nbconvert --to notebook"
+            f" --inplace {path.name}"
+        )
     if not isinstance(page.get("cells"), list) or not isinstance(page.get("metadata", {}), dict):
         raise InputError(f"{name} is no notebook: it must have a list of cells and a mapping of metadata")
     for number, cell in enumerate(page["cells"], 1):
@@ -96,29 +114,35 @@ def read_notebook(
         raise InputError(f"{name} is written in {language!r}, allowed is python")
     return page
 
+# %% ../../nbs/study/sweep.ipynb #6f158091
 def complete(
-    page: dict[str, object], # from `read_notebook`
-    name: str, # of the file
-) -> object: # a NotebookNode, ready to be run
+    page: dict[str, object],  # from `read_notebook`
+    name: str,  # of the file
+) -> object:  # a NotebookNode, ready to be run
     "The notebook with what other programs leave out, for the kernel of this environment."
     from nbformat import from_dict as node_of
     from nbformat.validator import ValidationError, normalize, validate
+
     cells = []
     for number, cell in enumerate(page["cells"]):
         code = {"outputs": [], "execution_count": None} if cell["cell_type"] == "code" else {}
-        cells.append({"id": f"cell-{number}", "metadata": {}, **code, **cell, "source": "".join(cell["source"])})
+        cells.append(
+            {"id": f"cell-{number}", "metadata": {}, **code, **cell, "source": "".join(cell["source"])}
+        )
     metadata = {**page.get("metadata", {}), "kernelspec": KERNEL, "language_info": {"name": "python"}}
     try:
         node = normalize(node_of({**page, "nbformat_minor": 5, "cells": cells, "metadata": metadata}))[1]
         validate(node)
     except ValidationError as error:
-        raise InputError(f"notebook {name!r} is no valid notebook: {str(error).splitlines()[0][:200]}") from error
+        raise InputError(
+            f"notebook {name!r} is no valid notebook: {str(error).splitlines()[0][:200]}"
+        ) from error
     return node
 
 # %% ../../nbs/study/sweep.ipynb #5ae81623
 def assigned(
-    source: str, # Python
-) -> list[str]: # in order
+    source: str,  # Python
+) -> list[str]:  # in order
     "The names that a cell assigns to, outside of functions and blocks."
     lines = ["" if line.startswith(("%", "!")) else line for line in source.splitlines()]  # orders to IPython
     targets: list[ast.expr] = []
@@ -130,36 +154,46 @@ def assigned(
     parts = itertools.chain(*(ast.walk(target) for target in targets))
     return list(dict.fromkeys(part.id for part in parts if isinstance(part, ast.Name)))
 
+# %% ../../nbs/study/sweep.ipynb #9c41c17d
 def known_parameters(
-    notebook: Path | str, # an .ipynb file
-) -> list[str]: # names, in order
+    notebook: Path | str,  # an .ipynb file
+) -> list[str]:  # names, in order
     "The parameters that a notebook declares; a notebook without the tagged cell raises."
     name = Path(notebook).name
-    cells = [c for c in read_notebook(notebook)["cells"] if "parameters" in c.get("metadata", {}).get("tags", [])]
+    cells = [
+        c for c in read_notebook(notebook)["cells"] if "parameters" in c.get("metadata", {}).get("tags", [])
+    ]
     if len(cells) != 1:
-        raise InputError(f"notebook {name!r} needs exactly one cell tagged 'parameters', got {len(cells)}; hint: with lines such as lr = 0.1")
+        raise InputError(
+            f"notebook {name!r} needs exactly one cell tagged 'parameters', got {len(cells)}; hint: with"
+            " lines such as lr = 0.1"
+        )
     try:
         return assigned("".join(cells[0]["source"]))
     except (SyntaxError, ValueError, RecursionError) as error:
         raise InputError(f"the cell 'parameters' of notebook {name!r} is not Python: {error}") from error
 
+# %% ../../nbs/study/sweep.ipynb #cde0447a
 def check_parameters(
-    notebook: Path | str, # an .ipynb file
-    parameters: dict[str, object], # what shall be set
+    notebook: Path | str,  # an .ipynb file
+    parameters: dict[str, object],  # what shall be set
 ) -> None:
     "Raise when a parameter is not declared by the notebook."
     known = known_parameters(notebook)
     for name in parameters:
-        if name not in known: raise unknown_name(f"parameter of {Path(notebook).name}", name, known)
+        if name not in known:
+            raise unknown_name(f"parameter of {Path(notebook).name}", name, known)
 
 # %% ../../nbs/study/sweep.ipynb #1be2a43a
 class BenchFailed(RuntimeError):
     "A notebook ended with an error that is not bad input; its executed copy tells where."
+
     exit_code = 1  # of the command line, which needs no traceback for it
 
+# %% ../../nbs/study/sweep.ipynb #b8407fad
 async def afterwards(
-    work: Awaitable, # when the cells are done
-    what: str, # in words
+    work: Awaitable,  # when the cells are done
+    what: str,  # in words
 ) -> None:
     "A clean-up: its failure is said, and costs nothing of what was computed."
     try:
@@ -167,71 +201,106 @@ async def afterwards(
     except Exception as error:
         say(f"{what}: {type(error).__name__}: {error}")
 
+
 @contextmanager
 def time_limit(
-    limit: float | None, # seconds; None is no limit
-) -> Iterator[tuple[type, threading.Event]]: # a class of kernel managers, and whether time was up
+    limit: float | None,  # seconds; None is no limit
+) -> Iterator[tuple[type, threading.Event]]:  # a class of kernel managers, and whether time was up
     "Kill the kernels that are started in the block, with all their children, when time is up."
     from jupyter_client.manager import AsyncKernelManager
+
     started, late, ended = [], threading.Event(), threading.Event()
+
     class Known(AsyncKernelManager):
         def __init__(self, **kw):
             super().__init__(**kw)
             started.append(self)
+
         async def shutdown_kernel(self, *args, **kw):
             await afterwards(super().shutdown_kernel(*args, **kw), "the kernel was not stopped")
+
         async def cleanup_resources(self, *args, **kw):
             await afterwards(super().cleanup_resources(*args, **kw), "the kernel was not cleaned up")
+
     def watch() -> None:
-        if ended.wait(None if limit is None else min(limit, threading.TIMEOUT_MAX)): return
+        if ended.wait(None if limit is None else min(limit, threading.TIMEOUT_MAX)):
+            return
         late.set()
         while not ended.wait(0.1):  # again, for a kernel that was just being started
             for pid in [getattr(k.provisioner, "pid", None) for k in started]:
-                try: pid and os.killpg(pid, signal.SIGKILL)
-                except ProcessLookupError: pass
+                try:
+                    pid and os.killpg(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
-    try: yield Known, late
+    try:
+        yield Known, late
     finally:
         ended.set()
         watcher.join()
 
+# %% ../../nbs/study/sweep.ipynb #b20b7a05
 def run_notebook(
-    notebook: Path | str, # an .ipynb file
-    parameters: dict[str, object], # plain values
-    out: Path | str, # where the executed copy goes
+    notebook: Path | str,  # an .ipynb file
+    parameters: dict[str, object],  # plain values
+    out: Path | str,  # where the executed copy goes
     *,
-    cwd: Path | str | None = None, # working folder of the kernel
-    limit: float | None = None, # seconds after which the kernel is killed
-    bar: bool = False, # show how many cells are done
-) -> Path: # the executed copy
+    cwd: Path | str | None = None,  # working folder of the kernel
+    limit: float | None = None,  # seconds after which the kernel is killed
+    bar: bool = False,  # show how many cells are done
+) -> Path:  # the executed copy
     "Execute a notebook with parameters; unknown ones raise before any work."
     from jupyter_client.kernelspec import NoSuchKernel
     from nbclient.exceptions import DeadKernelError
     from nbformat import write
     from papermill import execute_notebook
     from papermill.exceptions import PapermillExecutionError
+
     check_parameters(notebook, parameters)
-    name, place = Path(notebook).name, {"metadata": {"path": str(cwd or Path.cwd())}}  # not papermill's cwd, which moves this whole process
+    name, place = (
+        Path(notebook).name,
+        {"metadata": {"path": str(cwd or Path.cwd())}},
+    )  # not papermill's cwd, which moves this whole process
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it knows fewer parameters than we do
-    with time_limit(limit) as (kernels, late), tempfile.TemporaryDirectory(prefix="page-", ignore_cleanup_errors=True) as room:
-        write(complete(read_notebook(notebook), name), Path(room)/"page.ipynb")
+    with (
+        time_limit(limit) as (kernels, late),
+        tempfile.TemporaryDirectory(prefix="page-", ignore_cleanup_errors=True) as room,
+    ):
+        write(complete(read_notebook(notebook), name), Path(room) / "page.ipynb")
         whole = str(out).replace("{", "{{").replace("}", "}}")  # papermill fills in what stands in braces
         try:
-            execute_notebook(str(Path(room)/"page.ipynb"), whole, parameters=parameters, kernel_name=KERNEL["name"], language="python", resources=place,
-                             kernel_manager_class=kernels, extra_arguments=["--log-level=50"], progress_bar=bar, request_save_on_cell_execute=True)
+            execute_notebook(
+                str(Path(room) / "page.ipynb"),
+                whole,
+                parameters=parameters,
+                kernel_name=KERNEL["name"],
+                language="python",
+                resources=place,
+                kernel_manager_class=kernels,
+                extra_arguments=["--log-level=50"],
+                progress_bar=bar,
+                request_save_on_cell_execute=True,
+            )
         except NoSuchKernel as error:
-            raise InputError(f"no kernel {error.name!r} is installed here; hint: python -m ipykernel install --sys-prefix") from None
+            raise InputError(
+                f"no kernel {error.name!r} is installed here; hint: python -m ipykernel install --sys-prefix"
+            ) from None
         except PapermillExecutionError as error:
-            if error.ename == "InputError": raise InputError(error.evalue) from None
+            if error.ename == "InputError":
+                raise InputError(error.evalue) from None
             raise BenchFailed(f"{name} failed: {error.ename}: {error.evalue}") from None
         except (DeadKernelError, RuntimeError) as error:
-            if late.is_set(): raise BenchFailed(f"{name} was stopped at its limit of {limit:g} s") from None
+            if late.is_set():
+                raise BenchFailed(f"{name} was stopped at its limit of {limit:g} s") from None
             raise BenchFailed(f"{name} failed: its kernel died: {error}") from None
         finally:
-            if Path(out).is_file(): tidy_or_say(Path(out))
+            if Path(out).is_file():
+                tidy_or_say(Path(out))
     return Path(out)
 
+# %% ../../nbs/study/sweep.ipynb #b27a2e16
 def tidy_or_say(path: Path) -> None:
     "Tidy an executed copy; one that cannot be tidied stays as it is, which is said."
     try:
@@ -239,121 +308,178 @@ def tidy_or_say(path: Path) -> None:
     except (OSError, ValueError, LookupError, TypeError) as error:
         say(f"the executed copy {path.name} is not tidied: {type(error).__name__}: {error}")
 
+# %% ../../nbs/study/sweep.ipynb #2f694110
 def tidy(
-    path: Path | str, # an executed notebook, rewritten
+    path: Path | str,  # an executed notebook, rewritten
 ) -> None:
     "Take out what papermill notes of the machine, progress bars, and the paths that errors name."
     nb = parse_json(read_text(path))
     nb["metadata"] = {"kernelspec": nb["metadata"]["kernelspec"], "language_info": {"name": "python"}}
     for cell in nb["cells"]:
         cell["metadata"] = {k: v for k, v in cell["metadata"].items() if k == "tags"}
-        keep = [o for o in cell.get("outputs", []) if "application/vnd.jupyter.widget-view+json" not in o.get("data", {})]
-        if "outputs" in cell: cell["outputs"] = [o for o in keep if o.get("name") != "stderr"]
-    Path(path).write_text(without_paths(json.dumps(nb, indent=1, ensure_ascii=False)) + "\n", encoding="utf-8")
+        keep = [
+            o
+            for o in cell.get("outputs", [])
+            if "application/vnd.jupyter.widget-view+json" not in o.get("data", {})
+        ]
+        if "outputs" in cell:
+            cell["outputs"] = [o for o in keep if o.get("name") != "stderr"]
+    Path(path).write_text(
+        without_paths(json.dumps(nb, indent=1, ensure_ascii=False)) + "\n", encoding="utf-8"
+    )
 
 # %% ../../nbs/study/sweep.ipynb #1aaa3b87
 def project_root() -> Path:
     "The folder that holds the notebooks; the benchmarks are run from a checkout."
     root = results_root().parent
-    if not (root/"nbs"/"bench").is_dir(): raise InputError("benchmarks are run inside a checkout of the project: no folder nbs/bench here or above")
+    if not (root / "nbs" / "bench").is_dir():
+        raise InputError(
+            "benchmarks are run inside a checkout of the project: no folder nbs/bench here or above"
+        )
     return root
+
 
 def bench_names() -> list[str]:
     "All benchmarks of the project."
-    return sorted(p.stem for p in (project_root()/"nbs"/"bench").glob("*.ipynb"))
+    return sorted(p.stem for p in (project_root() / "nbs" / "bench").glob("*.ipynb"))
 
-def reading_order() -> list[tuple[str, Path]]: # (section, notebook); a page that stands alone has the section ""
+# %% ../../nbs/study/sweep.ipynb #169575c0
+def reading_order() -> list[
+    tuple[str, Path]
+]:  # (section, notebook); a page that stands alone has the section ""
     "All pages of the book in the order of its sidebar."
-    book = parse_yaml(read_text(project_root()/"_quarto.yml"), "_quarto.yml")["website"]["sidebar"]["contents"]
-    return [(part["section"], project_root()/page) if isinstance(part, dict) else ("", project_root()/part) for part in book for page in (part["contents"] if isinstance(part, dict) else [part])]
+    book = parse_yaml(read_text(project_root() / "_quarto.yml"), "_quarto.yml")["website"]["sidebar"][
+        "contents"
+    ]
+    return [
+        (part["section"], project_root() / page) if isinstance(part, dict) else ("", project_root() / part)
+        for part in book
+        for page in (part["contents"] if isinstance(part, dict) else [part])
+    ]
 
+# %% ../../nbs/study/sweep.ipynb #9c332a77
 def source_mark(
-    notebook: Path | str, # an .ipynb file
-) -> str: # 16 hexadecimal digits
+    notebook: Path | str,  # an .ipynb file
+) -> str:  # 16 hexadecimal digits
     "Hash of the sources of a notebook's cells: changes when the page does."
     cells = read_notebook(notebook)["cells"]
     text = "\0".join("".join(c["source"]) for c in cells)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+# %% ../../nbs/study/sweep.ipynb #4649f7cf
 def find_bench(
-    name: str, # benchmark
-    preset: str, # smoke, cpu or gpu
-    root: Path | str | None = None, # of the results
-) -> list[Path]: # folders, the ones made from the present page only
+    name: str,  # benchmark
+    preset: str,  # smoke, cpu or gpu
+    root: Path | str | None = None,  # of the results
+) -> list[Path]:  # folders, the ones made from the present page only
     "Records of a benchmark that the present page has written at a preset."
-    mark, found = source_mark(project_root()/"nbs"/"bench"/f"{name}.ipynb"), []
-    for notebook in (results_root(root)/name).glob("*/notebook.ipynb"):
-        config = parse_yaml(read_text(notebook.parent/"config.yaml"), "config.yaml")
-        system = parse_json(read_text(notebook.parent/"system.json"), "system.json")
+    mark, found = source_mark(project_root() / "nbs" / "bench" / f"{name}.ipynb"), []
+    for notebook in (results_root(root) / name).glob("*/notebook.ipynb"):
+        config = parse_yaml(read_text(notebook.parent / "config.yaml"), "config.yaml")
+        system = parse_json(read_text(notebook.parent / "system.json"), "system.json")
         for name, part in (("config.yaml", config), ("system.json", system)):
-            if not isinstance(part, dict): raise InputError(f"{notebook.parent.name}/{name} is damaged: it must be a mapping")
-        if config.get("preset") == preset and system.get("page") == mark: found.append(notebook.parent)
+            if not isinstance(part, dict):
+                raise InputError(f"{notebook.parent.name}/{name} is damaged: it must be a mapping")
+        if config.get("preset") == preset and system.get("page") == mark:
+            found.append(notebook.parent)
     return sorted(found)
 
 # %% ../../nbs/study/sweep.ipynb #40b74908
 def run_bench(
-    name: str, # benchmark, a notebook of nbs/bench
-    preset: str = "smoke", # smoke, cpu or gpu
+    name: str,  # benchmark, a notebook of nbs/bench
+    preset: str = "smoke",  # smoke, cpu or gpu
     *,
-    changes: dict[str, object] | None = None, # dotted keys of its configuration
-    root: Path | str | None = None, # of the results
-) -> Path: # the record
+    changes: dict[str, object] | None = None,  # dotted keys of its configuration
+    root: Path | str | None = None,  # of the results
+) -> Path:  # the record
     "Execute a benchmark by papermill and keep its record."
-    if name not in bench_names(): raise unknown_name("benchmark", name, bench_names())
+    if name not in bench_names():
+        raise unknown_name("benchmark", name, bench_names())
     project, root = project_root(), results_root(root)
-    notebook, folder = project/"nbs"/"bench"/f"{name}.ipynb", root/check_name(name)
+    notebook, folder = project / "nbs" / "bench" / f"{name}.ipynb", root / check_name(name)
     folder.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=folder, prefix=".partial-page-"))
     try:
-        parameters = {"preset": preset, "overrides": changes or {}, "results": os.path.relpath(root, project), "out": os.path.relpath(work, project)}
-        try: run_notebook(notebook, parameters, work/"notebook.ipynb", cwd=project, bar=os.isatty(2))
+        parameters = {
+            "preset": preset,
+            "overrides": changes or {},
+            "results": os.path.relpath(root, project),
+            "out": os.path.relpath(work, project),
+        }
+        try:
+            run_notebook(notebook, parameters, work / "notebook.ipynb", cwd=project, bar=os.isatty(2))
         except BenchFailed:
-            if (work/"notebook.ipynb").is_file(): os.replace(work/"notebook.ipynb", folder/"failed.ipynb")
+            if (work / "notebook.ipynb").is_file():
+                os.replace(work / "notebook.ipynb", folder / "failed.ipynb")
             raise
-        if parameters["results"].startswith(os.pardir):  # a folder elsewhere is this machine's affair; the copy reads as if it had been made here
-            text = (work/"notebook.ipynb").read_text(encoding="utf-8")
-            (work/"notebook.ipynb").write_text(re.sub(rf'(?<="){re.escape(parameters["results"])}(?=[/"\\])', "results", text), encoding="utf-8")
-        config = parse_yaml(read_text(work/"config.yaml", f"config.yaml of {name}"), f"config.yaml of {name}")
-        system = read_mapping(work/"system.json")
-        write_json(work/"system.json", {**system, "page": source_mark(notebook)})
-        final, old = folder/fingerprint(config), work.with_name(work.name + "-old")
+        if parameters["results"].startswith(
+            os.pardir
+        ):  # a folder elsewhere is this machine's affair; the copy reads as if it had been made here
+            text = (work / "notebook.ipynb").read_text(encoding="utf-8")
+            (work / "notebook.ipynb").write_text(
+                re.sub(rf'(?<="){re.escape(parameters["results"])}(?=[/"\\])', "results", text),
+                encoding="utf-8",
+            )
+        config = parse_yaml(
+            read_text(work / "config.yaml", f"config.yaml of {name}"), f"config.yaml of {name}"
+        )
+        system = read_mapping(work / "system.json")
+        write_json(work / "system.json", {**system, "page": source_mark(notebook)})
+        final, old = folder / fingerprint(config), work.with_name(work.name + "-old")
         set_mode(work, 0o755)
-        if final.exists(): os.replace(final, old)
+        if final.exists():
+            os.replace(final, old)
         os.replace(work, final)
         shutil.rmtree(old, ignore_errors=True)
         return final
-    finally: shutil.rmtree(work, ignore_errors=True)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 # %% ../../nbs/study/sweep.ipynb #78405f25
 def place_parameters(
-    setting: dict[str, object], # names, dotted ones too
-    known: Sequence[str], # parameters of the notebook
-) -> dict[str, object]: # parameters as papermill takes them
+    setting: dict[str, object],  # names, dotted ones too
+    known: Sequence[str],  # parameters of the notebook
+) -> dict[str, object]:  # parameters as papermill takes them
     "Put dotted names into the parameter they belong to; unknown names raise."
     out: dict[str, object] = {}
     for name, value in setting.items():
         head, dot, rest = name.partition(".")
-        if not dot and name in known: out[name] = {**out[name], **value} if isinstance(out.get(name), dict) and isinstance(value, dict) else value
-        elif dot and head in known: out[head] = {**out.get(head, {}), rest: value}
-        elif dot and "overrides" in known: out["overrides"] = {**out.get("overrides", {}), name: value}
-        else: raise unknown_name("parameter of the notebook", name, list(known))
+        if not dot and name in known:
+            out[name] = (
+                {**out[name], **value}
+                if isinstance(out.get(name), dict) and isinstance(value, dict)
+                else value
+            )
+        elif dot and head in known:
+            out[head] = {**out.get(head, {}), rest: value}
+        elif dot and "overrides" in known:
+            out["overrides"] = {**out.get("overrides", {}), name: value}
+        else:
+            raise unknown_name("parameter of the notebook", name, list(known))
     return out
 
+# %% ../../nbs/study/sweep.ipynb #73db3b28
 def run_page(
-    parameters: dict[str, object], # of the notebook, without `out`
-    work: Path, # folder to fill
+    parameters: dict[str, object],  # of the notebook, without `out`
+    work: Path,  # folder to fill
     *,
-    notebook: Path, # the page
-    cwd: Path, # working folder of the kernel
-    limit: float | None, # seconds
+    notebook: Path,  # the page
+    cwd: Path,  # working folder of the kernel
+    limit: float | None,  # seconds
 ) -> None:
     "Execute a page whose results go into a folder."
-    run_notebook(notebook, {**parameters, "out": os.path.relpath(work, cwd)}, work/"notebook.ipynb", cwd=cwd, limit=limit)
+    run_notebook(
+        notebook,
+        {**parameters, "out": os.path.relpath(work, cwd)},
+        work / "notebook.ipynb",
+        cwd=cwd,
+        limit=limit,
+    )
 
 # %% ../../nbs/study/sweep.ipynb #4fb8dfcd
 def sweep_root(
-    notebook: Path | str, # the page
-    root: Path | str | None, # as given
+    notebook: Path | str,  # the page
+    root: Path | str | None,  # as given
 ) -> Path:
     "Folder of a sweep: as given, or `sweep-<notebook>` in the results, with `-` for what a name cannot hold."
     if root:
@@ -361,143 +487,231 @@ def sweep_root(
     plain = unicodedata.normalize("NFKD", Path(notebook).stem.lower()).encode("ascii", "ignore").decode()
     name = re.sub(r"[^a-z0-9_]+", "-", plain).strip("-")[:50]
     if not name:
-        raise InputError(f"the name of notebook {Path(notebook).name!r} gives no name of a folder; hint: --root DIR, or root=, names one")
-    return results_root()/check_name(f"sweep-{name}")
+        raise InputError(
+            f"the name of notebook {Path(notebook).name!r} gives no name of a folder; hint: --root DIR, or"
+            " root=, names one"
+        )
+    return results_root() / check_name(f"sweep-{name}")
 
+# %% ../../nbs/study/sweep.ipynb #7c45e691
 def sweep_base(
-    notebook: Path | str, # the page
+    notebook: Path | str,  # the page
 ) -> dict[str, str]:
     "What determines a result besides its parameters."
     return {"page": Path(notebook).stem, "source": source_mark(notebook), "version": __version__}
 
+# %% ../../nbs/study/sweep.ipynb #d85999ee
 def sweep_rows(
-    notebook: Path | str, # a page with the parameter `out`
-    rows: Sequence[dict[str, object]] | pd.DataFrame, # parameters
-    limit: float | None, # seconds for a row
-    run: Callable | None, # in place of papermill
-) -> list[dict[str, object]]: # as papermill takes them
+    notebook: Path | str,  # a page with the parameter `out`
+    rows: Sequence[dict[str, object]] | pd.DataFrame,  # parameters
+    limit: float | None,  # seconds for a row
+    run: Callable | None,  # in place of papermill
+) -> list[dict[str, object]]:  # as papermill takes them
     "The rows, checked against the page."
     known = known_parameters(notebook)
-    if "out" not in known: raise InputError(f"notebook {Path(notebook).name!r} needs the parameter 'out', the folder that it writes metrics.json to; got {known}")
+    if "out" not in known:
+        raise InputError(
+            f"notebook {Path(notebook).name!r} needs the parameter 'out', the folder that it writes"
+            f" metrics.json to; got {known}"
+        )
     if run is None:
         complete(read_notebook(notebook), Path(notebook).name)  # raises before any work
-    if limit is not None and (run is not None or not limit > 0): raise InputError(f"limit is a number of seconds above 0, for a notebook; got {limit!r}")
+    if limit is not None and (run is not None or not limit > 0):
+        raise InputError(f"limit is a number of seconds above 0, for a notebook; got {limit!r}")
     return read_rows([place_parameters(row, known) for row in read_rows(rows, reserved=("out", "probe"))])
 
+# %% ../../nbs/study/sweep.ipynb #7d94372f
 def run_sweep(
-    notebook: Path | str, # a page with the parameter `out`
-    rows: Sequence[dict[str, object]] | pd.DataFrame, # parameters, one execution each
-    engine: str = "loky", # sequential, loky, dask or ray
+    notebook: Path | str,  # a page with the parameter `out`
+    rows: Sequence[dict[str, object]] | pd.DataFrame,  # parameters, one execution each
+    engine: str = "loky",  # sequential, loky, dask or ray
     *,
-    jobs: int = -1, # rows at the same time; -1 is all cores, or all of the cluster
-    address: str | None = None, # of a running Dask or Ray cluster, such as "tcp://10.0.0.5:8786"
-    root: Path | str | None = None, # folder of the sweep; results/sweep-<notebook> when not given
-    retry_failed: bool = False, # run rows again that failed before
-    limit: float | None = None, # seconds for a row
-    cwd: Path | str | None = None, # working folder of the kernels; this one when not given
-    strict: bool = True, # raise `SweepFailed` at the end when a row has failed; otherwise look at `.failed`
-    run: Callable[[dict, Path], object] | None = None, # in place of papermill: parameters and a folder to fill
-) -> Sweep: # .failed, .ran, .table, .root
+    jobs: int = -1,  # rows at the same time; -1 is all cores, or all of the cluster
+    address: str | None = None,  # of a running Dask or Ray cluster, such as "tcp://10.0.0.5:8786"
+    root: Path | str | None = None,  # folder of the sweep; results/sweep-<notebook> when not given
+    retry_failed: bool = False,  # run rows again that failed before
+    limit: float | None = None,  # seconds for a row
+    cwd: Path | str | None = None,  # working folder of the kernels; this one when not given
+    strict: bool = True,  # raise `SweepFailed` at the end when a row has failed; otherwise look at `.failed`
+    run: (
+        Callable[[dict, Path], object] | None
+    ) = None,  # in place of papermill: parameters and a folder to fill
+) -> Sweep:  # .failed, .ran, .table, .root
     "Execute a notebook once for each row that is not done, in parallel; resumable."
     check_engine(engine, jobs, address)
     parameters, root = sweep_rows(notebook, rows, limit, run), sweep_root(notebook, root)
-    base, page = sweep_base(notebook), root/".pages"/source_mark(notebook)/Path(notebook).name
+    base, page = sweep_base(notebook), root / ".pages" / source_mark(notebook) / Path(notebook).name
     if not page.exists():
-        with atomic_file(page) as copy: shutil.copyfile(notebook, copy)
+        with atomic_file(page) as copy:
+            shutil.copyfile(notebook, copy)
     work = run or partial(run_page, notebook=page, cwd=Path(cwd or Path.cwd()).resolve(), limit=limit)
-    return run_rows(root, parameters, work, base, engine=engine, jobs=jobs, address=address, retry_failed=retry_failed, strict=strict)
+    return run_rows(
+        root,
+        parameters,
+        work,
+        base,
+        engine=engine,
+        jobs=jobs,
+        address=address,
+        retry_failed=retry_failed,
+        strict=strict,
+    )
 
 # %% ../../nbs/study/sweep.ipynb #27634478
 def answer_probe(
-    out: Path | str, # parameter `out` of the page
-    config: object, # dataclass, or plain data: what the run has understood of its parameters
-    loss: float, # that everything varied has reached
-    model: str | None = None, # hash of the built model, where the loss does not show it
+    out: Path | str,  # parameter `out` of the page
+    config: object,  # dataclass, or plain data: what the run has understood of its parameters
+    loss: float,  # that everything varied has reached
+    model: str | None = None,  # hash of the built model, where the loss does not show it
 ) -> None:
-    "Write `probe.json` and stop the page there, without an error; the configuration of a training run is rehearsed first."
+    """Write `probe.json` and stop the page there, without an error; the configuration of a training run is
+    rehearsed first."""
     from spectral_diffusion.lab.experiment import RunConfig, build_denoiser, evaluation_set, try_out
-    if isinstance(config, RunConfig): try_out(config, build_denoiser(config), evaluation_set(config))
-    write_json(Path(out)/"probe.json", {"fingerprint": fingerprint(config), "loss": float(loss), "model": model})
+
+    if isinstance(config, RunConfig):
+        try_out(config, build_denoiser(config), evaluation_set(config))
+    write_json(
+        Path(out) / "probe.json", {"fingerprint": fingerprint(config), "loss": float(loss), "model": model}
+    )
     raise SystemExit(0)
 
+# %% ../../nbs/study/sweep.ipynb #46344d0d
 def probe_page(
-    setting: dict[str, object], # names, dotted ones too
+    setting: dict[str, object],  # names, dotted ones too
     *,
-    known: Sequence[str], # parameters of the page
-    run: Callable[[dict, Path], object], # executes it: parameters and a folder to fill
-) -> dict[str, object]: # fingerprint and loss
+    known: Sequence[str],  # parameters of the page
+    run: Callable[[dict, Path], object],  # executes it: parameters and a folder to fill
+) -> dict[str, object]:  # fingerprint and loss
     "What a page answers when it is probed."
     with tempfile.TemporaryDirectory(prefix="probe-", ignore_cleanup_errors=True) as work:
-        try: run({**place_parameters(setting, known), "probe": True}, Path(work))
+        try:
+            run({**place_parameters(setting, known), "probe": True}, Path(work))
         except SystemExit as stop:
-            if stop.code: raise
+            if stop.code:
+                raise
         return read_metrics(Path(work), "probe.json")
 
 # %% ../../nbs/study/sweep.ipynb #327f6db2
 def save_study(
-    root: Path, # folder of the sweep
-    factors: Factors, # what is varied
-    plan: Plan, # its rows
-    names: Sequence[str], # of the rows
-    checked: str | None, # fingerprint of what was probed
+    root: Path,  # folder of the sweep
+    factors: Factors,  # what is varied
+    plan: Plan,  # its rows
+    names: Sequence[str],  # of the rows
+    checked: str | None,  # fingerprint of what was probed
 ) -> None:
     "Keep what was planned beside the rows."
-    design = {name: [levels[i] for i in plan.design[name].cat.codes] for name, levels in factors.factors.items()}
-    write_json(root/"study.json", {"array": plan.array, "columns": {k: int(v) for k, v in plan.columns.items()}, "factors": to_dict(factors), "design": design,
-                                   "outer": plan.outer, "rows": list(names), "checked": checked})
+    design = {
+        name: [levels[i] for i in plan.design[name].cat.codes] for name, levels in factors.factors.items()
+    }
+    write_json(
+        root / "study.json",
+        {
+            "array": plan.array,
+            "columns": {k: int(v) for k, v in plan.columns.items()},
+            "factors": to_dict(factors),
+            "design": design,
+            "outer": plan.outer,
+            "rows": list(names),
+            "checked": checked,
+        },
+    )
 
 # %% ../../nbs/study/sweep.ipynb #3d70a0d1
 def run_study(
-    notebook: Path | str, # a page with the parameters `out` and, to be checked, `probe`
-    factors: Factors | dict[str, list], # what is varied
-    array: str | None = None, # orthogonal array; the smallest that works when not given
-    engine: str = "loky", # sequential, loky, dask or ray
+    notebook: Path | str,  # a page with the parameters `out` and, to be checked, `probe`
+    factors: Factors | dict[str, list],  # what is varied
+    array: str | None = None,  # orthogonal array; the smallest that works when not given
+    engine: str = "loky",  # sequential, loky, dask or ray
     *,
-    root: Path | str | None = None, # folder of the sweep
-    base: dict[str, object] | None = None, # where the other factors stand while one is probed
-    jobs: int = -1, # rows at the same time
-    address: str | None = None, # of a cluster
-    retry_failed: bool = False, # run rows again that failed before
-    limit: float | None = None, # seconds for a row
-    cwd: Path | str | None = None, # working folder of the kernels
-    strict: bool = True, # raise `SweepFailed` when a row has failed
-    run: Callable[[dict, Path], object] | None = None, # in place of papermill: parameters and a folder to fill
+    root: Path | str | None = None,  # folder of the sweep
+    base: dict[str, object] | None = None,  # where the other factors stand while one is probed
+    jobs: int = -1,  # rows at the same time
+    address: str | None = None,  # of a cluster
+    retry_failed: bool = False,  # run rows again that failed before
+    limit: float | None = None,  # seconds for a row
+    cwd: Path | str | None = None,  # working folder of the kernels
+    strict: bool = True,  # raise `SweepFailed` when a row has failed
+    run: (
+        Callable[[dict, Path], object] | None
+    ) = None,  # in place of papermill: parameters and a folder to fill
 ) -> Sweep:
     "Check that every factor does something, then execute the rows of the array."
     check_engine(engine, jobs, address)
     factors = factors if isinstance(factors, Factors) else Factors(factors=factors)
-    plan, known, root, here = rows_of(array, factors), known_parameters(notebook), sweep_root(notebook, root), Path(cwd or Path.cwd()).resolve()
+    plan, known, root, here = (
+        rows_of(array, factors),
+        known_parameters(notebook),
+        sweep_root(notebook, root),
+        Path(cwd or Path.cwd()).resolve(),
+    )
     rows = sweep_rows(notebook, plan.rows, limit, run)
     names = [Job(root, sweep_base(notebook), row).name for row in rows]
-    mark = fingerprint({"factors": to_dict(factors), "base": base or {}, **sweep_base(notebook)}) if "probe" in known else None
-    old = read_mapping(root/"study.json") if (root/"study.json").is_file() else {}
+    mark = (
+        fingerprint({"factors": to_dict(factors), "base": base or {}, **sweep_base(notebook)})
+        if "probe" in known
+        else None
+    )
+    old = read_mapping(root / "study.json") if (root / "study.json").is_file() else {}
     if mark and old.get("checked") != mark:
         execute = run or partial(run_page, notebook=Path(notebook).resolve(), cwd=here, limit=limit)
-        check_factors(partial(probe_page, known=known, run=execute), factors, base, engine=engine, jobs=jobs, address=address)
+        check_factors(
+            partial(probe_page, known=known, run=execute),
+            factors,
+            base,
+            engine=engine,
+            jobs=jobs,
+            address=address,
+        )
     root.mkdir(parents=True, exist_ok=True)
     save_study(root, factors, plan, names, mark)
-    return run_sweep(notebook, rows, engine, jobs=jobs, address=address, root=root, retry_failed=retry_failed, limit=limit, cwd=here, strict=strict, run=run)
+    return run_sweep(
+        notebook,
+        rows,
+        engine,
+        jobs=jobs,
+        address=address,
+        root=root,
+        retry_failed=retry_failed,
+        limit=limit,
+        cwd=here,
+        strict=strict,
+        run=run,
+    )
 
+# %% ../../nbs/study/sweep.ipynb #39bbb6b4
 def read_study(
-    root: Path | str, # folder of a sweep made from factors
-    metric: str, # a key of metrics.json; dotted where it is nested
-) -> tuple[pd.DataFrame, np.ndarray, Factors]: # design, responses (runs x outer), what was varied
+    root: Path | str,  # folder of a sweep made from factors
+    metric: str,  # a key of metrics.json; dotted where it is nested
+) -> tuple[pd.DataFrame, np.ndarray, Factors]:  # design, responses (runs x outer), what was varied
     "The design of a study and the responses of its rows."
-    path = Path(root)/"study.json"
-    if not path.is_file(): raise InputError(f"folder {Path(root).name!r} holds no study.json; hint: it is made by `spectral-diffusion sweep NOTEBOOK --factors FILE --root DIR`")
+    path = Path(root) / "study.json"
+    if not path.is_file():
+        raise InputError(
+            f"folder {Path(root).name!r} holds no study.json; hint: it is made by `spectral-diffusion sweep"
+            " NOTEBOOK --factors FILE --root DIR`"
+        )
     study = read_mapping(path, rows=list, design=dict, outer=int, factors=dict)
     for name in study["rows"]:
-        if not isinstance(name, str) or not re.fullmatch(r"[0-9a-f]{12}", name): raise InputError(f"study.json of {path.parent.name!r} is damaged: {name!r} is no name of a row")
-    values, missing = [], [n for n in study["rows"] if not (Path(root)/n).is_dir()]
-    if missing: raise InputError(f"{len(missing)} of {len(study['rows'])} rows have no result: {', '.join(missing[:5])}; hint: run the same sweep again, with --retry-failed")
+        if not isinstance(name, str) or not re.fullmatch(r"[0-9a-f]{12}", name):
+            raise InputError(f"study.json of {path.parent.name!r} is damaged: {name!r} is no name of a row")
+    values, missing = [], [n for n in study["rows"] if not (Path(root) / n).is_dir()]
+    if missing:
+        raise InputError(
+            f"{len(missing)} of {len(study['rows'])} rows have no result: {', '.join(missing[:5])}; hint: run"
+            " the same sweep again, with --retry-failed"
+        )
     for name in study["rows"]:
-        metrics = pd.json_normalize(read_metrics(Path(root)/name)).iloc[0].to_dict()
-        if metric not in metrics: raise unknown_name("metric", metric, list(metrics))
-        if type(metrics[metric]) not in (int, float): raise InputError(f"metric {metric!r} of row {name} must be a number, got {metrics[metric]!r}")
+        metrics = pd.json_normalize(read_metrics(Path(root) / name)).iloc[0].to_dict()
+        if metric not in metrics:
+            raise unknown_name("metric", metric, list(metrics))
+        if type(metrics[metric]) not in (int, float):
+            raise InputError(f"metric {metric!r} of row {name} must be a number, got {metrics[metric]!r}")
         values.append(float(metrics[metric]))
     try:
         factors = from_dict(Factors, study["factors"])
-        design = pd.DataFrame({name: declared(study["design"][name], levels) for name, levels in factors.factors.items()})
+        design = pd.DataFrame(
+            {name: declared(study["design"][name], levels) for name, levels in factors.factors.items()}
+        )
         return design, np.array(values).reshape(len(design), study["outer"]), factors
     except (ValueError, TypeError, LookupError) as error:
         raise InputError(f"study.json of {path.parent.name!r} is damaged: {error}") from error

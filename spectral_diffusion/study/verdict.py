@@ -25,59 +25,72 @@ __all__ = ['Claim', 't_interval', 'Verdict', 'paired', 'judge', 'guarded', 'save
 @dataclass(frozen=True, kw_only=True)
 class Claim:
     "What is claimed, and the rule that will decide; fixed before the run and never edited after it."
-    text: str                     # the claim in words
-    metric: str                   # a column of the records; positive
-    baseline: str                 # arm that is there already
-    contender: str                # arm that is claimed to be better
+
+    text: str  # the claim in words
+    metric: str  # a column of the records; positive
+    baseline: str  # arm that is there already
+    contender: str  # arm that is claimed to be better
     lower_is_better: bool = True  # a cost; False for a score
-    margin: float = 0.05          # least relative gain that counts
-    seeds: int = 3                # pairs that must be there
-    confidence: float = 0.95      # of the interval
+    margin: float = 0.05  # least relative gain that counts
+    seeds: int = 3  # pairs that must be there
+    confidence: float = 0.95  # of the interval
 
     def __post_init__(self):
-        if not 0 <= self.margin < 1: raise InputError(f"Claim.margin must lie in [0, 1), got {self.margin}")
-        if self.seeds < 1: raise InputError(f"Claim.seeds must be at least 1, got {self.seeds}")
-        if not 0.5 < self.confidence < 1: raise InputError(f"Claim.confidence must lie in (0.5, 1), got {self.confidence}")
+        if not 0 <= self.margin < 1:
+            raise InputError(f"Claim.margin must lie in [0, 1), got {self.margin}")
+        if self.seeds < 1:
+            raise InputError(f"Claim.seeds must be at least 1, got {self.seeds}")
+        if not 0.5 < self.confidence < 1:
+            raise InputError(f"Claim.confidence must lie in (0.5, 1), got {self.confidence}")
 
     @property
-    def threshold(self) -> float: # the margin as a log ratio
+    def threshold(self) -> float:  # the margin as a log ratio
         "The least mean log ratio that counts as the claimed gain."
         return -math.log1p(-self.margin) if self.lower_is_better else math.log1p(self.margin)
 
 # %% ../../nbs/study/verdict.ipynb #ce424e71
 def t_interval(
-    values: list[float], # one per pair
-    confidence: float = 0.95, # probability that the interval holds the mean
-) -> tuple[float, float, float]: # mean, low, high; low and high are infinite for one value
+    values: list[float],  # one per pair
+    confidence: float = 0.95,  # probability that the interval holds the mean
+) -> tuple[float, float, float]:  # mean, low, high; low and high are infinite for one value
     "Mean and Student's interval (Student 1908)."
-    n, mean = len(values), sum(values)/len(values)
-    if n < 2: return mean, -math.inf, math.inf
-    error = math.sqrt(sum((v - mean)**2 for v in values)/(n - 1)/n)
-    half = error*stats.t.ppf((1 + confidence)/2, n - 1)
+    n, mean = len(values), sum(values) / len(values)
+    if n < 2:
+        return mean, -math.inf, math.inf
+    error = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n)
+    half = error * stats.t.ppf((1 + confidence) / 2, n - 1)
     return mean, mean - half, mean + half
 
 # %% ../../nbs/study/verdict.ipynb #41141d94
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     "What the rule said, with the numbers it used."
+
     claim: Claim
-    outcome: str              # Supported, Refuted or Undecided
-    gain: float               # relative gain of the contender: 0.2 is 20 % less cost, or 20 % more score
-    low: float | None         # lower end of its interval; None for one seed
-    high: float | None        # upper end
-    baseline: float           # geometric mean over seeds
-    contender: float          # geometric mean over seeds
-    pairs: int                # seeds used
-    censored: int             # runs that did not reach their goal
-    reason: str = ""          # why the outcome is not what the interval alone would say
+    outcome: str  # Supported, Refuted or Undecided
+    gain: float  # relative gain of the contender: 0.2 is 20 % less cost, or 20 % more score
+    low: float | None  # lower end of its interval; None for one seed
+    high: float | None  # upper end
+    baseline: float  # geometric mean over seeds
+    contender: float  # geometric mean over seeds
+    pairs: int  # seeds used
+    censored: int  # runs that did not reach their goal
+    reason: str = ""  # why the outcome is not what the interval alone would say
 
     def sentence(self) -> str:
         "The verdict in words, every number from the record."
         c, pct = self.claim, f"{self.claim.confidence:.0%}"
-        span = "no interval from one seed" if self.low is None else f"{pct} interval {self.low:+.1%} to {self.high:+.1%}"
-        cut = f"; {self.censored} of {2*self.pairs} runs did not reach the goal" if self.censored else ""
-        return (f"**{self.outcome}**: {c.text}. `{c.metric}` {self.baseline:.4g} ({c.baseline}) against {self.contender:.4g} ({c.contender}): "
-                f"gain {self.gain:+.1%} ({span}, {self.pairs} paired seeds), margin {100*c.margin:.3g}%{cut}.{' ' + self.reason if self.reason else ''}")
+        span = (
+            "no interval from one seed"
+            if self.low is None
+            else f"{pct} interval {self.low:+.1%} to {self.high:+.1%}"
+        )
+        cut = f"; {self.censored} of {2 * self.pairs} runs did not reach the goal" if self.censored else ""
+        return (
+            f"**{self.outcome}**: {c.text}. `{c.metric}` {self.baseline:.4g} ({c.baseline}) against"
+            f" {self.contender:.4g} ({c.contender}): gain {self.gain:+.1%} ({span}, {self.pairs} paired"
+            f" seeds), margin {100 * c.margin:.3g}%{cut}.{' ' + self.reason if self.reason else ''}"
+        )
 
     def as_dict(self) -> dict:
         "Plain data, the sentence included."
@@ -85,79 +98,119 @@ class Verdict:
 
 # %% ../../nbs/study/verdict.ipynb #88c3439c
 def paired(
-    claim: Claim, # names the arms and the metric
-    records: pd.DataFrame, # columns arm, seed and the metric
-) -> pd.DataFrame: # one row per seed: columns baseline and contender
+    claim: Claim,  # names the arms and the metric
+    records: pd.DataFrame,  # columns arm, seed and the metric
+) -> pd.DataFrame:  # one row per seed: columns baseline and contender
     "The values of the two arms side by side; anything missing raises."
     for column in ("arm", "seed", claim.metric):
-        if column not in records: raise unknown_name("column of the records", column, list(records.columns))
+        if column not in records:
+            raise unknown_name("column of the records", column, list(records.columns))
     table = {}
     for role in ("baseline", "contender"):
         arm = getattr(claim, role)
         rows = records[records.arm == arm]
-        if rows.empty: raise unknown_name("arm of the records", arm, sorted(records.arm.unique()))
-        if rows.seed.duplicated().any(): raise InputError(f"arm {arm!r} has a seed twice: {sorted(rows.seed)}")
+        if rows.empty:
+            raise unknown_name("arm of the records", arm, sorted(records.arm.unique()))
+        if rows.seed.duplicated().any():
+            raise InputError(f"arm {arm!r} has a seed twice: {sorted(rows.seed)}")
         table[role] = rows.set_index("seed")[claim.metric].astype(float)
     pairs = pd.DataFrame(table)
     bad = pairs.index[~((pairs > 0) & (pairs < math.inf)).all(axis=1)].tolist()
-    if bad: raise InputError(f"{claim.metric} must be there, finite and positive in both arms; seeds {bad} are not")
-    if len(pairs) < claim.seeds: raise InputError(f"the claim asks for {claim.seeds} paired seeds, got {len(pairs)}")
+    if bad:
+        raise InputError(
+            f"{claim.metric} must be there, finite and positive in both arms; seeds {bad} are not"
+        )
+    if len(pairs) < claim.seeds:
+        raise InputError(f"the claim asks for {claim.seeds} paired seeds, got {len(pairs)}")
     return pairs.sort_index()
 
 # %% ../../nbs/study/verdict.ipynb #28055419
 def judge(
-    claim: Claim, # the rule
-    records: pd.DataFrame, # columns arm, seed, the metric and, where runs may miss a goal, <metric>_censored
+    claim: Claim,  # the rule
+    records: pd.DataFrame,  # columns arm, seed, the metric and, where runs may miss a goal, <metric>_censored
 ) -> Verdict:
     "Apply the rule of a claim to the records of its runs."
     pairs = paired(claim, records).map(math.log)
-    effects = (pairs.baseline - pairs.contender)*(1 if claim.lower_is_better else -1)
+    effects = (pairs.baseline - pairs.contender) * (1 if claim.lower_is_better else -1)
     mean, low, high = t_interval(effects.tolist(), claim.confidence)
     outcome = "Supported" if low > claim.threshold else "Refuted" if high < claim.threshold else "Undecided"
     cut = {}
     for role in ("baseline", "contender"):
         flag = f"{claim.metric}_censored"
         cut[role] = int(records[records.arm == getattr(claim, role)][flag].sum()) if flag in records else 0
-    if (outcome == "Supported" and cut["contender"]) or (outcome == "Refuted" and cut["baseline"]): outcome = "Undecided"
-    def gain(effect): return -math.expm1(-effect) if claim.lower_is_better else math.expm1(effect)
+    if (outcome == "Supported" and cut["contender"]) or (outcome == "Refuted" and cut["baseline"]):
+        outcome = "Undecided"
+
+    def gain(effect):
+        return -math.expm1(-effect) if claim.lower_is_better else math.expm1(effect)
+
     ends = (None, None) if math.isinf(low) else (gain(low), gain(high))
-    return Verdict(claim=claim, outcome=outcome, gain=gain(mean), low=ends[0], high=ends[1], baseline=math.exp(pairs.baseline.mean()),
-                   contender=math.exp(pairs.contender.mean()), pairs=len(pairs), censored=sum(cut.values()))
+    return Verdict(
+        claim=claim,
+        outcome=outcome,
+        gain=gain(mean),
+        low=ends[0],
+        high=ends[1],
+        baseline=math.exp(pairs.baseline.mean()),
+        contender=math.exp(pairs.contender.mean()),
+        pairs=len(pairs),
+        censored=sum(cut.values()),
+    )
 
 # %% ../../nbs/study/verdict.ipynb #d623be09
 def guarded(
-    verdicts: dict[str, Verdict], # by name
-    control: Verdict, # of the same runs
+    verdicts: dict[str, Verdict],  # by name
+    control: Verdict,  # of the same runs
 ) -> dict[str, Verdict]:
     "The verdicts, or all of them undecided where the control was supported."
-    if control.outcome != "Supported": return dict(verdicts)
+    if control.outcome != "Supported":
+        return dict(verdicts)
     reason = f"Undecided because the control found a gain of {control.gain:.1%} where there is none."
     return {name: replace(v, outcome="Undecided", reason=reason) for name, v in verdicts.items()}
 
 # %% ../../nbs/study/verdict.ipynb #9d45af4d
 def save_verdicts(
-    path: Path | str, # verdict.json of a record
-    verdicts: dict[str, Verdict], # by name
+    path: Path | str,  # verdict.json of a record
+    verdicts: dict[str, Verdict],  # by name
 ) -> None:
     "Write verdicts as JSON."
     write_json(path, {name: v.as_dict() for name, v in verdicts.items()})
 
+
 def as_text(
-    value: object, # from a record
-) -> object: # the same, where it is no text
+    value: object,  # from a record
+) -> object:  # the same, where it is no text
     "Text of a record for a page in Markdown: no part of it is markup, whoever wrote the record."
     return escape(value, quote=False).replace("[", "&#91;") if isinstance(value, str) else value
 
+# %% ../../nbs/study/verdict.ipynb #d4ba15b2
 def load_verdicts(
-    root: Path | str | None = None, # of the results
-) -> pd.DataFrame: # one row per verdict
+    root: Path | str | None = None,  # of the results
+) -> pd.DataFrame:  # one row per verdict
     "All verdicts of all benchmark records, with preset, machine and date."
     rows = []
     for path in run_folders(root):
-        if not (path/"verdict.json").is_file(): continue
+        if not (path / "verdict.json").is_file():
+            continue
         record = load_record(path)
-        for name, v in parse_json(read_text(path/"verdict.json"), "verdict.json").items():
-            rows.append({"bench": path.parent.name, "fingerprint": path.name, "preset": record.config.get("preset"), "name": name, "claim": v["claim"]["text"],
-                         "outcome": v["outcome"], "gain": v["gain"], "low": v["low"], "high": v["high"], "margin": v["claim"]["margin"], "seeds": v["pairs"],
-                         "page": record.system.get("page"), "machine": record.system.get("gpu") or record.system.get("processor"), "date": record.system.get("date"), "sentence": v["sentence"]})
+        for name, v in parse_json(read_text(path / "verdict.json"), "verdict.json").items():
+            rows.append(
+                {
+                    "bench": path.parent.name,
+                    "fingerprint": path.name,
+                    "preset": record.config.get("preset"),
+                    "name": name,
+                    "claim": v["claim"]["text"],
+                    "outcome": v["outcome"],
+                    "gain": v["gain"],
+                    "low": v["low"],
+                    "high": v["high"],
+                    "margin": v["claim"]["margin"],
+                    "seeds": v["pairs"],
+                    "page": record.system.get("page"),
+                    "machine": record.system.get("gpu") or record.system.get("processor"),
+                    "date": record.system.get("date"),
+                    "sentence": v["sentence"],
+                }
+            )
     return pd.DataFrame([{k: as_text(v) for k, v in row.items()} for row in rows])

@@ -8,6 +8,7 @@
 Each drill leaves one file, `OUT/<drill>.json`: what was tried, how often, how often something was lost. A drill whose record is there in the wanted form
 is not run again, so an interrupted series goes on where it was; name it, or give --again, to repeat it. Exit code 1 when something was lost.
 """
+
 from __future__ import annotations
 
 import os
@@ -28,7 +29,7 @@ class Book:
     "Counts what was tried and what was lost."
 
     def __init__(self, thin: int = 1):
-        self.thin, self.turn = thin, -1 # of tries that a drill offers to skip, every n-th is made
+        self.thin, self.turn = thin, -1  # of tries that a drill offers to skip, every n-th is made
         self.cases: dict[str, dict] = {}
         self.series: dict[str, list] = {}
         self.notes: dict[str, object] = {}
@@ -45,7 +46,8 @@ class Book:
         if not kept:
             case["lost"] += 1
             case.setdefault("first loss", detail or "no detail")
-            if case["lost"] <= 5: print(f"    LOST: {what}: {detail}", flush=True)
+            if case["lost"] <= 5:
+                print(f"    LOST: {what}: {detail}", flush=True)
         return kept
 
     def count(self, what: str, times: int, lost: int = 0, **more: object) -> None:
@@ -59,6 +61,7 @@ class Book:
 @dataclass(frozen=True)
 class Drill:
     "A function that tries something in a folder, in a short or a full form."
+
     name: str
     section: str
     run: Callable[[Book, Path, bool], None]
@@ -73,15 +76,18 @@ DRILLS: dict[str, Drill] = {}
 
 def drill(section: str) -> Callable:
     "Register a drill under the name of its function."
+
     def add(run):
         DRILLS[run.__name__] = Drill(run.__name__, section, run)
         return run
+
     return add
 
 
 @dataclass
 class Child:
     "A process that was forked to be harmed."
+
     pid: int
     output: Path | None = None
     status: int | None = field(default=None)
@@ -94,8 +100,9 @@ class Child:
                 self.status = os.waitstatus_to_exitcode(status)
         return self.status is not None
 
-    def wait(self, limit: float = 900.) -> int:
-        "Its exit code, negative for a signal; killed when it takes longer. Generous: the machine may be busy with something else."
+    def wait(self, limit: float = 900.0) -> int:
+        """Its exit code, negative for a signal; killed when it takes longer. Generous: the machine may be
+        busy with something else."""
         deadline = time.monotonic() + limit
         while not self.ended():
             if time.monotonic() > deadline:
@@ -145,7 +152,7 @@ def fork(function: Callable[[], int | None], output: Path | None = None) -> Chil
 def memory(what: str = "VmRSS") -> float:
     "MiB of this process: VmRSS now, VmHWM at most."
     line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(what + ":"))
-    return int(line.split()[1])/1024
+    return int(line.split()[1]) / 1024
 
 
 @contextmanager
@@ -153,5 +160,7 @@ def bounded(seconds: int, mebibytes: int):
     "Limits of a process that reads something hostile: processor time, and memory above what it has."
     size = int(memory("VmSize")) + mebibytes
     resource.setrlimit(resource.RLIMIT_AS, (size << 20, size << 20))
-    resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + seconds, int(time.process_time()) + seconds + 5))
+    resource.setrlimit(
+        resource.RLIMIT_CPU, (int(time.process_time()) + seconds, int(time.process_time()) + seconds + 5)
+    )
     yield
