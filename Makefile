@@ -22,7 +22,7 @@ D ?=
 QUARTO ?=
 RENDERER := $(if $(QUARTO),--renderer quarto)
 
-.PHONY: help setup export text untext page test laws types smoke bench drills rhythm readme report site lab clean
+.PHONY: help setup export text untext format page test laws types smoke bench drills rhythm readme report site lab clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ text: setup ## mirror the notebooks as scripts in _text/, to be edited as text
 
 untext: setup ## write edited scripts of _text/ back into the notebooks
 	@$(PY) tools/page.py untext $(PAGE)
+
+format: setup ## one style for pages, tools and tests (ruff format)
+	@$(PY) tools/page.py format
 
 page: setup ## make PAGE=signals/fourier ready to commit: write back, export, execute, clean
 	@test -n "$(PAGE)" || { echo "which page? make page PAGE=signals/fourier" >&2; exit 2; }

@@ -86,8 +86,8 @@ def clean() -> str:
 
 
 def ruff() -> str:
-    "undefined names, unused imports, likely bugs"
-    command(BIN / "ruff", "check", "--quiet", "--output-format", "concise", laws.LIB, "tools", "tests")
+    "undefined names, unused imports, likely bugs, long lines: package, pages, tools and tests"
+    command(BIN / "ruff", "check", "--quiet", "--output-format", "concise", laws.LIB, "nbs", "tools", "tests")
     return ""
 
 

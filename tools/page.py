@@ -3,6 +3,7 @@
     python tools/page.py text [PAGE ...]     notebooks -> _text/*.py   (only where the notebook is newer)
     python tools/page.py untext [PAGE ...]   _text/*.py -> notebooks   (only where the text is newer)
     python tools/page.py run PAGE [...]      untext, export, execute in place, clean: a page ready to commit
+    python tools/page.py format              ruff format on pages, tools and tests; the `#|` lines of pages stay as they are
     python tools/page.py export              the whole package and its index anew, orphan modules removed, every page cleaned
 
 PAGE is `signals/fourier`; without one, every page. Benchmark pages are exported and cleaned, never executed here:
@@ -15,6 +16,7 @@ import argparse
 import fcntl
 import json
 import os
+import re
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -137,15 +139,42 @@ def export_all() -> None:
             subprocess.run([Path(sys.executable).with_name(command[0]), *command[1:]], cwd=ROOT, check=True)
 
 
+def keep_directives(path: Path) -> None:
+    "Write `# |` at the head of a cell as `#|` again: ruff's formatter knows no directives, nbdev and Quarto know no other form."
+    nb = json.loads(path.read_text(encoding="utf-8"))
+    for cell in nb["cells"]:
+        if cell["cell_type"] != "code":
+            continue
+        lines = "".join(cell["source"]).splitlines(keepends=True)
+        head = next((i for i, line in enumerate(lines) if not re.match(r"#\s*\|", line)), len(lines))
+        cell["source"] = [re.sub(r"^#\s*\|\s*", "#| ", line) for line in lines[:head]] + lines[head:]
+    path.write_text(json.dumps(nb, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def format_all() -> None:
+    "One style everywhere."
+    subprocess.run(
+        [Path(sys.executable).with_name("ruff"), "format", "--quiet", "nbs", "tools", "tests"],
+        cwd=ROOT,
+        check=True,
+    )
+    for path in NBS.rglob("*.ipynb"):
+        if ".ipynb_checkpoints" not in path.parts:
+            keep_directives(path)
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("verb", choices=["text", "untext", "run", "export"])
+    parser.add_argument("verb", choices=["text", "untext", "run", "format", "export"])
     parser.add_argument("page", nargs="*")
     args = parser.parse_args(argv)
     if args.verb == "run" and not args.page:
         parser.error("run needs at least one PAGE, such as signals/fourier")
+    if args.verb == "format":
+        format_all()
+        return 0
     if args.verb == "export" and args.page:
         parser.error("export takes no PAGE: it writes the whole package")
     os.chdir(ROOT)
