@@ -41,6 +41,12 @@ OLD = {  # module -> public names that it had
         "known_parameters check_parameters BenchFailed run_notebook bench_names reading_order find_bench"
         " run_bench run_sweep run_study read_study"
     ),
+    "lab.widgets": (
+        "DPI WIDGET VIEWS Picture to_picture slider choice image_view plain_log spoken two_forms Panel brush"
+        " keep whole draw_mask mask_painter radial_mean draw_noise noise_shapes draw_steps sampler_scrubber"
+        " tell_apart run_table curves_of samples_of draw_runs run_browser draw_study taguchi_explorer"
+        " draw_training Monitor"
+    ),
 }
 
 

@@ -676,6 +676,33 @@ def test_a_user_without_a_home(tmp_path):
     ).returncode in (0, 1)
 
 
+def test_a_sweep_without_a_home(place, capsys, monkeypatch):
+    "Jupyter asks for the home of whoever starts a kernel."
+    import pwd
+
+    def unknown(number):
+        raise KeyError(number)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    with pytest.raises(RuntimeError, match="home"):
+        Path.home()
+    (place / "n.ipynb").write_text(GOOD)
+    code, out, err = call(
+        capsys,
+        "sweep",
+        place / "n.ipynb",
+        "--factors",
+        place / "f.yaml",
+        "--engine",
+        "sequential",
+        "--root",
+        place / "s",
+    )
+    assert code == 0 and len(list((place / "s").glob("*/metrics.json"))) == 4, err
+    assert "HOME" not in os.environ
+
+
 def test_home_is_written_out_where_no_shell_does(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     args = parser().parse_args(["sweep", "~/n.ipynb", "--factors", "~/f.yaml", "--root=~/s"])

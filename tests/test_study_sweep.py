@@ -254,7 +254,7 @@ def test_no_scheduler_and_no_package(page, tmp_path, monkeypatch):
         run_sweep(page, [{}], "dask", root=tmp_path / "a")
     for engine, module in (("dask", "distributed"), ("ray", "ray")):
         monkeypatch.setitem(sys.modules, module, None)
-        with pytest.raises(InputError, match=rf"spectral-diffusion\[{engine}\]"):
+        with pytest.raises(InputError, match=rf"pip install -e .\.\[{engine}\]"):
             run_sweep(page, [{}], engine, address="tcp://127.0.0.1:9", root=tmp_path / engine)
 
 

@@ -17,8 +17,10 @@ __all__ = ['PACKAGE', 'MOVED', 'names_elsewhere', 'MovedModules', 'find_moved_mo
 # %% ../../nbs/core/moved.ipynb #f20b927a
 PACKAGE = "spectral_diffusion"
 MOVED = {  # old address -> where its names are now
+    "codec.hierarchical": ("codec.layers", "codec.training", "codec.bitstream"),
     "doe.arrays": ("doe.balance", "doe.fields", "doe.constructions", "doe.aliasing", "doe.assign"),
     "lab.records": ("run.record", "study.ledger"),
+    "lab.widgets": ("lab.panel", "lab.masks", "lab.scrubbers", "lab.browsers", "lab.monitor"),
     "lab.timing": ("measure.timing",),
     "lab.verdict": ("study.verdict",),
     "lab.pairs": ("study.pairs",),

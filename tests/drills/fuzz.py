@@ -597,8 +597,8 @@ def stream_decoder(book: Book, room: Path, short: bool) -> None:
     """The decoder of coded pictures under guided fuzzing, most files with their checksum made right again:
     `InputError`, or one picture of the size that the header says."""
     import torch
+    from spectral_diffusion.codec.bitstream import compress, decompress, read_header
 
-    from spectral_diffusion.codec.hierarchical import compress, decompress, read_header
     from spectral_diffusion.core.registry import InputError
 
     codec, image, _ = codec_room(room)
@@ -630,7 +630,7 @@ def stream_decoder(book: Book, room: Path, short: bool) -> None:
         "coded pictures",
         read,
         list(valid),
-        ("codec/hierarchical.py", "codec/entropy.py"),
+        ("codec/bitstream.py", "codec/hierarchical.py", "codec/entropy.py"),
         4 if short else BUDGET,
     )
 
