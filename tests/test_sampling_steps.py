@@ -204,7 +204,7 @@ def test_stochastic_2m_against_diffusers(monkeypatch):
         monkeypatch.setattr(
             module,
             "randn_tensor",
-            lambda shape, **kwargs: torch.full(shape, next(drawn), dtype=torch.float64),
+            lambda shape, drawn=drawn, **_: torch.full(shape, next(drawn), dtype=torch.float64),
         )
         x = torch.full((1, 1, 1, 1), float(impulse == -1), dtype=torch.float64)
         for i, t in enumerate(scheduler.timesteps):
