@@ -566,11 +566,8 @@ def test_the_memory_of_evaluate_does_not_grow_with_the_pairs(tmp_path):
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
-    assert (
-        float(done.stdout) < 60
-        # MB; the pixels of the further pairs are 64 MB as floating point, and what was made of them many times
-        # that
-    )
+    # MB; the pixels of the further pairs are 64 MB as floating point, what was made of them many times that
+    assert float(done.stdout) < 60
 
 
 @pytest.mark.parametrize(

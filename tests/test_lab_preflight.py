@@ -77,8 +77,8 @@ def refused(names):
 
 @pytest.mark.filterwarnings(WARNED)
 def test_the_whole_grid_works_or_is_refused(tiny):
-    """The functions are those of a run. Training, evaluation and saving do not look at the sampler, so they are done once
-    for each denoiser; sampling is done for each sampler on the denoiser that they leave."""
+    """The functions are those of a run. Training, evaluation and saving do not look at the sampler, so they
+    are done once for each denoiser; sampling is done for each sampler on the denoiser that they leave."""
     fixed, seen = evaluation_set(tiny), {}
     for schedule, noise, target, preconditioning in product(SCHEDULES, SHAPES, TARGETS, PRECONDITIONINGS):
         config = replace(tiny, schedule=schedule, noise=noise, target=target, preconditioning=preconditioning)

@@ -520,7 +520,7 @@ def test_a_verdict_is_text_in_the_report(tmp_path):
 
 def test_no_path_of_this_machine_in_what_a_failed_row_leaves(tmp_path):
     def fail(parameters, out):
-        open(out / "missing" / "file")
+        (out / "missing" / "file").read_text()
 
     failed = run_rows(tmp_path / "sweep", [{"x": 1}], fail, {}, engine="sequential", strict=False).failed[0]
     text = (failed.path / "traceback.txt").read_text() + failed.reason

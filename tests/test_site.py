@@ -506,12 +506,14 @@ proc, page = Path(sys.argv[2]), Path({page!r})
 for path in [*proc.rglob("*.ipynb")]:
     out = (proc/"_site"/path.relative_to(proc)).with_suffix(".html")
     out.parent.mkdir(parents=True, exist_ok=True)
-    deeper = {{'"../': '"../../', 'href="./': 'href="../', '="styles.css"': '="../styles.css"', '/../nbs/one.html': '/one.html'}}
+    deeper = {{'"../': '"../../', 'href="./': 'href="../', '="styles.css"': '="../styles.css"'}}
+    deeper['/../nbs/one.html'] = '/one.html'
     text = page.read_text()
     for old, new in deeper.items() if path.parent.name == "room" else ():
         text = text.replace(old, new)
     out.write_text(text)
-(proc/"_site"/"index.html").write_text("<html><body><script>location = 'nbs/room/two.html'</script></body></html>")
+script = "<script>location = 'nbs/room/two.html'</script>"
+(proc/"_site"/"index.html").write_text(f"<html><body>{{script}}</body></html>")
 for name in ("quarto-html/light.css", "quarto-html/dark.css", "quarto-nav/quarto-nav.js"):
     (proc/"_site"/"site_libs"/name).parent.mkdir(parents=True, exist_ok=True)
     (proc/"_site"/"site_libs"/name).touch()

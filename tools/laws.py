@@ -2,8 +2,8 @@
 
     python tools/laws.py [LAW ...]     exit 1 when a law is broken
 
-Each law is a function of the root of a project and returns its violations, one sentence each. `tests/test_laws.py`
-plants a violation of every law in a small project and sees it red.
+Each law is a function of the root of a project and returns its violations, one sentence each.
+`tests/test_laws.py` plants a violation of every law in a small project and sees it red.
 """
 
 from __future__ import annotations
@@ -559,7 +559,7 @@ def main(argv: list[str]) -> int:
         broken += bool(found)
         print(
             f"{'red ' if found else 'ok  '}{name:<30}{time.perf_counter() - start:6.1f} s  "
-            f" {LAWS[name].__doc__.splitlines()[0]}"
+            f" {' '.join(LAWS[name].__doc__.split())}"
         )
         for violation in found:
             print(f"      {violation}")

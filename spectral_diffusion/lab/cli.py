@@ -97,12 +97,15 @@ def run_report(args: argparse.Namespace) -> int:
 # %% ../../nbs/lab/cli.ipynb #878bcc2e
 TRAIN_HELP = """\
 A small network that starts at the Wiener filter, in about a minute on one core:
-  spectral-diffusion train --run-id first --set preconditioning=spectral --set "model={name: unet_tiny, base: 16}" --set train.steps=300
-Every key with its default: spectral-diffusion train --keys. What a command would do: add --dry-run. After a crash or Ctrl-C: the same command again.
+  spectral-diffusion train --run-id first --set preconditioning=spectral \\
+    --set "model={name: unet_tiny, base: 16}" --set train.steps=300
+Every key with its default: spectral-diffusion train --keys. What a command would do: add --dry-run.
+After a crash or Ctrl-C: the same command again.
 
 Several processes share every batch and give the numbers of one, to rounding. They are started by a launcher:
   torchrun --nproc-per-node 2 -m spectral_diffusion.lab.cli train ...
-  accelerate launch --multi_gpu --num_processes 2 -m spectral_diffusion.lab.cli train --launcher accelerate ...
+  accelerate launch --multi_gpu --num_processes 2 \\
+    -m spectral_diffusion.lab.cli train --launcher accelerate ...
 Without one there is one process. Networks with batch normalisation depend on the number of processes.
 """
 
@@ -162,7 +165,8 @@ def show_plan(config: object, path: Path, on: str) -> None:
 
 # %% ../../nbs/lab/cli.ipynb #4856154e
 SAMPLE_HELP = """\
-Written are sample_000.png and so on, grid.png with all of them, spectrum.csv, and metadata.json, which says how they were made. For example, and compared with real pictures:
+Written are sample_000.png and so on, grid.png with all of them, spectrum.csv, and metadata.json,
+which says how they were made. For example, and compared with real pictures:
   spectral-diffusion sample results/first --num-samples 64 --num-steps 50 --sampler-type dpm_solver++
   spectral-diffusion data --out pictures --number 512
   spectral-diffusion evaluate --generated-dir results/first/*/samples/cli --reference-dir pictures --no-pairs
@@ -274,10 +278,12 @@ FACTORS is a file such as
   noise: {seed: [0, 1, 2]} # crossed with every run; one level only sets a parameter
   replicates: 1            # more than one sets the parameter `replicate`
 
-Before anything runs each factor is moved alone, if the notebook has a parameter `probe`; one that changes nothing stops the sweep.
+Before anything runs each factor is moved alone, if the notebook has a parameter `probe`;
+one that changes nothing stops the sweep.
 A row that trains a run whose settings cannot work together fails before its first step; the other rows go on.
-Finished rows are never run again: after a crash, start the same command again. Failed rows are listed at the end and kept in
-DIR/failed with their traceback; exit code 1. Then: spectral-diffusion taguchi DIR --metric loss
+Finished rows are never run again: after a crash, start the same command again.
+Failed rows are listed at the end and kept in DIR/failed with their traceback; exit code 1.
+Then: spectral-diffusion taguchi DIR --metric loss
 """
 
 
@@ -314,8 +320,10 @@ def run_sweep_verb(args: argparse.Namespace) -> int:
 
 # %% ../../nbs/lab/cli.ipynb #50893430
 TAGUCHI_HELP = """\
-RESULTS is the folder of a sweep that was run from a factors file. Every run of the array has one response for each noise level and repetition:
-  --response sn    their signal-to-noise ratio in dB, for --goal smaller, larger, nominal or target (steady and good; the default)
+RESULTS is the folder of a sweep that was run from a factors file. Every run of the array has one
+response for each noise level and repetition:
+  --response sn    their signal-to-noise ratio in dB, for --goal smaller, larger, nominal or target
+                   (steady and good; the default)
   --response mean  their mean
   --response raw   every value by itself
 Dummy factors are counted as scatter. Tables, figures and sentences go to RESULTS/taguchi-METRIC, or to --out.
@@ -456,8 +464,9 @@ From nothing to judged samples:
   spectral-diffusion doctor                        what this machine has and what is missing
   spectral-diffusion train --help                  the first network, and every option
   spectral-diffusion sample --help                 pictures from it, and how to compare them
-  spectral-diffusion bench b04_cifar10             one benchmark, in seconds; --preset cpu is the published one
-Exit codes: 0 done, 1 failed, 2 bad input (one line says what, nothing was written), 130 interrupted (the same command goes on).
+  spectral-diffusion bench b04_cifar10             one benchmark, in seconds; --preset cpu is published
+Exit codes: 0 done, 1 failed, 2 bad input (one line says what, nothing was written),
+130 interrupted (the same command goes on).
 With SPECTRAL_DIFFUSION_DEBUG=1 in the environment an error that nobody foresaw is shown with its traceback.
 """
 

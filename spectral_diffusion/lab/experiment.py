@@ -163,8 +163,8 @@ class RunConfig:
     evaluation: EvalConfig = field(default_factory=EvalConfig)
     noise: str = later(
         "white"
-        # a name in SHAPES; the power of equal_snr is that of the fitted statistics; the loss is about white noise
-        # before it is shaped
+        # a name in SHAPES; the power of equal_snr is that of the fitted statistics;
+        # the loss is about white noise before it is shaped
     )
 
     def __post_init__(self):

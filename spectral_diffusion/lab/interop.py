@@ -90,7 +90,7 @@ def to_diffusers(
     source: Record | NetworkDenoiser,  # a training run, or a denoiser
     network: (
         dict | None
-    ) = None,  # the configuration of a denoiser's network, as for `build_model`; a record and a UNet2DModel have their own
+    ) = None,  # of a denoiser's network, as for `build_model`; a record and a UNet2DModel have their own
     *,
     size: (
         tuple[int, int] | None
@@ -99,7 +99,7 @@ def to_diffusers(
     options: dict | None = None,  # of the sampler
     clip: (
         float | None
-    ) = None,  # largest value of an estimate while sampling, 0 for none; that of a record's evaluation, else 1
+    ) = None,  # largest value of an estimate, 0 for none; that of a record's evaluation, else 1
     prediction_type: str = "sample",  # what the model answers: sample, epsilon or v_prediction
 ) -> object:  # a SpectralPipeline
     "A denoiser of this library as a pipeline of diffusers."

@@ -1,7 +1,8 @@
 """Section 4: random configurations, shapes and dtypes (hypothesis), and fuzzing that is guided by coverage.
 
-No outside fuzzer is used: the loop below mutates files, watches which pairs of lines of the reader's modules are executed one after the other (`sys.settrace`), and keeps a file that shows
-a new pair. It is much slower than a compiled fuzzer and sees no line of C or Rust (range coder, safetensors' parser, libpng).
+No outside fuzzer is used: the loop below mutates files, watches which pairs of lines of the reader's modules
+are executed one after the other (`sys.settrace`), and keeps a file that shows a new pair. It is much slower
+than a compiled fuzzer and sees no line of C or Rust (range coder, safetensors' parser, libpng).
 """
 
 from __future__ import annotations

@@ -828,7 +828,7 @@ def artefacts(book: Book, room: Path, short: bool) -> None:
     assert fork(work(small(), room / "results" / "a")).wait() == 0
 
     def fail(parameters, out):
-        open(out / "missing" / "file")
+        (out / "missing" / "file").read_text()
 
     run_rows(room / "results" / "rows", [{"x": 1}], fail, {}, engine="sequential", strict=False)
     body = (
