@@ -1,6 +1,6 @@
 """Sweeps under bad conditions: a cluster, kill -9 at random moments, two at once, rows that fail, factors that do nothing.
 
-More kills: SWEEP_KILLS=20 pytest tests/test_lab_sweep.py -k killed
+More kills: SWEEP_KILLS=20 pytest tests/test_study_sweep.py -k killed
 """
 
 import inspect
@@ -304,7 +304,7 @@ def test_killed_inside_a_notebook(page, tmp_path):
     once."""
     root = tmp_path / "sweep"
     code = (
-        f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); from test_lab_sweep import run_sweep;"
+        "from spectral_diffusion.study.sweep import run_sweep;"
         f" run_sweep({str(page)!r}, [{{'steps': 7}}], 'sequential', root={str(root)!r},"
         f" cwd={str(page.parent)!r})"
     )

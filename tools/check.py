@@ -2,6 +2,7 @@
 
     python tools/check.py                            all stages, stopping at the first red one
     python tools/check.py --only ruff levels tests   some of them, in the order of all
+    python tools/check.py --long                     the long forms too (`make test-all`, once a week)
 
 No stage writes into nbs/ or spectral_diffusion/: what a fresh export gives is made in a copy and compared.
 """
@@ -35,6 +36,7 @@ ENV = {
 
 
 PARALLEL = min(4, os.cpu_count() or 1)  # single-threaded processes at a time; more need much memory
+LONG = False  # whether the long forms run: cells marked `#| slow`, tests marked `long`, more random cases
 
 
 class Red(Exception):
@@ -72,9 +74,8 @@ def lost_in_a_commit(files: list[str]) -> list[str]:
 
 
 def clean() -> str:
-    "the package is what the notebooks export, the notebooks are clean, git holds both"
-    names = "export_in_sync", "no_orphan_module", "notebooks_clean", "parameters_survive_cleaning"
-    found = [violation for name in names for violation in laws.LAWS[name](ROOT)]
+    "the laws of the house hold (but the levels, which come next), and git holds pages and package"
+    found = [violation for name, law in laws.LAWS.items() if name != "levels" for violation in law(ROOT)]
     files = [p.relative_to(ROOT).as_posix() for p in [*laws.notebooks(ROOT), *laws.modules(ROOT)]]
     found += lost_in_a_commit(files)
     state = git("status", "--porcelain", "--untracked-files=all", "--", "nbs", laws.LIB) or []
@@ -131,8 +132,8 @@ def types() -> str:
 
 def notebooks() -> str:
     "every page but the benchmarks runs from top to bottom, facts included (nbdev_test)"
-    before = strays()
-    command(BIN / "nbdev_test", "--path", "nbs", "--n_workers", str(PARALLEL), "--timing")
+    before, slow = strays(), ["--flags", "slow"] if LONG else []
+    command(BIN / "nbdev_test", "--path", "nbs", "--n_workers", str(PARALLEL), "--timing", *slow)
     if new := strays() - before:
         raise Red("a page left files behind: " + ", ".join(sorted(new)))
     return f"{sum(not p.is_bench for p in laws.pages(ROOT))} notebooks"
@@ -190,6 +191,10 @@ def tests(rows: list[tuple[str, str, float, str]]) -> int:
     "pytest, last: its count closes the output, after the table of all stages."
     start = time.perf_counter()
     command = [sys.executable, "-m", "pytest", "--numprocesses", str(PARALLEL), "--dist", "loadfile"]
+    command += ["--no-loadscope-reorder"]  # tests/conftest.py says which files come first
+    command += ["--long"] if LONG else []
+    if {"clean", "levels"} <= {name for name, *_ in rows}:  # they have asked all laws already
+        command += ["--deselect", "tests/test_laws.py::test_the_tree_keeps_the_law"]
     run = subprocess.Popen(command, cwd=ROOT, env=ENV, stdout=subprocess.PIPE, text=True)
     last = ""
     for line in run.stdout:
@@ -216,7 +221,10 @@ def main(argv: list[str] | None = None) -> int:
         metavar="STAGE",
         help="some of " + ", ".join(known),
     )
+    parser.add_argument("--long", action="store_true", help="the long forms too")
     args = parser.parse_args(argv)
+    global LONG
+    LONG = args.long
     chosen = args.only or known
     rows: list[tuple[str, str, float, str]] = []
     for name, stage in STAGES.items():
