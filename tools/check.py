@@ -10,7 +10,10 @@ No stage writes into nbs/ or spectral_diffusion/: what a fresh export gives is m
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -18,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -146,21 +149,29 @@ def strays() -> set[str]:
     return {p.relative_to(ROOT).as_posix() for p in files if not caches & set(p.parts)}
 
 
+def smoke_run(name: str, results: str) -> tuple[int, str]:
+    "Exit code and output of a benchmark, in a worker that has imported the command line for the one before."
+    from spectral_diffusion.lab.cli import main as spectral_diffusion
+
+    os.chdir(ROOT)
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        status = spectral_diffusion(["bench", name, "--preset", "smoke", "--results", results])
+    return status, said.getvalue()
+
+
 def smoke() -> str:
     "every benchmark runs its smoke preset through papermill"
     names = [Path(p.name).name for p in laws.pages(ROOT) if p.is_bench]
     if not names:
         return "no benchmark yet"
-    with tempfile.TemporaryDirectory() as tmp, ThreadPoolExecutor(PARALLEL) as pool:
-
-        def one(name: str) -> int:
-            verb = [f"{laws.LIB}.lab.cli", "bench", name, "--preset", "smoke", "--results", tmp]
-            pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-            run = subprocess.run([sys.executable, "-m", *verb], cwd=ROOT, env=ENV, **pipe)
-            print(run.stdout, end="", flush=True)
-            return run.returncode
-
-        red = [n for n, status in zip(names, pool.map(one, names), strict=True) if status]
+    os.environ.update(ENV)
+    pool = ProcessPoolExecutor(PARALLEL, mp_context=multiprocessing.get_context("spawn"))
+    with tempfile.TemporaryDirectory() as tmp, pool:
+        red = []
+        for name, (status, said) in zip(names, pool.map(smoke_run, names, [tmp] * len(names)), strict=True):
+            print(said, end="", flush=True)
+            red += [name] * bool(status)
         silent = [n for n in names if not any(p.is_file() for p in (Path(tmp) / n).rglob("*"))]
     if red:
         raise Red("failed: " + ", ".join(red))
