@@ -22,10 +22,10 @@ D ?=
 QUARTO ?=
 RENDERER := $(if $(QUARTO),--renderer quarto)
 
-.PHONY: help setup export text untext format page test laws types smoke bench drills rhythm readme report site lab clean
+.PHONY: help setup export text untext format page test test-all laws types smoke bench drills rhythm readme report site lab clean
 
 help: ## list the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## make .venv with everything in it (again only when settings.ini or setup.py changed)
 
@@ -56,6 +56,9 @@ page: setup ## make PAGE=signals/fourier ready to commit: write back, export, ex
 
 test: setup ## everything that must be green: cleanliness, lint, levels, pages, benchmarks, site, tests
 	@$(PY) tools/check.py
+
+test-all: setup ## the same with the long forms: clusters, browsers, more kills, more random cases (once a week)
+	@$(PY) tools/check.py --long
 
 laws: setup ## the laws of the house on this tree, one line each (seconds)
 	@$(PY) tools/laws.py

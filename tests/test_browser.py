@@ -1,6 +1,6 @@
 """The first hour in a real JupyterLab and a real browser: run cells, move a slider with the arrow keys, stop.
 
-Skipped, with the reason, where no browser is found. SPECTRAL_DIFFUSION_BROWSER names one that is not on PATH;
+The long form, but for one test without a browser. Skipped, with the reason, where no browser is found. SPECTRAL_DIFFUSION_BROWSER names one that is not on PATH;
 SPECTRAL_DIFFUSION_SHOTS names a folder for screenshots.
 """
 
@@ -171,6 +171,7 @@ def says(box, words):
         time.sleep(0.2)
 
 
+@pytest.mark.long
 def test_arrow_keys_move_a_slider_and_the_picture_follows(page):
     noise = panel(page, "preset")
     noise.wait_for()
@@ -188,6 +189,7 @@ def test_arrow_keys_move_a_slider_and_the_picture_follows(page):
     assert float(handle.get_attribute("aria-valuenow")) > float(was)
 
 
+@pytest.mark.long
 def test_a_list_is_chosen_by_keyboard(page):
     noise = panel(page, "preset")
     image, before = noise.locator("img").first, settled(noise.locator("img").first)
@@ -198,6 +200,7 @@ def test_a_list_is_chosen_by_keyboard(page):
     shot(page, "pink")
 
 
+@pytest.mark.long
 def test_a_brush_paints_on_the_spectrum(page):
     painter = panel(page, "angle (degrees)")
     painter.scroll_into_view_if_needed()
@@ -210,6 +213,7 @@ def test_a_brush_paints_on_the_spectrum(page):
     shot(page, "mask")
 
 
+@pytest.mark.long
 def test_stop_ends_training(page):
     stop = page.locator(".widget-vbox button", has_text="Stop").last
     stop.wait_for()
@@ -234,6 +238,7 @@ def test_stop_ends_training(page):
     )
 
 
+@pytest.mark.long
 def test_controls_have_names(page):
     "What a screen reader finds: every list, button and picture of the widgets has a name."
     names = page.eval_on_selector_all(

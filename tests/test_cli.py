@@ -1,11 +1,15 @@
 "The command line as a person meets it: exit codes, one line for bad input, nothing half-written."
 
+import io
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
+
+from spectral_diffusion.lab.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = [
@@ -29,6 +33,15 @@ SMALL = [
 
 
 def call(*words: str) -> subprocess.CompletedProcess:
+    "The command line in this process: starting another one takes longer than what most of them do."
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = main(list(words))
+    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+
+
+def program(*words: str) -> subprocess.CompletedProcess:
+    "The command line as a program of its own."
     return subprocess.run(
         [sys.executable, "-m", "spectral_diffusion.lab.cli", *words],
         capture_output=True,
@@ -54,20 +67,9 @@ def test_train_leaves_a_complete_record(trained):
 
 
 def test_sample_draws_the_same_images_again(trained, tmp_path):
-    for name in ("a", "b"):
-        assert (
-            call(
-                "sample",
-                str(trained),
-                "--num-samples",
-                "2",
-                "--num-steps",
-                "2",
-                "--out",
-                str(tmp_path / name),
-            ).returncode
-            == 0
-        )
+    for run, name in ((call, "a"), (program, "b")):  # whatever has run before in the process
+        words = ["sample", str(trained), "--num-samples", "2", "--num-steps", "2"]
+        assert run(*words, "--out", str(tmp_path / name)).returncode == 0
     for name in ("grid.png", "sample_000.png", "sample_001.png", "metadata.json", "spectrum.csv"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
@@ -108,7 +110,7 @@ def test_samples_are_judged_without_their_sheet(trained, tmp_path):
 
 
 def test_help_names_the_first_steps():
-    text = call("--help").stdout
+    text = program("--help").stdout
     assert "From nothing to judged samples" in text and "Exit codes" in text
 
 
@@ -143,6 +145,11 @@ def test_bad_input_is_one_line_and_exit_code_2(words, says, tmp_path):
     assert answer.returncode == 2, answer.stderr
     assert says in answer.stderr and "Traceback" not in answer.stderr
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+def test_the_exit_code_is_that_of_the_process(tmp_path):
+    answer = program("train", "--config", "nowhere.yaml", "--results", str(tmp_path))
+    assert answer.returncode == 2 and "not found" in answer.stderr and "Traceback" not in answer.stderr
 
 
 def test_unknown_yaml_key_is_refused(tmp_path):

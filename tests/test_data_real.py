@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from spectral_diffusion.core.registry import InputError
@@ -68,7 +68,6 @@ def test_pickles_that_name_anything_else_are_refused(tmp_path, name):
         real.read_pickle(path)
 
 
-@settings(max_examples=60, deadline=None)
 @given(place=st.integers(0, 6 * real.RECORD - 1), bit=st.integers(0, 7))
 def test_any_flipped_bit_is_seen(tmp_path_factory, place, bit):
     home = tmp_path_factory.mktemp("flip")

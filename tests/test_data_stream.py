@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -13,7 +13,6 @@ from spectral_diffusion.data import stream
 cases = st.tuples(st.integers(1, 60), st.integers(0, 3), st.integers(0, 40), st.integers(1, 70))
 
 
-@settings(deadline=None, max_examples=150)
 @given(cases)
 def test_a_step_is_a_slice_of_the_endless_sequence(case):
     n, seed, step, size = case
@@ -25,7 +24,6 @@ def test_a_step_is_a_slice_of_the_endless_sequence(case):
     assert torch.equal(stream.flips(n, seed, step, size), heads[here])
 
 
-@settings(deadline=None, max_examples=50)
 @given(cases, st.booleans())
 def test_a_batch_of_two_is_two_batches(case, flip):
     n, seed, step, size = case
@@ -60,7 +58,6 @@ def test_neighbouring_epochs_are_unrelated():
     assert off.abs().max() < 5.5 / 500**0.5  # 780 pairs: 5.5 standard errors
 
 
-@settings(deadline=None, max_examples=80)
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.floats(0, 1), st.integers(0, 3))
 def test_stratified_shares(sizes, fraction, seed):
     labels = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))

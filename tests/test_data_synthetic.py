@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from spectral_diffusion.core.registry import InputError
@@ -15,7 +15,6 @@ def full_radius(h, w):
     return np.hypot(np.fft.fftfreq(h)[:, None], np.fft.fftfreq(w)[None])
 
 
-@settings(deadline=None, max_examples=60)
 @given(h=st.integers(2, 24), w=st.integers(2, 24), exponent=st.floats(0, 4))
 def test_power_law_spectrum_agrees_with_the_full_plane(h, w, exponent):
     k = full_radius(h, w)

@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import oapackage
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from spectral_diffusion.core.registry import InputError
@@ -70,7 +70,6 @@ def test_words_count_repeated_runs(name):
     assert word_lengths(a).sum() == pytest.approx(total, rel=1e-9)
 
 
-@settings(deadline=None, max_examples=60)
 @given(name=st.sampled_from(SMALL), data=st.data())
 def test_projections_against_oapackage(name, data):
     a = orthogonal_array(name)
@@ -80,7 +79,6 @@ def test_projections_against_oapackage(name, data):
     assert np.allclose(word_lengths(part), link(part).GWLP(), atol=1e-9)
 
 
-@settings(deadline=None, max_examples=60)
 @given(n=st.integers(4, 12), k=st.integers(2, 5), q=st.integers(2, 3), seed=st.integers(0, 9999))
 def test_random_tables_against_oapackage(n, k, q, seed):
     a = np.random.default_rng(seed).integers(0, q, size=(n, k))
@@ -155,7 +153,6 @@ def test_printed_tables():
     assert strength(l18) == 2 and np.allclose(word_lengths(l18), word_lengths(orthogonal_array("L18")))
 
 
-@settings(deadline=None, max_examples=60)
 @given(m=st.integers(3, 5), data=st.data())
 def test_merges_of_regular_arrays(m, data):
     a = rao_hamming(2, m)
@@ -167,7 +164,6 @@ def test_merges_of_regular_arrays(m, data):
     assert (b[:, :-1] == np.delete(a, [i, j, k], axis=1)).all() and (b[:, -1] == 2 * a[:, i] + a[:, j]).all()
 
 
-@settings(deadline=None, max_examples=30)
 @given(name=st.sampled_from(["L9", "L18", "L16(4^5)", "L25", "L27"]), data=st.data())
 def test_dummy_levels_stay_proportional(name, data):
     a = orthogonal_array(name)
@@ -195,7 +191,6 @@ def test_l27_interactions_take_two_columns():
     assert (report["kind"] == "full").all() and (report.groupby(["a", "b"]).size() == 2).all()
 
 
-@settings(deadline=None, max_examples=15)
 @given(data=st.data())
 def test_assignments_keep_their_promise(data):
     q = data.draw(st.sampled_from([2, 2, 3]))

@@ -39,7 +39,6 @@ GOALS = {
 }
 
 
-@settings(deadline=None, max_examples=60)
 @given(goal=st.sampled_from(list(GOALS)), n=st.integers(1, 5), r=st.integers(2, 6), seed=st.integers(0, 9999))
 def test_ratios_by_definition(goal, n, r, seed):
     y = np.random.default_rng(seed).uniform(0.1, 9, size=(n, r))
@@ -90,7 +89,6 @@ def ours_and_theirs(design, y, formula, typ=2, **options):
     return analyze(design, y, response="mean", **options), model, anova_lm(model, typ=typ)
 
 
-@settings(deadline=None, max_examples=25)
 @given(
     seed=st.integers(0, 99_999),
     rows=st.integers(14, 40),
@@ -282,7 +280,6 @@ def test_half_normal_sizes_are_standardised():
     assert sd.between(0.85, 1.15).all()
 
 
-@settings(deadline=None, max_examples=20)
 @given(seed=st.integers(0, 9999), goal=st.sampled_from(["larger", "smaller"]))
 def test_optimum_is_the_best_of_all_predictions(seed, goal):
     a = orthogonal_array("L18")[:, :3]

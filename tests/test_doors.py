@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from spectral_diffusion.core.config import StrictDumper, dump_yaml, parse_yaml
@@ -296,7 +296,6 @@ PLAIN = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
 @given(st.dictionaries(st.text(min_size=1), PLAIN, max_size=4))
 def test_what_is_written_is_read_back(data):
     text = dump_yaml(data)

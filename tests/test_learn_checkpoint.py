@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 
@@ -71,7 +71,6 @@ def test_tensors_are_plain_safetensors(tmp_path):
     assert b"pickle" not in (tmp_path / "a" / TENSORS).read_bytes()[:2000]
 
 
-@settings(deadline=None, max_examples=20)
 @given(
     meta=st.dictionaries(
         st.text(max_size=8),

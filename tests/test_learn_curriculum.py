@@ -7,7 +7,7 @@ import pytest
 import pywt
 import scipy.fft
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from spectral_diffusion.core.registry import InputError
@@ -20,7 +20,6 @@ from spectral_diffusion.learn.curriculum import (
     truncate,
 )
 
-RELAXED = settings(deadline=None, max_examples=60, derandomize=True)
 SIDE = st.integers(1, 40)
 
 
@@ -62,7 +61,6 @@ def test_agrees_with_scipy_both_ways(way, size, mask, dtype, eps):
         assert got.dtype == dtype and np.abs(got.double().numpy() - filtered(x, tau, mask)).max() < eps
 
 
-@RELAXED
 @given(SIDE, SIDE, st.floats(1e-3, 3.0), st.sampled_from(["cone", "flat"]))
 def test_agrees_with_scipy_on_any_size_and_tau(h, w, tau, mask):
     x = images(h, w, n=1)
@@ -107,7 +105,6 @@ def test_views_and_any_number_of_leading_axes():
         )  # products of matrices may add in another order
 
 
-@RELAXED
 @given(
     st.floats(0.01, 1.0),
     st.floats(0.01, 1.0),

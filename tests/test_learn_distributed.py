@@ -113,7 +113,7 @@ def trained(root, call):
     return load_record(paths[0])
 
 
-@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
+@pytest.mark.parametrize("launcher", ["torchrun", pytest.param("accelerate", marks=pytest.mark.long)])
 def test_command_line(alone, tmp_path, launcher):
     "One record, of the same name, with the same curve and network."
     if launcher == "accelerate":

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
@@ -25,8 +25,6 @@ from spectral_diffusion.learn.regularizers import (
     saliency_variation,
     spectral_norm_penalty,
 )
-
-RELAXED = settings(deadline=None, max_examples=30, derandomize=True)
 
 
 def draw(*shape, seed=0, dtype=torch.float64):
@@ -51,7 +49,6 @@ def spectra(model, x, y):
     return np.array(rows)
 
 
-@RELAXED
 @given(
     st.integers(2, 14),
     st.sampled_from([(12,), (9,), (2, 7), (3, 8), (1, 6, 5), (2, 5, 6)]),
@@ -77,7 +74,6 @@ def test_consistency_is_the_published_definition(n, shape, seed, dtype):
     assert SaliencyConsistency().from_logits(model(v), v, y) == SaliencyConsistency()(model, x, y)
 
 
-@RELAXED
 @given(st.integers(1, 20), st.integers(1, 8), st.integers(1, 6), st.booleans(), st.integers(0, 1000))
 def test_class_variance_is_numpys(n, k, f, unbiased, seed):
     P, y = draw(n, f, seed=seed), torch.randint(k, (n,), generator=torch.Generator().manual_seed(seed))
@@ -186,7 +182,6 @@ def test_zero_gradients_where_there_is_nothing_to_compare():
     assert value == 0 and all(p.grad is None or p.grad.abs().max() == 0 for p in model.parameters())
 
 
-@RELAXED
 @given(st.sampled_from([(9,), (2, 6), (2, 4, 5)]), st.integers(0, 1000))
 def test_penalties_against_loops(shape, seed):
     model, x, y = (
@@ -241,7 +236,6 @@ def test_penalties_have_the_gradient_of_finite_steps(penalty):
     )
 
 
-@RELAXED
 @given(st.integers(1, 9), st.integers(1, 9), st.floats(0, 3), st.integers(0, 1000))
 def test_focal_frequency_against_the_full_spectrum(h, w, alpha, seed):
     a, b = draw(2, 3, h, w, seed=seed), draw(2, 3, h, w, seed=seed + 1)

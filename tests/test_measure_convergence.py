@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import least_squares, lsq_linear
 from scipy.stats import binom, linregress
@@ -26,7 +26,6 @@ def curve(n, k, asymptote=0.3, amplitude=0.7):
     return asymptote + amplitude * np.exp(-k * (n - n[0]))
 
 
-@settings(deadline=None, max_examples=150)
 @given(
     seed=st.integers(0, 9_999),
     size=st.integers(4, 30),
@@ -118,7 +117,6 @@ def test_asymptote_interval_against_a_fit_with_fixed_asymptote():
     )  # Student's point at 47 degrees; the ends are read off a grid of rates
 
 
-@settings(deadline=None, max_examples=15)
 @given(
     seed=st.integers(0, 999),
     loss=st.floats(1e-3, 1e3),

@@ -23,7 +23,6 @@ from spectral_diffusion.noise.errors import frechet
 from spectral_diffusion.noise.theory import GaussianField
 
 
-@settings(deadline=None, max_examples=25)
 @given(n=st.integers(20, 60), m=st.integers(20, 60), d=st.integers(1, 8), seed=st.integers(0, 999))
 def test_against_scipy(n, m, d, seed):
     rng = np.random.default_rng(seed)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
 
@@ -36,7 +36,6 @@ sizes = st.tuples(st.integers(1, 3), st.sampled_from([1, 3]), st.integers(11, 24
 
 
 @given(shape=sizes, seed=st.integers(0, 10**6))
-@settings(deadline=None, max_examples=25)
 def test_ssim_is_that_of_scikit_image(shape, seed):
     x, y = pair(shape, seed)
     ours = ssim(x, y, reduction="none")
@@ -64,7 +63,6 @@ def test_ssim_from_black_is_that_of_unit_range_images():
     shape=st.tuples(st.integers(1, 4), st.sampled_from([1, 3]), st.integers(1, 9), st.integers(1, 9)),
     seed=st.integers(0, 10**6),
 )
-@settings(deadline=None, max_examples=25)
 def test_errors_are_those_of_scikit_image(shape, seed):
     x, y = pair(shape, seed)
     e, p = mse(x, y, reduction="none"), psnr(x, y, reduction="none")

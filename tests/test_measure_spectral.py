@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from skimage.metrics import peak_signal_noise_ratio
 
@@ -36,7 +36,6 @@ shapes = st.tuples(st.integers(1, 3), st.sampled_from([1, 3]), st.integers(5, 20
 
 
 @given(shape=shapes, seed=st.integers(0, 10**6))
-@settings(deadline=None, max_examples=40)
 def test_band_energy_is_that_of_the_full_spectrum(shape, seed):
     x = images(*shape, seed)
     power = np.abs(np.fft.fft2(x.numpy(), norm="ortho")) ** 2
@@ -48,7 +47,6 @@ def test_band_energy_is_that_of_the_full_spectrum(shape, seed):
 
 
 @given(shape=shapes, seed=st.integers(0, 10**6))
-@settings(deadline=None, max_examples=25)
 def test_bands_add_up_to_the_pixel_error(shape, seed):
     x, y = images(*shape, seed), images(*shape, seed + 1)
     total = (band_mse(x, y) * band_share(*shape[-2:])).sum(1)
@@ -98,7 +96,6 @@ def test_distance_is_that_of_numpy(size):
 
 
 @given(seed=st.integers(0, 10**6), gain=st.floats(0.1, 10))
-@settings(deadline=None, max_examples=20)
 def test_distance_is_symmetric_zero_for_itself_and_known_for_a_gain(seed, gain):
     x, y = images(3, 1, 9, 8, seed), images(4, 1, 9, 8, seed + 1)
     assert log_psd_distance(x, x).value == 0

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from spectral_diffusion.core.registry import InputError
@@ -57,7 +57,6 @@ def extend(half, w):
     return np.where(stored, full, full.conj())
 
 
-@settings(max_examples=25)
 @given(name=st.sampled_from(NAMES), h=SIDES, w=SIDES, single=st.booleans())
 def test_output_is_the_dense_transform_with_the_extended_multiplier(name, h, w, single):
     dtype = torch.float32 if single else torch.float64
@@ -86,7 +85,6 @@ def test_output_is_the_dense_transform_with_the_extended_multiplier(name, h, w, 
     assert np.abs(dense.real - y.numpy()).max() < eps
 
 
-@settings(max_examples=20)
 @given(
     name=st.sampled_from(NAMES[2:]),
     h=SIDES,
@@ -98,7 +96,6 @@ def test_identity_at_the_start_bit_for_bit(name, h, w, dtype):
     assert torch.equal(make(name, dtype=torch.float32, shaken=False)(x, e), x)
 
 
-@settings(max_examples=20)
 @given(h=SIDES, w=SIDES)
 def test_what_is_kept(h, w):
     x, e = draw(h, w)

@@ -4,7 +4,7 @@ finite differences."""
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.fft import dctn
 from torch import nn
@@ -48,7 +48,6 @@ def test_haar_is_that_of_pywavelets():
         assert np.abs(ours.numpy() - theirs).max() < 1e-13
 
 
-@settings(deadline=None, max_examples=30)
 @given(
     h=st.integers(1, 20),
     w=st.integers(1, 20),
@@ -61,7 +60,6 @@ def test_identity_in_every_domain(h, w, domain, channels):
     assert (y - x).abs().max() < 1e-14 and y.is_contiguous()
 
 
-@settings(deadline=None, max_examples=20)
 @given(
     h=st.integers(1, 20),
     w=st.integers(1, 20),

@@ -4,7 +4,7 @@ sizes."""
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -29,7 +29,6 @@ def seeded(make, seed=0):
         return make().double()
 
 
-@settings(deadline=None, max_examples=30)
 @given(
     c=st.integers(1, 4),
     o=st.integers(1, 4),
@@ -47,7 +46,6 @@ def test_complex_convolution_is_native(c, o, h, w, stride, form, seed):
     assert (unstack(layer(stack(z))) - expect).abs().max() < 1e-12
 
 
-@settings(deadline=None, max_examples=20)
 @given(
     c=st.integers(1, 4),
     o=st.integers(1, 4),
@@ -127,7 +125,6 @@ def test_published_parameter_counts():
     assert count(PublishedSpectralUNetDeep(base=16, depth=2)) == 123_046
 
 
-@settings(deadline=None, max_examples=25)
 @given(h=st.integers(5, 12), w=st.integers(5, 12), c=st.integers(1, 4), seed=st.integers(0, 999))
 def test_low_modes_is_a_circular_convolution_of_real_images(h, w, c, seed):
     layer = seeded(lambda: LowModes(c, 3), seed)
@@ -140,7 +137,6 @@ def test_low_modes_is_a_circular_convolution_of_real_images(h, w, c, seed):
     assert (torch.fft.ifft2(Y).real - layer(x)).abs().max() < 1e-10
 
 
-@settings(deadline=None, max_examples=25)
 @given(
     h=st.integers(3, 9),
     w=st.integers(3, 9),
@@ -165,7 +161,6 @@ def test_windows_are_a_hermitian_convolution_over_frequency(h, w, c, o, seed):
     assert y.imag.abs().max() < 1e-10 and (y.real - layer(x)).abs().max() < 1e-10
 
 
-@settings(deadline=None, max_examples=30)
 @given(
     h=st.integers(3, 16),
     w=st.integers(3, 16),

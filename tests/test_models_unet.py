@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -13,7 +13,6 @@ from spectral_diffusion.models.unet import TinyUNet, up
 from spectral_diffusion.models.zoo import MODELS, build_model, cost
 
 
-@settings(deadline=None, max_examples=25)
 @given(n=st.integers(1, 12), m=st.integers(1, 12), double=st.booleans(), odd=st.booleans())
 def test_up_is_transposed_convolution_then_nearest(n, m, double, odd):
     dtype = torch.float64 if double else torch.float32
@@ -25,7 +24,6 @@ def test_up_is_transposed_convolution_then_nearest(n, m, double, odd):
         assert (up(conv, x, size) - expected).abs().max() < (1e-13 if double else 1e-5)
 
 
-@settings(deadline=None, max_examples=20)
 @given(h=st.integers(1, 20), w=st.integers(1, 20), depth=st.integers(1, 3), channels=st.integers(1, 3))
 def test_unet_takes_any_size(h, w, depth, channels):
     net = TinyUNet(channels, base=4, depth=depth, zero_output=False).double()

@@ -4,7 +4,7 @@ packages, on random cases."""
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 
@@ -36,7 +36,6 @@ def random_field(size, basis, seed, mean=False):
     )
 
 
-@settings(deadline=None, max_examples=30)
 @given(
     size=st.sampled_from(SIZES),
     basis=st.sampled_from(["fourier", "dct"]),
@@ -52,7 +51,6 @@ def test_start_is_what_the_flow_makes_of_noise(size, basis, schedule, t, seed):
     assert (gain / start_variance(field, process, t) - 1).abs().max() < 1e-9
 
 
-@settings(deadline=None, max_examples=15)
 @given(seed=st.integers(0, 999), eta=st.floats(0, 2), schedule=st.sampled_from(["cosine", "linear", "flow"]))
 def test_reverse_variance_against_integration_in_time(seed, eta, schedule):
     "The moment equation of the reverse process in its own time, with differences of the gains."
@@ -92,7 +90,6 @@ def test_reverse_diffusion_is_the_limit_of_the_ancestral_sampler():
     assert gaps[2] < 0.01 and 1.8 < gaps[0] / gaps[1] < 2.2 and 1.8 < gaps[1] / gaps[2] < 2.2
 
 
-@settings(deadline=None, max_examples=25)
 @given(lam=st.floats(0.01, 50), n=st.integers(1, 8), seed=st.integers(0, 999))
 def test_bound_against_the_joint_gaussians(lam, n, seed):
     "Divergence of two chains of n + 1 states, from covariances built by propagating unit draws."
@@ -122,7 +119,6 @@ def test_bound_against_the_joint_gaussians(lam, n, seed):
     assert sum(vlb_gap(field, process, torch.from_numpy(t))) == pytest.approx(expect, rel=1e-6, abs=1e-9)
 
 
-@settings(deadline=None, max_examples=20)
 @given(size=st.sampled_from(SIZES), basis=st.sampled_from(["fourier", "dct"]), seed=st.integers(0, 999))
 def test_frechet_is_the_distance_of_dense_gaussians(size, basis, seed):
     from scipy.linalg import sqrtm
@@ -162,7 +158,6 @@ def test_power_error_is_the_scatter_of_measured_powers(size, basis):
     }[basis]
 
 
-@settings(deadline=None, max_examples=20)
 @given(t=st.floats(0.05, 0.95), seed=st.integers(0, 999))
 def test_edm_target_is_the_f_of_karras(t, seed):
     "Network target, scalings and weight of table 1, for the schedule in which a is one."

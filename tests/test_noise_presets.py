@@ -4,7 +4,7 @@ out."""
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.fft import dctn, idctn
 
@@ -69,7 +69,6 @@ def test_a_thousand_steps_give_the_data_back(name, sampler):
         assert error < 0.01
 
 
-@settings(deadline=None, max_examples=30)
 @given(
     name=st.sampled_from(list(PRESETS)),
     sampler=st.sampled_from(["ddim", "ancestral", "analytic", "dpm_solver++", "dpm_solver2"]),
@@ -108,7 +107,6 @@ def test_transfer_is_what_the_sampler_does_on_images(name, sampler, size, basis,
     assert (out.T @ out - dense).abs().max() < 1e-7 * max(1.0, dense.abs().max().item())
 
 
-@settings(deadline=None, max_examples=20)
 @given(size=st.sampled_from([(8, 8), (7, 9)]), t=st.floats(0.01, 0.99), seed=st.integers(0, 999))
 def test_heat_is_a_blur_in_the_cosine_basis(size, t, seed):
     "The gain on every mode of the reflected heat equation, written with scipy."
@@ -124,7 +122,6 @@ def test_heat_is_a_blur_in_the_cosine_basis(size, t, seed):
     assert np.abs(got - expect).max() < 1e-10
 
 
-@settings(deadline=None, max_examples=40)
 @given(
     name=st.sampled_from(list(PRESETS)),
     target=st.sampled_from(sorted(TARGETS)),

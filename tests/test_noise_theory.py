@@ -4,7 +4,7 @@ the covariance."""
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 
@@ -35,7 +35,6 @@ def covariance(field):
     )
 
 
-@settings(deadline=None, max_examples=40)
 @given(
     size=st.sampled_from(SIZES),
     basis=st.sampled_from(["fourier", "dct", "haar", "pixel"]),
@@ -59,7 +58,6 @@ def test_wiener_is_the_conditional_mean(size, basis, schedule, t, seed):
     assert np.abs(got - expect).max() < 1e-8 * max(1, np.abs(expect).max())
 
 
-@settings(deadline=None, max_examples=30)
 @given(
     size=st.sampled_from(SIZES),
     basis=st.sampled_from(["fourier", "dct"]),
@@ -117,7 +115,6 @@ def test_schedules_are_their_published_lists(name, betas):
     assert np.abs(s.square().numpy() / (1 - expect) - 1).max() < 1e-11
 
 
-@settings(deadline=None, max_examples=25)
 @given(c=st.integers(1, 4), size=st.sampled_from(SIZES), t=st.floats(0.02, 0.98), seed=st.integers(0, 10_000))
 def test_untrained_spectral_network_is_the_wiener_filter(c, size, t, seed):
     class Silent(torch.nn.Module):
@@ -140,7 +137,6 @@ def test_untrained_spectral_network_is_the_wiener_filter(c, size, t, seed):
     )
 
 
-@settings(deadline=None, max_examples=25)
 @given(target=st.sampled_from(sorted(TARGETS)), t=st.floats(0.05, 0.95), seed=st.integers(0, 10_000))
 def test_training_on_any_target_recovers_the_same_image(target, t, seed):
     "A plain network that answers with the true target gives the true image."

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from spectral_diffusion.core.registry import InputError
@@ -33,7 +33,6 @@ def pairs(process, times):
 
 
 @given(times=separate, schedule=st.sampled_from(["cosine", "linear", "flow", "edm"]))
-@settings(deadline=None, max_examples=40)
 def test_ddpm_is_the_ancestral_member(times, schedule):
     now, nxt = pairs(Process(schedule), times)
     for p, q in zip(ddpm_gains(now, nxt), ddim_gains(now, nxt, 1.0)):
@@ -41,7 +40,6 @@ def test_ddpm_is_the_ancestral_member(times, schedule):
 
 
 @given(times=separate, schedule=st.sampled_from(["cosine", "linear", "edm"]), eta=st.floats(0, 1))
-@settings(deadline=None, max_examples=40)
 def test_every_member_keeps_the_marginal(times, schedule, eta):
     "x' = g_x (a x0 + s eps) + g_0 x0 + g_z z has gain a' and noise s' when x0 is known."
     now, nxt = pairs(Process(schedule), times)

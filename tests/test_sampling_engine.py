@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from spectral_diffusion.core.registry import InputError
@@ -27,7 +27,6 @@ def run(name, n, process=PROCESS, steps=4, seed=0, **options):
 
 
 @given(steps=st.integers(1, 1200))
-@settings(deadline=None, max_examples=60)
 def test_the_grid_meets_both_ends_and_falls(steps):
     t = time_grid(steps)
     assert (
@@ -40,7 +39,6 @@ def test_the_grid_meets_both_ends_and_falls(steps):
 
 
 @given(times=st.lists(st.floats(0, 1), min_size=2, max_size=6))
-@settings(deadline=None, max_examples=100)
 def test_only_falling_lists_pass(times):
     if all(b < a for a, b in zip(times, times[1:])):
         assert check_times(times).tolist() == times

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from spectral_diffusion.core.registry import InputError
@@ -105,7 +105,6 @@ def test_the_eigenvalues_are_those_of_the_pictures():
 # ---- against transfer, diffusers and slow loops ----
 
 
-@settings(max_examples=40)
 @given(
     solver=st.sampled_from(BOTH),
     schedule=st.sampled_from(["linear", "cosine", "edm", "flow"]),
@@ -226,7 +225,6 @@ def test_stochastic_2m_against_diffusers(monkeypatch):
     assert ours == pytest.approx(total, rel=5e-4)
 
 
-@settings(max_examples=25)
 @given(lam=st.floats(0.01, 100), n=st.integers(2, 10), seed=st.integers(0, 9999))
 def test_ipndm_and_3m_sde_by_hand(lam, n, seed):
     "Written out with numbers."

@@ -4,7 +4,7 @@ written out in numpy."""
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from spectral_diffusion.noise.process import Process
@@ -32,7 +32,6 @@ def random_field(size, basis, seed):
     return GaussianField(4 * power, size, basis=basis)
 
 
-@settings(deadline=None, max_examples=30)
 @given(
     name=st.sampled_from(DETERMINISTIC),
     size=st.sampled_from(SIZES),
@@ -68,7 +67,6 @@ def test_transfer_is_the_covariance_of_the_samplers_own_map(name, size, basis, s
     assert (covariance - dense).abs().max() < 1e-7 * max(1.0, dense.abs().max().item())
 
 
-@settings(deadline=None, max_examples=30)
 @given(lam=st.floats(0.01, 100), n=st.integers(2, 12), seed=st.integers(0, 9999))
 def test_one_coefficient_against_numpy(lam, n, seed):
     "DDIM, ancestral and 2M of one coefficient, written out with numbers."
@@ -115,7 +113,6 @@ def test_order(name, low, high, schedule):
     assert low < observed_order([200, 400], errors)[0] < high
 
 
-@settings(deadline=None, max_examples=15)
 @given(
     size=st.sampled_from(SIZES),
     n=st.integers(2, 20),

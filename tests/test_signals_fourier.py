@@ -3,21 +3,19 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from spectral_diffusion.core.registry import InputError
 from spectral_diffusion.signals.fourier import bin_weights, full_precision, hermitian, irfft2, radius, rfft2
 
 sides = st.integers(1, 20)
-ANY = settings(deadline=None, max_examples=40, derandomize=True)
 
 
 def images(h, w, *, seed=0, dtype=torch.float64):
     return torch.randn(2, h, w, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
-@ANY
 @given(sides, sides)
 def test_agrees_with_numpy(h, w):
     for dtype, eps in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
@@ -28,7 +26,6 @@ def test_agrees_with_numpy(h, w):
         assert (irfft2(X, (h, w)) - x).abs().max() < eps
 
 
-@ANY
 @given(sides, sides)
 def test_radius_and_weights_count_the_full_plane(h, w):
     full = np.hypot(np.fft.fftfreq(h)[:, None], np.fft.fftfreq(w)[None])
@@ -36,7 +33,6 @@ def test_radius_and_weights_count_the_full_plane(h, w):
     assert np.abs(np.sort(full.ravel()) - np.sort(half)).max() < 1e-15
 
 
-@ANY
 @given(sides, sides)
 def test_inverse_of_any_complex_numbers(h, w):
     "numpy's inverse ignores the parts that belong to no image; so do we, by an explicit projection."

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import pywt
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from spectral_diffusion.core.registry import InputError
@@ -69,7 +69,6 @@ def test_differs_from_pywavelets_on_odd_sizes():
     assert torch.equal(c.coarse[0, -1, -1], x[0, -1, -1])  # the corner is passed as it is
 
 
-@settings(deadline=None, max_examples=60, derandomize=True)
 @given(
     st.sampled_from(sorted(WAVELETS)),
     st.integers(1, 24),

@@ -1,6 +1,7 @@
 """The built site in a real browser: no errors, no request to the outside, nothing cut on a phone, axe-core.
 
-`make test` builds the site before the tests. Skipped, with the reason, where there is no site or no browser.
+`make test` builds the site before the tests, and a few pages of it are looked at; every page in the long form.
+Skipped, with the reason, where there is no site or no browser.
 """
 
 import functools
@@ -88,11 +89,12 @@ def watched(browser, address, **options):
     return tab, wrong
 
 
-def test_every_page_fits_a_phone_without_errors(browser, address):
+def test_every_page_fits_a_phone_without_errors(browser, address, long):
     "Nothing sticks out at the right, unless its box scrolls: a page that clips it would hide that it is cut."
     tab, wrong = watched(browser, address, viewport={"width": 390, "height": 844})
     bad = {}
-    for path in sorted(p.relative_to(SITE).as_posix() for p in (SITE / "nbs").rglob("*.html")):
+    every = sorted(p.relative_to(SITE).as_posix() for p in (SITE / "nbs").rglob("*.html"))
+    for path in every if long else LOOKED_AT:
         tab.goto(f"{address}/{path}", wait_until="load")
         width, cut = tab.evaluate("document.documentElement.scrollWidth"), tab.evaluate(CUT)
         found = [*wrong, *cut[:3], *([f"{width} pixels wide"] if width > 391 else [])]
@@ -125,14 +127,14 @@ def test_the_sidebar_shows_the_current_page(browser, address):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious(browser, address, scheme):
+def test_axe_finds_nothing_serious(browser, address, scheme, long):
     spec = importlib.util.find_spec("axe_playwright_python")
     if spec is None:
         pytest.skip("the package axe-playwright-python, which holds axe-core, is not installed")
     axe = (Path(spec.origin).parent / "axe.min.js").read_text(encoding="utf-8")
     tab, wrong = watched(browser, address, viewport={"width": 1280, "height": 900}, color_scheme=scheme)
     bad = {}
-    for path in LOOKED_AT:
+    for path in LOOKED_AT if long else LOOKED_AT[::3]:
         tab.goto(f"{address}/{path}", wait_until="load")
         tab.evaluate(axe)
         found = tab.evaluate("axe.run({runOnly: ['wcag2a', 'wcag2aa', 'best-practice']})")["violations"]

@@ -1,6 +1,6 @@
 """Sweeps under bad conditions: a cluster, kill -9 at random moments, two at once, failing rows, idle factors.
 
-More kills: SWEEP_KILLS=20 pytest tests/test_study_sweep.py -k killed
+The long form kills more often and loses a worker of a cluster: pytest --long tests/test_study_sweep.py
 """
 
 import inspect
@@ -27,7 +27,6 @@ from spectral_diffusion.study.rows import SweepFailed, claim, clean, run_rows, s
 from spectral_diffusion.study.sweep import read_study, run_sweep
 
 ROOT = Path(__file__).resolve().parents[1]
-KILLS = int(os.environ.get("SWEEP_KILLS", "5"))
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 HEAD = "lr = 0.1\nsteps = 3\nseed = 0\ngauss = 'a'\noverrides = {}\nout = ''"
@@ -201,6 +200,7 @@ def test_dask_gives_the_ledger_of_sequential(page, tmp_path):
     assert len(pd.read_csv(tmp_path / "two" / "sweep.csv")) == 6
 
 
+@pytest.mark.long
 def test_a_row_that_takes_its_dask_worker_with_it(tmp_path):
     """Its worker is started anew and lost again; then the row has failed, and the others are done. With
     joblib's backend this waited for ever."""
@@ -225,7 +225,7 @@ def test_a_row_that_takes_its_dask_worker_with_it(tmp_path):
         assert not run_rows(tmp_path / "sweep", rows, work, {}, retry_failed=True, **options).failed
 
 
-@pytest.mark.skipif(not os.environ.get("SWEEP_RAY"), reason="starting Ray takes half a minute: SWEEP_RAY=1")
+@pytest.mark.long
 def test_ray_gives_the_ledger_of_sequential(tmp_path):
     ray = pytest.importorskip("ray")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
@@ -265,14 +265,15 @@ def test_no_scheduler_and_no_package(page, tmp_path, monkeypatch):
 # --- accidents
 
 
-def test_killed_at_random_moments(drive, tmp_path):
+def test_killed_at_random_moments(drive, tmp_path, long):
     """After each SIGKILL what was finished stays finished and is not run again; only rows in flight are lost;
     the last ledger is that of a quiet sweep."""
+    kills = 20 if long else 3
     root, log, draw = tmp_path / "sweep", tmp_path / "log", random.Random(4)
-    rows = [{"steps": n} for n in range(1, 12 * KILLS + 1)]
+    rows = [{"steps": n} for n in range(1, 12 * kills + 1)]
     run_rows(tmp_path / "quiet", rows, work_of(tmp_path / "quiet.log"), {}, engine="sequential")
     kept, again, killed = {}, [], 0
-    for i in range(KILLS):
+    for i in range(kills):
         engine, least = (
             ("loky", 2) if i % 5 == 1 else ("sequential", draw.randint(0, 3))
         )  # executions before it may be killed
@@ -288,17 +289,17 @@ def test_killed_at_random_moments(drive, tmp_path):
             assert now[steps] == n, f"row {steps} was finished and ran again"
         kept |= {steps: now[steps] for steps in finished(root)}
         again.append(sum(now.values()))
-    assert killed == KILLS and 0 < len(kept) < len(rows), "nothing was running when it was killed"
+    assert killed == kills and 0 < len(kept) < len(rows), "nothing was running when it was killed"
     _, wait, _ = drive(root, log, "sequential", rows)
     assert wait() == 0
     now = counts(log)
     for steps, n in kept.items():
         assert now[steps] == n
-    assert sum(now.values()) <= len(rows) + 2 * KILLS, again  # two rows in flight at each kill
+    assert sum(now.values()) <= len(rows) + 2 * kills, again  # two rows in flight at each kill
     assert (root / "sweep.csv").read_bytes() == (tmp_path / "quiet" / "sweep.csv").read_bytes()
     assert not list(root.glob(".partial*"))
     print(
-        f"{killed} of {KILLS} killed, executions after each {again}, {sum(now.values())} in all for"
+        f"{killed} of {kills} killed, executions after each {again}, {sum(now.values())} in all for"
         f" {len(rows)} rows"
     )
 
@@ -308,7 +309,7 @@ def test_killed_inside_a_notebook(page, tmp_path):
     once."""
     root = tmp_path / "sweep"
     code = (
-        f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); from test_lab_sweep import run_sweep;"
+        "from spectral_diffusion.study.sweep import run_sweep;"
         f" run_sweep({str(page)!r}, [{{'steps': 7}}], 'sequential', root={str(root)!r},"
         f" cwd={str(page.parent)!r})"
     )

@@ -2,6 +2,7 @@
 
     python tools/check.py                            all stages, stopping at the first red one
     python tools/check.py --only ruff levels tests   some of them, in the order of all
+    python tools/check.py --long                     the long forms too (`make test-all`, once a week)
 
 No stage writes into nbs/ or spectral_diffusion/: what a fresh export gives is made in a copy and compared.
 """
@@ -9,7 +10,10 @@ No stage writes into nbs/ or spectral_diffusion/: what a fresh export gives is m
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -17,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,6 +39,7 @@ ENV = {
 
 
 PARALLEL = min(4, os.cpu_count() or 1)  # single-threaded processes at a time; more need much memory
+LONG = False  # whether the long forms run: cells marked `#| slow`, tests marked `long`, more random cases
 
 
 class Red(Exception):
@@ -72,9 +77,8 @@ def lost_in_a_commit(files: list[str]) -> list[str]:
 
 
 def clean() -> str:
-    "the package is what the notebooks export, the notebooks are clean, git holds both"
-    names = "export_in_sync", "no_orphan_module", "notebooks_clean", "parameters_survive_cleaning"
-    found = [violation for name in names for violation in laws.LAWS[name](ROOT)]
+    "the laws of the house hold (but the levels, which come next), and git holds pages and package"
+    found = [violation for name, law in laws.LAWS.items() if name != "levels" for violation in law(ROOT)]
     files = [p.relative_to(ROOT).as_posix() for p in [*laws.notebooks(ROOT), *laws.modules(ROOT)]]
     found += lost_in_a_commit(files)
     state = git("status", "--porcelain", "--untracked-files=all", "--", "nbs", laws.LIB) or []
@@ -131,8 +135,8 @@ def types() -> str:
 
 def notebooks() -> str:
     "every page but the benchmarks runs from top to bottom, facts included (nbdev_test)"
-    before = strays()
-    command(BIN / "nbdev_test", "--path", "nbs", "--n_workers", str(PARALLEL), "--timing")
+    before, slow = strays(), ["--flags", "slow"] if LONG else []
+    command(BIN / "nbdev_test", "--path", "nbs", "--n_workers", str(PARALLEL), "--timing", *slow)
     if new := strays() - before:
         raise Red("a page left files behind: " + ", ".join(sorted(new)))
     return f"{sum(not p.is_bench for p in laws.pages(ROOT))} notebooks"
@@ -145,21 +149,29 @@ def strays() -> set[str]:
     return {p.relative_to(ROOT).as_posix() for p in files if not caches & set(p.parts)}
 
 
+def smoke_run(name: str, results: str) -> tuple[int, str]:
+    "Exit code and output of a benchmark, in a worker that has imported the command line for the one before."
+    from spectral_diffusion.lab.cli import main as spectral_diffusion
+
+    os.chdir(ROOT)
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        status = spectral_diffusion(["bench", name, "--preset", "smoke", "--results", results])
+    return status, said.getvalue()
+
+
 def smoke() -> str:
     "every benchmark runs its smoke preset through papermill"
     names = [Path(p.name).name for p in laws.pages(ROOT) if p.is_bench]
     if not names:
         return "no benchmark yet"
-    with tempfile.TemporaryDirectory() as tmp, ThreadPoolExecutor(PARALLEL) as pool:
-
-        def one(name: str) -> int:
-            verb = [f"{laws.LIB}.lab.cli", "bench", name, "--preset", "smoke", "--results", tmp]
-            pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-            run = subprocess.run([sys.executable, "-m", *verb], cwd=ROOT, env=ENV, **pipe)
-            print(run.stdout, end="", flush=True)
-            return run.returncode
-
-        red = [n for n, status in zip(names, pool.map(one, names), strict=True) if status]
+    os.environ.update(ENV)
+    pool = ProcessPoolExecutor(PARALLEL, mp_context=multiprocessing.get_context("spawn"))
+    with tempfile.TemporaryDirectory() as tmp, pool:
+        red = []
+        for name, (status, said) in zip(names, pool.map(smoke_run, names, [tmp] * len(names)), strict=True):
+            print(said, end="", flush=True)
+            red += [name] * bool(status)
         silent = [n for n in names if not any(p.is_file() for p in (Path(tmp) / n).rglob("*"))]
     if red:
         raise Red("failed: " + ", ".join(red))
@@ -190,6 +202,10 @@ def tests(rows: list[tuple[str, str, float, str]]) -> int:
     "pytest, last: its count closes the output, after the table of all stages."
     start = time.perf_counter()
     command = [sys.executable, "-m", "pytest", "--numprocesses", str(PARALLEL), "--dist", "loadfile"]
+    command += ["--no-loadscope-reorder"]  # tests/conftest.py says which files come first
+    command += ["--long"] if LONG else []
+    if {"clean", "levels"} <= {name for name, *_ in rows}:  # they have asked all laws already
+        command += ["--deselect", "tests/test_laws.py::test_the_tree_keeps_the_law"]
     run = subprocess.Popen(command, cwd=ROOT, env=ENV, stdout=subprocess.PIPE, text=True)
     last = ""
     for line in run.stdout:
@@ -216,7 +232,10 @@ def main(argv: list[str] | None = None) -> int:
         metavar="STAGE",
         help="some of " + ", ".join(known),
     )
+    parser.add_argument("--long", action="store_true", help="the long forms too")
     args = parser.parse_args(argv)
+    global LONG
+    LONG = args.long
     chosen = args.only or known
     rows: list[tuple[str, str, float, str]] = []
     for name, stage in STAGES.items():

@@ -1,7 +1,7 @@
 """Drills: what this project survives, tried on purpose and counted.
 
     python tests/drills                         every drill in its full form (about an hour and a half)
-    python tests/drills --short                 every drill in its short form (a minute; CI does this)
+    python tests/drills --short                 every drill in its short form (`make test-all` does this)
     python tests/drills kills writers --full    two of them
     python tests/drills --list                  their names
 

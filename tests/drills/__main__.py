@@ -107,7 +107,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("names", nargs="*", metavar="NAME")
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--short", action="store_true", help="a minute for all of them")
+    form.add_argument("--short", action="store_true", help="minutes for all of them")
     form.add_argument("--full", action="store_true", help="what the page of results shows (default)")
     parser.add_argument(
         "--out", type=Path, default=ROOT / "results" / "reliability", help="folder of the records"
