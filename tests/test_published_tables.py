@@ -5,10 +5,12 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from spectral_diffusion.study.sweep import project_root
 
 PAGE = project_root()/"nbs"/"bench"/"b16_published_tables.ipynb"
+CLAIMS = project_root()/"nbs"/"bench"/"b17_claims.ipynb"
 EIGENVALUES = np.load(project_root()/"nbs"/"bench"/"cifar10_eigenvalues.npy")
 
 
@@ -137,3 +139,23 @@ def test_textbook_numbers_by_hand(page):
 def test_tables_are_complete(page):
     assert isinstance(page["ays"], pd.DataFrame) and len(page["ays"]) == 3*2*page["config"].exponents
     assert len(page["searched"]) == 7*6 and np.isfinite(page["heat"].loss).all()
+
+
+@pytest.fixture(scope="module")
+def freeu():
+    "The filter of the page of claims, alone."
+    cells = [cell.source for cell in nbformat.read(CLAIMS, as_version=4).cells if "def freeu(" in cell.source]
+    names = {"torch": torch}
+    exec(compile(cells[0].split("def wave_gain")[0], CLAIMS.name, "exec"), names)
+    return names["freeu"]
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 9), (6, 5), (16, 16)])
+@pytest.mark.parametrize("threshold, scale", [(1, 0.2), (2, 0.9)])
+def test_freeu_is_the_published_filter(freeu, size, threshold, scale):
+    "The code of diffusers, on random features."
+    fourier_filter = pytest.importorskip("diffusers.utils.torch_utils").fourier_filter
+    x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(size[0]))
+    assert torch.allclose(freeu(x, threshold, scale), fourier_filter(x, threshold, scale), atol=1e-5)
+    mirrored = freeu(x.flip(-1), threshold, scale).flip(-1)
+    assert (mirrored - freeu(x, threshold, scale)).abs().max() > 1e-3  # a mask without symmetry knows left from right
