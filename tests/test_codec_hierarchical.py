@@ -16,9 +16,6 @@ import torch
 pytest.importorskip("constriction")
 # noqa: E402
 from spectral_diffusion.codec.bitstream import HEADER, compress, decompress, exact, pad_to, read_header
-from spectral_diffusion.codec.layers import BlockTransform, CodecConfig  # noqa: E402
-from spectral_diffusion.codec.training import crops, fit, lagrangian  # noqa: E402
-
 from spectral_diffusion.codec.hierarchical import (
     Codec,
     build_codec,
@@ -27,6 +24,8 @@ from spectral_diffusion.codec.hierarchical import (
     save_codec,
     single_scale_twin,
 )  # noqa: E402
+from spectral_diffusion.codec.layers import BlockTransform, CodecConfig  # noqa: E402
+from spectral_diffusion.codec.training import crops, fit, lagrangian  # noqa: E402
 from spectral_diffusion.core.registry import InputError  # noqa: E402
 from spectral_diffusion.core.runtime import stream  # noqa: E402
 from spectral_diffusion.learn.checkpoint import save  # noqa: E402

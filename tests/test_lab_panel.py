@@ -16,16 +16,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from spectral_diffusion.lab.browsers import draw_runs, draw_study, run_browser, taguchi_explorer
-from spectral_diffusion.lab.masks import brush, keep, mask_painter
-from spectral_diffusion.lab.monitor import Monitor
-from spectral_diffusion.lab.panel import WIDGET
-from spectral_diffusion.lab.scrubbers import draw_noise, draw_steps, noise_shapes, sampler_scrubber
 
 from spectral_diffusion.core.registry import InputError
 from spectral_diffusion.core.runtime import stream
 from spectral_diffusion.data.synthetic import power_law_spectrum
 from spectral_diffusion.doe.arrays import orthogonal_array
+from spectral_diffusion.lab.browsers import draw_runs, draw_study, run_browser, taguchi_explorer
+from spectral_diffusion.lab.masks import brush, keep, mask_painter
+from spectral_diffusion.lab.monitor import Monitor
+from spectral_diffusion.lab.panel import WIDGET
+from spectral_diffusion.lab.scrubbers import draw_noise, draw_steps, noise_shapes, sampler_scrubber
 from spectral_diffusion.learn.loop import train
 from spectral_diffusion.models.zoo import build_model
 from spectral_diffusion.noise.denoiser import wrap

@@ -463,10 +463,9 @@ def test_samples_that_promise_too_many_pixels(tmp_path):
 
 
 def test_a_codec_is_as_large_as_its_file(tmp_path):
-    from spectral_diffusion.codec.layers import CodecConfig
-
     from spectral_diffusion.codec.entropy import Tables
     from spectral_diffusion.codec.hierarchical import build_codec, load_codec
+    from spectral_diffusion.codec.layers import CodecConfig
     from spectral_diffusion.core.config import to_dict
 
     codec = build_codec(
@@ -627,6 +626,7 @@ def test_a_wrong_value_raises_before_any_work(tmp_path, change):
 
 def test_zeros_at_the_end_of_a_coded_picture(tmp_path):
     from drills.hostile import codec_room, mend
+
     from spectral_diffusion.codec.bitstream import decompress
 
     codec, image, data = codec_room(tmp_path)

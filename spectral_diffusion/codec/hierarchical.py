@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
-from .layers import BlockTransform, CodecConfig, Scale, zero
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .entropy import Tables, add_uniform, code_length, round_through
+from .layers import BlockTransform, CodecConfig, Scale, zero
 from ..core.config import from_dict, to_dict
 from ..core.moved import names_elsewhere
 from ..core.registry import InputError

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from .panel import Panel, Picture, choice, plain_log, to_picture
 
 from ..core.registry import InputError, unknown_name
 from ..data.pictures import read_picture
+from .panel import Panel, Picture, choice, plain_log, to_picture
 from ..run.record import Record, load_record, results_root
 from ..study.ledger import flatten, run_folders
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Shaped
-from .panel import Panel, Picture, slider, to_picture
 from torch import Tensor
 
 from ..core.registry import InputError
+from .panel import Panel, Picture, slider, to_picture
 from ..signals.fourier import bin_weights, irfft2, radius, rfft2
 
 # %% auto #0

@@ -10,9 +10,9 @@ import time
 from collections.abc import Iterator
 
 import numpy as np
-from .panel import Picture, image_view, plain_log, spoken, to_picture, two_forms
 
 from ..core.registry import InputError
+from .panel import Picture, image_view, plain_log, spoken, to_picture, two_forms
 
 # %% auto #0
 __all__ = ['draw_training', 'Monitor']

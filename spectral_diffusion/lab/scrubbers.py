@@ -11,11 +11,11 @@ from functools import partial
 import numpy as np
 import torch
 from jaxtyping import Float
-from .panel import Panel, Picture, choice, plain_log, slider, to_picture
 from torch import Tensor
 
 from ..core.registry import InputError
 from ..core.runtime import stream
+from .panel import Panel, Picture, choice, plain_log, slider, to_picture
 from ..measure.pixel import psnr
 from ..noise.presets import PRESETS, preset
 from ..noise.process import Process

@@ -18,7 +18,7 @@ import tempfile
 import threading
 import unicodedata
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -228,10 +228,8 @@ def time_limit(
         late.set()
         while not ended.wait(0.1):  # again, for a kernel that was just being started
             for pid in [getattr(k.provisioner, "pid", None) for k in started]:
-                try:
+                with suppress(ProcessLookupError):
                     pid and os.killpg(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()

@@ -598,8 +598,8 @@ def stream_decoder(book: Book, room: Path, short: bool) -> None:
     """The decoder of coded pictures under guided fuzzing, most files with their checksum made right again:
     `InputError`, or one picture of the size that the header says."""
     import torch
-    from spectral_diffusion.codec.bitstream import compress, decompress, read_header
 
+    from spectral_diffusion.codec.bitstream import compress, decompress, read_header
     from spectral_diffusion.core.registry import InputError
 
     codec, image, _ = codec_room(room)

@@ -480,10 +480,10 @@ def pictures(book: Book, room: Path, short: bool) -> None:
 def codec_room(room: Path):
     "A tiny codec, a picture and its coded file."
     import torch
-    from spectral_diffusion.codec.bitstream import compress
-    from spectral_diffusion.codec.layers import CodecConfig
 
+    from spectral_diffusion.codec.bitstream import compress
     from spectral_diffusion.codec.hierarchical import build_codec, save_codec
+    from spectral_diffusion.codec.layers import CodecConfig
 
     codec = build_codec(
         CodecConfig(channels=(6, 6), widths=(8, 8), encoder=(1, 0), decoder=(1, 1), embedding=4)
@@ -514,7 +514,6 @@ def headers(book: Book, room: Path, short: bool) -> None:
     """Headers of safetensors files, coded pictures, codecs and runs that ask for more than there is: refused
     before anything is allocated."""
     from spectral_diffusion.codec.bitstream import HEADER, MAGIC, VERSION, decompress, fingerprint
-
     from spectral_diffusion.codec.hierarchical import load_codec
     from spectral_diffusion.core.config import dump_yaml, to_dict
     from spectral_diffusion.lab.experiment import load_denoiser

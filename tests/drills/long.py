@@ -116,8 +116,8 @@ def peak(book: Book, room: Path, what: str, limit: int, call) -> None:
 def large_picture(book: Book, room: Path, short: bool) -> None:
     "A picture of 1024 x 1024 goes through transforms, adapters and codec within a stated memory."
     import torch
-    from spectral_diffusion.codec.bitstream import compress, decompress
 
+    from spectral_diffusion.codec.bitstream import compress, decompress
     from spectral_diffusion.codec.hierarchical import build_codec
     from spectral_diffusion.core.runtime import stream
     from spectral_diffusion.models import adapters
@@ -233,8 +233,8 @@ def ledger(book: Book, room: Path, short: bool) -> None:
 def older(book: Book, room: Path, short: bool) -> None:
     "Results of an older version of the package, stored with the tests, still load and mean the same."
     import torch
-    from spectral_diffusion.codec.bitstream import decompress
 
+    from spectral_diffusion.codec.bitstream import decompress
     from spectral_diffusion.codec.files import read_image
     from spectral_diffusion.codec.hierarchical import load_codec
     from spectral_diffusion.core.runtime import stream
