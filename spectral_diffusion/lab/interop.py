@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from ..core.config import from_dict
 from ..core.registry import InputError, unknown_name
-from .experiment import RunConfig, load_denoiser, views
 from ..learn.loop import TrainState
 from ..noise.denoiser import NetworkDenoiser, wrap
 from ..noise.theory import GaussianField
 from ..run.record import Record, load_record
+from ..run.saved import load_denoiser
+from ..run.settings import RunConfig, network_options
 
 # %% auto #0
 __all__ = ['ALLOWED', 'PICKLES', 'diffusers_classes', 'check_unet', 'from_diffusers', 'to_diffusers', 'allowed', 'hub',
@@ -106,7 +107,7 @@ def to_diffusers(
     classes, denoiser = diffusers_classes(), source
     if isinstance(source, Record):
         config, denoiser = from_dict(RunConfig, source.config), load_denoiser(source)
-        network = {"channels": denoiser.network.channels, **views(config), **config.model}
+        network = network_options(config, denoiser.network.channels)
         size, clip = (
             size or (32, 32),
             config.evaluation.clip if clip is None else clip,
