@@ -67,7 +67,7 @@ def test_it_is_carried_through_diffusers(registered, tmp_path):
     from spectral_diffusion.lab.interop import from_diffusers, to_diffusers
 
     record = train_run(registered, tmp_path)
-    pipeline = to_diffusers(record, size=(8, 9))
+    pipeline = to_diffusers(record)
     back, held_out = from_diffusers(pipeline.unet, pipeline.scheduler), resolve(registered).held_out
     first = load_denoiser(record)
     with torch.no_grad():

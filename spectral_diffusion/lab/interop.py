@@ -108,10 +108,9 @@ def to_diffusers(
     if isinstance(source, Record):
         config, denoiser = from_dict(RunConfig, source.config), load_denoiser(source)
         network = network_options(config, denoiser.network.channels)
-        size, clip = (
-            size or (32, 32),
-            config.evaluation.clip if clip is None else clip,
-        )  # every data set of a run has pictures of 32 x 32
+        # pictures of 32 x 32 where neither statistics nor noise say otherwise
+        size = size or getattr(denoiser.field, "size", None) or denoiser.process.size or (32, 32)
+        clip = config.evaluation.clip if clip is None else clip
     elif not isinstance(source, NetworkDenoiser):
         raise InputError(
             f"a record of a run or a NetworkDenoiser can become a pipeline, got {type(source).__name__}"

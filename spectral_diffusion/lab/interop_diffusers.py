@@ -309,8 +309,9 @@ def bits(x: Tensor) -> Tensor:
 def tensor_shapes(
     statistics: dict | None,  # of a configuration: the basis, and shapes of tensors by name
 ) -> dict[str, list[int]]:  # by name
-    "The tensors that a preconditioning keeps."
-    return {k: shape for k, shape in (statistics or {}).items() if k != "basis" and shape is not None}
+    "The tensors that a preconditioning keeps, in an order that a file of JSON does not change."
+    shapes = statistics or {}
+    return {k: shapes[k] for k in sorted(shapes) if k != "basis" and shapes[k] is not None}
 
 # %% ../../nbs/lab/interop_diffusers.ipynb #4429d96d
 class SpectralModel(ModelMixin, ConfigMixin):
