@@ -341,7 +341,7 @@ def test_transparency_that_hides(tmp_path):
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_channels_go_out_and_come_back(tmp_path, channels):
-    from spectral_diffusion.lab.experiment import load_samples, save_samples
+    from spectral_diffusion.run.pictures import load_samples, save_samples
 
     x = torch.rand(3, channels, 8, 5, generator=torch.Generator().manual_seed(channels)) * 2 - 1
     for images in (x, torch.ones_like(x)):

@@ -17,7 +17,9 @@ from drills.training import differs, essence, small
 from spectral_diffusion.core.config import fingerprint, load_yaml, parse_yaml
 from spectral_diffusion.core.registry import InputError
 from spectral_diffusion.lab import cli, experiment
-from spectral_diffusion.lab.experiment import RunConfig, load_samples, train_run
+from spectral_diffusion.run.experiment import train_run
+from spectral_diffusion.run.pictures import load_samples
+from spectral_diffusion.run.settings import RunConfig
 from spectral_diffusion.learn.checkpoint import SIDECAR, load, save
 from spectral_diffusion.models.zoo import MODELS, build_model
 from spectral_diffusion.run import record as records
@@ -566,7 +568,7 @@ def test_members_of_an_archive_that_are_no_files(tmp_path):
 
 def test_a_network_is_as_large_as_its_file(tmp_path):
     from spectral_diffusion.core.config import dump_yaml, to_dict
-    from spectral_diffusion.lab.experiment import load_denoiser
+    from spectral_diffusion.run.saved import load_denoiser
 
     record = train_run(small(train={"steps": 1}), tmp_path)
     for model in (
@@ -584,13 +586,13 @@ def test_a_network_is_as_large_as_its_file(tmp_path):
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_every_network_of_the_zoo_is_loaded(name):
     "The check of sizes builds it without memory; that must work for each."
-    from spectral_diffusion.lab.experiment import check_size
+    from spectral_diffusion.run.saved import check_size
 
     check_size({"name": name}, build_model(name).state_dict(), name)
 
 
 def test_the_check_of_sizes_draws_no_random_number(monkeypatch):
-    from spectral_diffusion.lab.experiment import check_size
+    from spectral_diffusion.run.saved import check_size
 
     class Drawn(torch.nn.Linear):
         def __init__(self):

@@ -51,7 +51,8 @@ def run_data(args: argparse.Namespace) -> int:
         import torch
 
         from spectral_diffusion.core.runtime import stream
-        from spectral_diffusion.lab.experiment import floats, load_images, write_pictures
+        from spectral_diffusion.data.sets import floats, load_images
+        from spectral_diffusion.run.pictures import write_pictures
 
         test = load_images("cifar10").test
         if not 1 <= args.number <= len(test):
@@ -120,8 +121,8 @@ def train_config(args: argparse.Namespace) -> object:  # a RunConfig
     """The configuration that the options of `train` add up to: the file, then --variant and --run-id, then
     --set."""
     from spectral_diffusion.core.config import load_yaml
-    from spectral_diffusion.lab.experiment import RunConfig
     from spectral_diffusion.models.zoo import MODELS
+    from spectral_diffusion.run.settings import RunConfig
 
     known = [*VARIANTS, *MODELS]
     if args.variant and args.variant not in known:
@@ -144,13 +145,15 @@ def tensorboard_log(states: Iterator, work: Path) -> Iterator:  # the same state
 def show_plan(config: object, path: Path, on: str) -> None:
     "What a run would do, after a rehearsal with two images: the work of `--dry-run`."
     from spectral_diffusion.core.config import dump_yaml
-    from spectral_diffusion.lab.experiment import build_denoiser, evaluation_set, try_out
+    from spectral_diffusion.run.experiment import rehearse_run
+    from spectral_diffusion.run.settings import build_denoiser, resolve
 
-    denoiser, fixed = build_denoiser(config).to(on), evaluation_set(config)
-    try_out(config, denoiser, fixed)  # what is wrong raises here, as it would before the first step
+    setting = resolve(config, on)
+    denoiser, held_out = build_denoiser(setting), setting.held_out.x0
+    rehearse_run(setting, denoiser)  # what is wrong raises here, as it would before the first step
     print(dump_yaml(config) + "---")
     print(f"network: {sum(p.numel() for p in denoiser.network.parameters())} parameters")
-    print(f"data: {len(fixed.x0)} evaluation images of {' x '.join(map(str, fixed.x0.shape[1:]))}")
+    print(f"data: {len(held_out)} evaluation images of {' x '.join(map(str, held_out.shape[1:]))}")
     print(
         f"record: {path.parent.name}/{path.name}, "
         + (
@@ -177,13 +180,14 @@ def run_train(args: argparse.Namespace) -> int:
     "Train one run, by one process or by several; finished runs are read, unfinished ones go on."
     if args.keys:
         from spectral_diffusion.core.config import known_keys
-        from spectral_diffusion.lab.experiment import RunConfig
+        from spectral_diffusion.run.settings import RunConfig
 
         for key in known_keys(RunConfig):
             print(f"{key.name:26} {key.default!s:22} {key.meaning}")
         return 0
-    from spectral_diffusion.lab.experiment import help_run, json_log, train_run
     from spectral_diffusion.learn.distributed import join
+    from spectral_diffusion.run.experiment import follow_run, train_run
+    from spectral_diffusion.run.log import json_log
     from spectral_diffusion.run.record import run_path
 
     if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
@@ -201,7 +205,7 @@ def run_train(args: argparse.Namespace) -> int:
             return 0
         done, watchers = path.exists(), [json_log] * args.json_log + [tensorboard_log] * args.tensorboard
         if workers.rank:
-            help_run(config, args.results, workers)
+            follow_run(config, args.results, workers)
         else:
             record = train_run(
                 config, args.results, on=str(workers.device), workers=workers, watchers=watchers
@@ -235,8 +239,10 @@ def run_sample(args: argparse.Namespace) -> int:
     """Draw images from a trained run: PNG files, a sheet of all of them, their spectrum, and how they were
     made."""
     from spectral_diffusion.core.config import from_dict
-    from spectral_diffusion.lab.experiment import RunConfig, draw_samples, load_denoiser, write_pictures
+    from spectral_diffusion.run.pictures import draw_samples, write_pictures
     from spectral_diffusion.run.record import check_name, load_record
+    from spectral_diffusion.run.saved import load_denoiser
+    from spectral_diffusion.run.settings import RunConfig
     from spectral_diffusion.sampling.engine import network_calls
 
     run = find_run(args.run)

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from ..core.config import from_dict
 from ..core.registry import InputError, unknown_name
-from .experiment import RunConfig, load_denoiser, views
 from ..learn.loop import TrainState
 from ..noise.denoiser import NetworkDenoiser, wrap
 from ..noise.theory import GaussianField
 from ..run.record import Record, load_record
+from ..run.saved import load_denoiser
+from ..run.settings import RunConfig, network_options
 
 # %% auto #0
 __all__ = ['ALLOWED', 'PICKLES', 'diffusers_classes', 'check_unet', 'from_diffusers', 'to_diffusers', 'allowed', 'hub',
@@ -106,11 +107,10 @@ def to_diffusers(
     classes, denoiser = diffusers_classes(), source
     if isinstance(source, Record):
         config, denoiser = from_dict(RunConfig, source.config), load_denoiser(source)
-        network = {"channels": denoiser.network.channels, **views(config), **config.model}
-        size, clip = (
-            size or (32, 32),
-            config.evaluation.clip if clip is None else clip,
-        )  # every data set of a run has pictures of 32 x 32
+        network = network_options(config, denoiser.network.channels)
+        # pictures of 32 x 32 where neither statistics nor noise say otherwise
+        size = size or getattr(denoiser.field, "size", None) or denoiser.process.size or (32, 32)
+        clip = config.evaluation.clip if clip is None else clip
     elif not isinstance(source, NetworkDenoiser):
         raise InputError(
             f"a record of a run or a NetworkDenoiser can become a pipeline, got {type(source).__name__}"

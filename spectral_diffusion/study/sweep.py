@@ -580,10 +580,12 @@ def answer_probe(
 ) -> None:
     """Write `probe.json` and stop the page there, without an error; the configuration of a training run is
     rehearsed first."""
-    from spectral_diffusion.lab.experiment import RunConfig, build_denoiser, evaluation_set, try_out
+    from spectral_diffusion.run.experiment import rehearse_run
+    from spectral_diffusion.run.settings import RunConfig, build_denoiser, resolve
 
     if isinstance(config, RunConfig):
-        try_out(config, build_denoiser(config), evaluation_set(config))
+        setting = resolve(config)
+        rehearse_run(setting, build_denoiser(setting))
     write_json(
         Path(out) / "probe.json", {"fingerprint": fingerprint(config), "loss": float(loss), "model": model}
     )

@@ -40,7 +40,7 @@ def configurations(book: Book, room: Path, short: bool) -> None:
 
     from spectral_diffusion.core.config import to_dict
     from spectral_diffusion.lab import cli, experiment
-    from spectral_diffusion.lab.experiment import RunConfig
+    from spectral_diffusion.run.settings import RunConfig
 
     warm()
     base, where, outcomes = to_dict(small()) | {"noise": "white"}, room / "run.yaml", Counter()
@@ -678,7 +678,7 @@ def readers(book: Book, room: Path, short: bool) -> None:
     from spectral_diffusion.core.config import dump_yaml, fingerprint, from_dict, load_yaml, to_dict
     from spectral_diffusion.core.registry import InputError
     from spectral_diffusion.core.runtime import environment
-    from spectral_diffusion.lab.experiment import RunConfig
+    from spectral_diffusion.run.settings import RunConfig
     from spectral_diffusion.learn.checkpoint import SIDECAR, TENSORS, load, restore, save
     from spectral_diffusion.run.record import load_record
     from spectral_diffusion.study.factors import read_factors

@@ -192,7 +192,7 @@ def bombs() -> dict[str, str]:
 def texts(book: Book, room: Path, short: bool) -> None:
     "YAML with tags, aliases and depth; JSON of a million nested lists, in every file that is read."
     from spectral_diffusion.core.config import fingerprint, load_yaml
-    from spectral_diffusion.lab.experiment import RunConfig
+    from spectral_diffusion.run.settings import RunConfig
     from spectral_diffusion.learn.checkpoint import SIDECAR, load
     from spectral_diffusion.run.record import load_record
     from spectral_diffusion.study.ledger import load_ledger
@@ -269,7 +269,7 @@ def names(book: Book, room: Path, short: bool) -> None:
     from spectral_diffusion.core.config import from_dict
     from spectral_diffusion.data.real import fetch_cifar10, unpack_sheets
     from spectral_diffusion.lab.cli import run_sample, run_taguchi
-    from spectral_diffusion.lab.experiment import RunConfig
+    from spectral_diffusion.run.settings import RunConfig
     from spectral_diffusion.run.record import load_record, run_folder, save_record, write_json
     from spectral_diffusion.study.sweep import read_study, run_bench
 
@@ -427,7 +427,7 @@ def pictures(book: Book, room: Path, short: bool) -> None:
     from spectral_diffusion.codec.files import read_image
     from spectral_diffusion.data.real import read_photograph
     from spectral_diffusion.lab.evaluate import evaluate_folders
-    from spectral_diffusion.lab.experiment import load_samples
+    from spectral_diffusion.run.pictures import load_samples
 
     made = {
         "twenty thousand pixels square": png(20_000, 20_000),
@@ -516,7 +516,7 @@ def headers(book: Book, room: Path, short: bool) -> None:
     from spectral_diffusion.codec.bitstream import HEADER, MAGIC, VERSION, decompress, fingerprint
     from spectral_diffusion.codec.hierarchical import load_codec
     from spectral_diffusion.core.config import dump_yaml, to_dict
-    from spectral_diffusion.lab.experiment import load_denoiser
+    from spectral_diffusion.run.saved import load_denoiser
     from spectral_diffusion.learn.checkpoint import load, save
     from spectral_diffusion.run.record import load_record
 

@@ -238,8 +238,9 @@ def older(book: Book, room: Path, short: bool) -> None:
     from spectral_diffusion.codec.files import read_image
     from spectral_diffusion.codec.hierarchical import load_codec
     from spectral_diffusion.core.runtime import stream
-    from spectral_diffusion.lab.experiment import load_denoiser, load_samples
+    from spectral_diffusion.run.pictures import load_samples
     from spectral_diffusion.run.record import load_record
+    from spectral_diffusion.run.saved import load_denoiser
     from spectral_diffusion.study.ledger import load_ledger
     from spectral_diffusion.study.rows import sweep_table
     from spectral_diffusion.study.sweep import read_study
