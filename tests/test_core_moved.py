@@ -24,6 +24,14 @@ OLD = {  # module -> public names that it had
         " draw_linear_graph Assignment interactions_meet place_factors candidates assign write_array"
         " read_array"
     ),
+    "doe.taguchi": (
+        "GOALS refuse sn_larger sn_smaller spread sn_nominal sn_variance sn_target read_response"
+        " signal_to_noise contrasts read_design as_levels LACK ROWS term_name term_factors model_blocks"
+        " residual sum_of_squares check_estimable RESPONSES Fit pure_error choose_pool find_error fit_terms"
+        " Study prediction_row anova_table effect_table observations remarks analyze plot_main_effects"
+        " plot_contribution plot_interaction plot_distributions Lenth lenth half_normal plot_half_normal"
+        " Prediction predict optimum Confirmation confirm ranking"
+    ),
     "lab.records": (
         "FACTS INDEX results_root check_name run_path run_folder clear_partials write_json write_csv Record"
         " load_record read_csv save_record flatten run_folders ledger_row read_ledger load_ledger"
@@ -37,6 +45,12 @@ OLD = {  # module -> public names that it had
     "lab.pairs": "PairTest compare_pairs power pairs_needed",
     "lab.factors": "Factors read_factors Plan rows_of NoEffect check_factors",
     "lab.rows": "ENGINES read_rows Job sweep_table check_engine Failure Sweep SweepFailed run_rows",
+    "lab.cli": (
+        "read_changes run_data run_bench_verb run_report TRAIN_HELP VARIANTS train_config tensorboard_log"
+        " show_plan SAMPLE_HELP run_train find_run run_sample SWEEP_HELP run_sweep_verb TAGUCHI_HELP"
+        " run_taguchi run_evaluate run_encode run_decode run_doctor TOP_HELP run_completion NEGATIVE Parser"
+        " plain_path parser DEBUG one_line keep_traceback main"
+    ),
     "lab.sweep": (
         "known_parameters check_parameters BenchFailed run_notebook bench_names reading_order find_bench"
         " run_bench run_sweep run_study read_study"

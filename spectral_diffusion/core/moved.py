@@ -18,12 +18,28 @@ __all__ = ['PACKAGE', 'MOVED', 'names_elsewhere', 'MovedModules', 'find_moved_mo
 PACKAGE = "spectral_diffusion"
 MOVED = {  # old address -> where its names are now
     "doe.arrays": ("doe.balance", "doe.fields", "doe.constructions", "doe.aliasing", "doe.assign"),
+    "doe.taguchi": (
+        "doe.signal_to_noise",
+        "doe.terms",
+        "doe.anova",
+        "doe.figures",
+        "doe.lenth",
+        "doe.confirm",
+        "doe.ranking",
+    ),
     "lab.records": ("run.record", "study.ledger"),
     "lab.timing": ("measure.timing",),
     "lab.verdict": ("study.verdict",),
     "lab.pairs": ("study.pairs",),
     "lab.factors": ("study.factors",),
     "lab.rows": ("study.rows",),
+    "lab.cli": (
+        "lab.options",
+        "lab.verbs_bench",
+        "lab.verbs_train",
+        "lab.verbs_study",
+        "lab.verbs_pictures",
+    ),
     "lab.sweep": ("study.sweep",),
 }
 
