@@ -32,7 +32,8 @@ MOVED = {  # old address -> where its names are now
     "lab.verdict": ("study.verdict",),
     "lab.pairs": ("study.pairs",),
     "lab.factors": ("study.factors",),
-    "lab.rows": ("study.rows",),
+    "lab.rows": ("study.rows", "study.settings", "study.jobs", "study.engines"),
+    "study.rows": ("study.settings", "study.jobs", "study.engines"),
     "lab.cli": (
         "lab.options",
         "lab.verbs_bench",
@@ -40,7 +41,8 @@ MOVED = {  # old address -> where its names are now
         "lab.verbs_study",
         "lab.verbs_pictures",
     ),
-    "lab.sweep": ("study.sweep",),
+    "lab.sweep": ("study.sweep", "study.notebooks", "study.execute", "study.studies"),
+    "study.sweep": ("study.notebooks", "study.execute", "study.studies"),
 }
 
 # %% ../../nbs/core/moved.ipynb #3cea066b

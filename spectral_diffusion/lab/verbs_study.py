@@ -20,7 +20,8 @@ __all__ = ['SWEEP_HELP', 'TAGUCHI_HELP', 'warn_before_sweep', 'run_sweep_verb', 
 # %% ../../nbs/lab/verbs_study.ipynb #1fb68eda
 def warn_before_sweep(args: argparse.Namespace) -> None:
     "Say on stderr what a sweep cannot check, and where its results go when its folder is named otherwise."
-    from spectral_diffusion.study.sweep import known_parameters, sweep_root
+    from spectral_diffusion.study.notebooks import known_parameters
+    from spectral_diffusion.study.sweep import sweep_root
 
     name = Path(args.notebook).name
     if "probe" not in known_parameters(args.notebook):
@@ -34,7 +35,7 @@ def run_sweep_verb(args: argparse.Namespace) -> int:
     "Run a notebook for every row of an orthogonal array, in parallel."
     from spectral_diffusion.study.factors import read_factors
     from spectral_diffusion.study.rows import SweepFailed
-    from spectral_diffusion.study.sweep import run_study
+    from spectral_diffusion.study.studies import run_study
 
     warn_before_sweep(args)
     try:
@@ -123,7 +124,7 @@ def analyze_sweep(args: argparse.Namespace) -> tuple[object, list[str]]:  # a St
     "The study of one metric of a sweep."
     from spectral_diffusion.doe.taguchi import analyze
     from spectral_diffusion.doe.terms import term_name
-    from spectral_diffusion.study.sweep import read_study
+    from spectral_diffusion.study.studies import read_study
 
     design, y, factors = read_study(args.results, args.metric)
     idle = [term_name((name,)) for name in factors.dummy] or None

@@ -20,7 +20,8 @@ from ..core.registry import InputError, unknown_name
 from ..core.runtime import progress
 from ..doe.arrays import declared, level_text
 from ..doe.assign import assign
-from .rows import check_plain, each, read_rows
+from .engines import each
+from .settings import check_plain, read_rows
 
 # %% auto #0
 __all__ = ['Factors', 'read_factors', 'Plan', 'rows_of', 'NoEffect', 'varied', 'probe_settings', 'ask', 'judge_factor',

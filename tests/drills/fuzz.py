@@ -796,8 +796,12 @@ def readers(book: Book, room: Path, short: bool) -> None:
             "core/config.py",
             "run/record.py",
             "study/ledger.py",
+            "study/settings.py",
+            "study/jobs.py",
             "study/rows.py",
+            "study/notebooks.py",
             "study/sweep.py",
+            "study/studies.py",
             "study/factors.py",
             "learn/checkpoint.py",
         )
