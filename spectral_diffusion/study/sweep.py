@@ -239,9 +239,7 @@ def run_sweep(
     limit: float | None = None,  # seconds for a row
     cwd: Path | str | None = None,  # working folder of the kernels; this one when not given
     strict: bool = True,  # raise `SweepFailed` at the end when a row has failed; otherwise look at `.failed`
-    run: (
-        Callable[[dict, Path], object] | None
-    ) = None,  # in place of papermill: parameters and a folder to fill
+    run: Callable[[dict, Path], object] | None = None,  # in place of papermill: parameters and a folder
 ) -> Sweep:  # .failed, .ran, .table, .root
     "Execute a notebook once for each row that is not done, in parallel; resumable."
     check_engine(engine, jobs, address)
