@@ -192,9 +192,9 @@ def bombs() -> dict[str, str]:
 def texts(book: Book, room: Path, short: bool) -> None:
     "YAML with tags, aliases and depth; JSON of a million nested lists, in every file that is read."
     from spectral_diffusion.core.config import fingerprint, load_yaml
-    from spectral_diffusion.run.settings import RunConfig
     from spectral_diffusion.learn.checkpoint import SIDECAR, load
     from spectral_diffusion.run.record import load_record
+    from spectral_diffusion.run.settings import RunConfig
     from spectral_diffusion.study.ledger import load_ledger
     from spectral_diffusion.study.rows import read_metrics, run_rows, sweep_table
     from spectral_diffusion.study.sweep import read_study
@@ -269,8 +269,8 @@ def names(book: Book, room: Path, short: bool) -> None:
     from spectral_diffusion.core.config import from_dict
     from spectral_diffusion.data.real import fetch_cifar10, unpack_sheets
     from spectral_diffusion.lab.cli import run_sample, run_taguchi
-    from spectral_diffusion.run.settings import RunConfig
     from spectral_diffusion.run.record import load_record, run_folder, save_record, write_json
+    from spectral_diffusion.run.settings import RunConfig
     from spectral_diffusion.study.sweep import read_study, run_bench
 
     warm()
@@ -516,9 +516,9 @@ def headers(book: Book, room: Path, short: bool) -> None:
     from spectral_diffusion.codec.bitstream import HEADER, MAGIC, VERSION, decompress, fingerprint
     from spectral_diffusion.codec.hierarchical import load_codec
     from spectral_diffusion.core.config import dump_yaml, to_dict
-    from spectral_diffusion.run.saved import load_denoiser
     from spectral_diffusion.learn.checkpoint import load, save
     from spectral_diffusion.run.record import load_record
+    from spectral_diffusion.run.saved import load_denoiser
 
     def header(text: str | bytes, size: int | None = None, body: bytes = b"") -> bytes:
         text = text.encode() if isinstance(text, str) else text
