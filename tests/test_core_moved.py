@@ -26,7 +26,7 @@ OLD = {  # module -> public names that it had
     ),
     "lab.records": (
         "FACTS INDEX results_root check_name run_path run_folder clear_partials write_json write_csv Record"
-        " load_record read_csv save_record flatten run_folders ledger_row read_ledger load_ledger"
+        " load_record read_csv save_record flatten run_folders ledger_rows read_ledger load_ledger"
         " write_ledger"
     ),
     "lab.timing": (
