@@ -31,7 +31,7 @@ from ..noise.theory import GaussianField, gains_for, posterior_variance, total_p
 from ..run.record import Record, load_record, results_root
 from ..sampling.engine import SAMPLERS, Step, trajectory
 from ..signals.fourier import bin_weights, irfft2, radius, rfft2
-from ..study.ledger import flatten, run_folders
+from ..study.ledger import HeldRun, flatten, held_runs, run_folders
 
 # %% auto #0
 __all__ = ['DPI', 'WIDGET', 'VIEWS', 'Picture', 'to_picture', 'slider', 'choice', 'image_view', 'plain_log', 'spoken',
@@ -555,7 +555,7 @@ def curves_of(
     record: Record,  # a complete run
 ) -> dict[str, pd.DataFrame]:  # arm, or "" -> rows with step and loss; empty when the record has none
     "Loss curves of a record."
-    if not (record.path / "history.csv").is_file():
+    if not isinstance(record, HeldRun) and not (record.path / "history.csv").is_file():
         return {}
     history = record.history()
     if not {"step", "loss"} <= set(history.columns):
@@ -641,7 +641,7 @@ def run_browser(
 
     def read(name):
         if name not in known:
-            records = [load_record(p) for p in folders[name]]
+            records = [r for p in folders[name] for r in held_runs(load_record(p))]
             known[name] = records, tell_apart([r.config for r in records])
         return known[name]
 

@@ -19,7 +19,7 @@ from ..run.record import CACHE, FACTS, Record, load_record, read_csv, results_ro
 # %% auto #0
 __all__ = ['ABOUT', 'COLUMNS', 'INDEX', 'flatten', 'run_folders', 'leaves', 'about_run', 'run_row', 'run_table', 'as_row',
            'ledger_rows', 'file_stamps', 'run_stamps', 'read_index', 'is_current', 'read_ledger', 'ledger_table',
-           'load_ledger', 'write_ledger']
+           'load_ledger', 'write_ledger', 'HeldRun', 'held_runs']
 
 # %% ../../nbs/study/ledger.ipynb #136d16bd
 def flatten(
@@ -105,7 +105,7 @@ def as_row(
 ) -> dict:  # with `COLUMNS`; plain data
     "What the ledger says of a run."
     work = [row.get(name) for name in ("steps", "batch", "seconds")]
-    known = all(isinstance(v, (int, float)) and v > 0 for v in work)
+    known = all(isinstance(v, (int, float)) and 0 < v < 1e15 for v in work)
     speed = {"images_per_second": round(work[0] * work[1] / work[2], 3)} if known else {}
     return {name: {**row, **speed}.get(name) for name in COLUMNS}
 
@@ -209,7 +209,7 @@ def ledger_table(
     for name, (_, rows) in entries.items():
         if name.split("/")[1] not in held:
             found += rows
-    return pd.DataFrame(found, columns=list(COLUMNS)).convert_dtypes()
+    return pd.DataFrame(found, columns=list(COLUMNS), dtype=object).convert_dtypes()
 
 
 def load_ledger(
@@ -232,3 +232,33 @@ def write_ledger(
             partial.write_text(json.dumps(rows), encoding="utf-8")
         write_csv(root / "summary.csv", ledger_table(rows))
     return root / "summary.csv"
+
+# %% ../../nbs/study/ledger.ipynb #d2c2c944
+class HeldRun(Record):
+    "A run as a record holds it; its folder may be gone."
+
+    def history(self) -> pd.DataFrame:
+        "The curve of this run."
+        curves = read_csv(self.path.parent / "history.csv")
+        for name in [c for c in curves if c in self.config]:
+            curves = curves[curves[name] == self.config[name]]
+        return curves.drop(columns="arm")
+
+
+def held_runs(
+    record: Record,  # of a benchmark, or a single run
+) -> list[Record]:  # its runs; itself where it holds none with curves
+    "The runs of a record, each as a record of its own."
+    if not all((record.path / name).is_file() for name in ("runs.csv", "history.csv")):
+        return [record]
+    runs = read_csv(record.path / "runs.csv")
+    if "fingerprint" not in runs:
+        return [record]
+    is_number = {name: pd.api.types.is_numeric_dtype(runs[name]) and name != "seed" for name in runs}
+    out = []
+    for row in runs.dropna(subset="fingerprint").to_dict("records"):
+        known = {k: v for k, v in row.items() if pd.notna(v) and k != "fingerprint"}
+        config = {k: v for k, v in known.items() if not is_number[k]}
+        metrics = {k: v for k, v in known.items() if is_number[k]}
+        out.append(HeldRun(record.path / row["fingerprint"], config, record.system, metrics))
+    return out
