@@ -28,7 +28,8 @@ OLD = {  # module -> public names that it had
     "lab.experiment": (
         "at_least DataConfig TrainConfig EvalConfig RunConfig Images floats power_law_images family_images"
         " cifar10_validation FAMILIES DATASETS load_images EvaluationSet evaluation_set eps_errors"
-        " image_losses squared_errors Silent statistics field_of by_time by_band references build_denoiser marks Watcher"
+        " image_losses squared_errors Silent statistics field_of by_time by_band references"
+        " build_denoiser marks Watcher"
         " json_log train_run measure_run errors_in_parts finite_distance help_run train_options save_denoiser"
         " load_denoiser check_size draw_samples to_bytes spectrum_table save_samples MOST_PIXELS load_samples"
         " check_channels sheet write_pictures Comparison arm_config plan Runs run_plan compare Reach"
@@ -45,7 +46,7 @@ OLD = {  # module -> public names that it had
     ),
     "lab.records": (
         "FACTS INDEX results_root check_name run_path run_folder clear_partials write_json write_csv Record"
-        " load_record read_csv save_record flatten run_folders ledger_row read_ledger load_ledger"
+        " load_record read_csv save_record flatten run_folders ledger_rows read_ledger load_ledger"
         " write_ledger"
     ),
     "lab.timing": (

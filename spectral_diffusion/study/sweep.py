@@ -22,7 +22,7 @@ from ..core.config import fingerprint, parse_json, parse_yaml, read_text
 from ..core.moved import names_elsewhere
 from ..core.registry import InputError, unknown_name
 from ..core.runtime import atomic_file, set_mode
-from ..run.record import check_name, results_root, write_json
+from ..run.record import Record, check_name, load_record, results_root, write_json
 from .engines import check_engine
 from .execute import BenchFailed, run_notebook
 from .jobs import read_mapping
@@ -31,8 +31,8 @@ from .rows import Sweep, run_rows
 from .settings import read_rows
 
 # %% auto #0
-__all__ = ['project_root', 'bench_names', 'reading_order', 'source_mark', 'find_bench', 'run_bench', 'place_parameters',
-           'run_page', 'sweep_root', 'sweep_base', 'sweep_rows', 'run_sweep']
+__all__ = ['project_root', 'bench_names', 'reading_order', 'source_mark', 'find_bench', 'best_record', 'run_bench',
+           'place_parameters', 'run_page', 'sweep_root', 'sweep_base', 'sweep_rows', 'run_sweep']
 
 # %% ../../nbs/study/sweep.ipynb #1aaa3b87
 def project_root() -> Path:
@@ -81,6 +81,8 @@ def find_bench(
     "Records of a benchmark that the present page has written at a preset."
     mark, found = source_mark(project_root() / "nbs" / "bench" / f"{name}.ipynb"), []
     for notebook in (results_root(root) / name).glob("*/notebook.ipynb"):
+        if notebook.parent.name.startswith(f"{preset}-"):
+            continue  # a record with changed settings is not the one of the preset
         config = parse_yaml(read_text(notebook.parent / "config.yaml"), "config.yaml")
         system = parse_json(read_text(notebook.parent / "system.json"), "system.json")
         for name, part in (("config.yaml", config), ("system.json", system)):
@@ -91,6 +93,15 @@ def find_bench(
     return sorted(found)
 
 # %% ../../nbs/study/sweep.ipynb #40b74908
+def best_record(
+    name: str,  # benchmark
+    root: Path | str | None = None,  # of the results
+) -> Record | None:  # of the largest preset; None when the present page has not been run
+    "The record that reports quote: of the page as it is now, gpu before cpu."
+    found = [path for preset in ("gpu", "cpu") for path in find_bench(name, preset, root)]
+    return load_record(found[0]) if found else None
+
+# %% ../../nbs/study/sweep.ipynb #45d59019
 def run_bench(
     name: str,  # benchmark, a notebook of nbs/bench
     preset: str = "smoke",  # smoke, cpu or gpu
@@ -131,7 +142,8 @@ def run_bench(
         )
         system = read_mapping(work / "system.json")
         write_json(work / "system.json", {**system, "page": source_mark(notebook)})
-        final, old = folder / fingerprint(config), work.with_name(work.name + "-old")
+        own = f"{preset}-{fingerprint(config)}" if changes else preset  # changed settings replace nothing
+        final, old = folder / own, work.with_name(work.name + "-old")
         set_mode(work, 0o755)
         if final.exists():
             os.replace(final, old)
