@@ -8,8 +8,10 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable
+from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import cast
 
 # %% auto #0
 __all__ = ['PACKAGE', 'MOVED', 'names_elsewhere', 'MovedModules', 'find_moved_modules']
@@ -53,7 +55,7 @@ class MovedModules:
     def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         "A module without a file for an old address; None for anything else."
         package, _, old = name.partition(".")
-        return ModuleSpec(name, MovedModules) if package == PACKAGE and old in MOVED else None
+        return ModuleSpec(name, cast(Loader, MovedModules)) if package == PACKAGE and old in MOVED else None
 
     @staticmethod
     def create_module(spec: ModuleSpec) -> None:
@@ -62,7 +64,7 @@ class MovedModules:
     @staticmethod
     def exec_module(module: ModuleType) -> None:
         "Its names are those of the new places."
-        module.__getattr__ = names_elsewhere(module.__name__)
+        vars(module)["__getattr__"] = names_elsewhere(module.__name__)
 
 # %% ../../nbs/core/moved.ipynb #c4ec08d8
 def find_moved_modules() -> None:

@@ -92,7 +92,8 @@ class ComplexLayer(nn.Module):
         if self.form == "block":
             return op(x, block(wr, wi), bias)
         products = three_products if self.form == "gauss" else four_products
-        y = products(op, *x.chunk(2, 1), wr, wi)
+        re, im = x.chunk(2, 1)
+        y = products(op, re, im, wr, wi)
         return y if bias is None else y + bias.reshape(1, -1, *(1,) * (y.ndim - 2))
 
 # %% ../../nbs/models/complex.ipynb #fa49097f
@@ -218,17 +219,17 @@ class _ComplexSiLU(torch.autograd.Function):
         ctx.save_for_forward(*inputs)
 
     @staticmethod
-    def jvp(ctx, change):
-        return silu_pullback(ctx.saved_tensors[0], change)
+    def jvp(ctx, *changes):
+        return silu_pullback(ctx.saved_tensors[0], changes[0])
 
     @staticmethod
-    def vmap(info, axes, x):
-        x = x.movedim(axes[0], 0)  # images of all batches in one
+    def vmap(info, in_dims, *given):
+        x = given[0].movedim(in_dims[0], 0)  # images of all batches in one
         return _ComplexSiLU.apply(x.reshape(-1, *x.shape[2:])).reshape(x.shape), 0
 
     @staticmethod
-    def backward(ctx, up):
-        (x,) = ctx.saved_tensors
+    def backward(ctx, *ups):
+        (x,), (up,) = ctx.saved_tensors, ups
         if torch.is_grad_enabled():
             return silu_pullback(x, up)  # to be differentiated again
         (re, im), (ur, ui) = x.chunk(2, 1), up.chunk(2, 1)
