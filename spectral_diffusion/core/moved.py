@@ -19,6 +19,7 @@ __all__ = ['PACKAGE', 'MOVED', 'names_elsewhere', 'MovedModules', 'find_moved_mo
 # %% ../../nbs/core/moved.ipynb #f20b927a
 PACKAGE = "spectral_diffusion"
 MOVED = {  # old address -> where its names are now
+    "data.real": ("data.photographs", "data.mnist1d"),
     "doe.arrays": ("doe.balance", "doe.fields", "doe.constructions", "doe.aliasing", "doe.assign"),
     "lab.records": ("run.record", "study.ledger"),
     "lab.timing": ("measure.timing",),
