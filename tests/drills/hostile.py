@@ -128,7 +128,8 @@ def pickles(book: Book, room: Path, short: bool) -> None:
     import numpy as np
     import torch
 
-    from spectral_diffusion.data.real import read_pickle, read_signals
+    from spectral_diffusion.data.mnist1d import read_signals
+    from spectral_diffusion.data.real import read_pickle
     from spectral_diffusion.learn.checkpoint import load
     from spectral_diffusion.models.initial import from_file
 
@@ -425,7 +426,7 @@ def pictures(book: Book, room: Path, short: bool) -> None:
     """Pictures that promise billions of pixels, hide megabytes in their comments, or are programs: refused
     before their pixels are unpacked."""
     from spectral_diffusion.codec.files import read_image
-    from spectral_diffusion.data.real import read_photograph
+    from spectral_diffusion.data.photographs import read_photograph
     from spectral_diffusion.lab.evaluate import evaluate_folders
     from spectral_diffusion.run.pictures import load_samples
 
