@@ -42,8 +42,7 @@ def at_least(name: str, value: float, least: float) -> None:
 class DataConfig:
     "Which images, and how many of them the statistics are fitted to."
 
-    # a name in DATASETS: cifar10; power_law, a declared stand-in with a known spectrum; a synthetic family
-    name: str = "cifar10"
+    name: str = "cifar10"  # a name in DATASETS; power_law is a declared stand-in with a known spectrum
     statistics: int = 10_000  # training images behind mean, power and colour axes; all, where there are fewer
 
     def __post_init__(self):
@@ -117,9 +116,7 @@ class RunConfig:
     preconditioning: str = "none"  # a name in PRECONDITIONINGS: none, edm, spectral or views
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluation: EvalConfig = field(default_factory=EvalConfig)
-    # a name in SHAPES; the power of equal_snr is that of the fitted statistics; the loss is about white noise
-    # before it is shaped
-    noise: str = later("white")
+    noise: str = later("white")  # a name in SHAPES; the loss is about white noise before it is shaped
 
     def __post_init__(self):
         SCHEDULES[self.schedule], TARGETS[self.target], SHAPES[self.noise]  # raise with the known names

@@ -39,7 +39,8 @@ def configurations(book: Book, room: Path, short: bool) -> None:
     from hypothesis import strategies as st
 
     from spectral_diffusion.core.config import to_dict
-    from spectral_diffusion.lab import cli, experiment
+    from spectral_diffusion.lab import cli
+    from spectral_diffusion.run import experiment
     from spectral_diffusion.run.settings import RunConfig
 
     warm()

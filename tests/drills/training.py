@@ -316,18 +316,22 @@ def not_finite(book: Book, room: Path, short: bool) -> None:
     skips and counts when asked to."""
     import torch
 
-    from spectral_diffusion.lab import experiment
+    from spectral_diffusion.run import training
     from spectral_diffusion.run.record import load_record, run_path
 
     warm()
     real, values = (
-        experiment.batch,
+        training.batch,
         {"NaN": float("nan"), "infinity": float("inf"), "a number too large": 1e30},
     )
 
     def poisoned(value, steps):
-        def give(images, seed, step, size):
-            return torch.full((size, 3, 32, 32), value) if step in steps else real(images, seed, step, size)
+        def give(images, seed, step, size, **options):
+            return (
+                torch.full((size, 3, 32, 32), value)
+                if step in steps
+                else real(images, seed, step, size, **options)
+            )
 
         return give
 
@@ -337,7 +341,7 @@ def not_finite(book: Book, room: Path, short: bool) -> None:
             go = command(config, root, room / "run.yaml")
 
             def stop(go=go, step=step, value=value) -> int:
-                experiment.batch = poisoned(value, {step})
+                training.batch = poisoned(value, {step})
                 return go()
 
             child = fork(stop, room / "said.txt")
@@ -372,7 +376,7 @@ def not_finite(book: Book, room: Path, short: bool) -> None:
 
         def skip(where, then=None, config=config, bad=bad):
             def go() -> int:
-                experiment.batch = poisoned(float("nan"), bad)
+                training.batch = poisoned(float("nan"), bad)
                 if then:
                     then()
                 return work(config, where)()
