@@ -1,6 +1,6 @@
 """Sweeps under bad conditions: a cluster, kill -9 at random moments, two at once, rows that fail, factors that do nothing.
 
-More kills: SWEEP_KILLS=20 pytest tests/test_lab_sweep.py -k killed
+More kills: SWEEP_KILLS=20 pytest tests/test_study_sweep.py -k killed
 """
 
 import inspect
@@ -254,7 +254,7 @@ def test_no_scheduler_and_no_package(page, tmp_path, monkeypatch):
         run_sweep(page, [{}], "dask", root=tmp_path / "a")
     for engine, module in (("dask", "distributed"), ("ray", "ray")):
         monkeypatch.setitem(sys.modules, module, None)
-        with pytest.raises(InputError, match=rf"spectral-diffusion\[{engine}\]"):
+        with pytest.raises(InputError, match=rf"pip install -e '\.\[{engine}\]'"):
             run_sweep(page, [{}], engine, address="tcp://127.0.0.1:9", root=tmp_path / engine)
 
 
@@ -304,7 +304,7 @@ def test_killed_inside_a_notebook(page, tmp_path):
     once."""
     root = tmp_path / "sweep"
     code = (
-        f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); from test_lab_sweep import run_sweep;"
+        f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); from test_study_sweep import run_sweep;"
         f" run_sweep({str(page)!r}, [{{'steps': 7}}], 'sequential', root={str(root)!r},"
         f" cwd={str(page.parent)!r})"
     )
