@@ -30,7 +30,7 @@ def draw_levels(
     turned: bool,  # names of levels at an angle
 ) -> None:
     "Means of one factor's levels with their intervals."
-    gap = np.nan_to_num((rows["high"] - rows["mean"]).to_numpy())
+    gap = (rows["high"] - rows["mean"]).to_numpy()  # nan without an error estimate: nothing is drawn
     places, names = range(len(rows)), [str(x) for x in rows["level"]]
     ax.errorbar(places, rows["mean"], gap, fmt="o-", markersize=4, capsize=3, color=color)
     ax.set_xticks(places, names, rotation=45 if turned else 0, ha="right" if turned else "center")
