@@ -17,17 +17,14 @@ from drills.training import differs, essence, small
 from spectral_diffusion.core.config import fingerprint, load_yaml, parse_yaml
 from spectral_diffusion.core.registry import InputError
 from spectral_diffusion.lab import cli
-from spectral_diffusion.run import training
-from spectral_diffusion.run.experiment import train_run
-from spectral_diffusion.run.pictures import load_samples
-from spectral_diffusion.run.settings import RunConfig, TrainConfig
 from spectral_diffusion.learn.checkpoint import SIDECAR, load, save
 from spectral_diffusion.models.zoo import MODELS, build_model
 from spectral_diffusion.run import record as records
+from spectral_diffusion.run import training
 from spectral_diffusion.run.experiment import train_run
 from spectral_diffusion.run.pictures import load_samples
 from spectral_diffusion.run.record import load_record, run_folder, run_path, write_json
-from spectral_diffusion.run.settings import RunConfig
+from spectral_diffusion.run.settings import RunConfig, TrainConfig
 from spectral_diffusion.study import ledger
 from spectral_diffusion.study.ledger import load_ledger, write_ledger
 from spectral_diffusion.study.rows import run_rows, sweep_table

@@ -23,8 +23,6 @@ def tell(out: Path, **facts: object) -> None:
 def run(out: Path) -> None:
     "A record of a training run with its checkpoint, and what its network answers."
     import torch
-
-    from spectral_diffusion.core.runtime import stream
     from spectral_diffusion.lab.experiment import (
         DataConfig,
         EvalConfig,
@@ -33,6 +31,8 @@ def run(out: Path) -> None:
         load_denoiser,
         train_run,
     )
+
+    from spectral_diffusion.core.runtime import stream
 
     config = RunConfig(
         data=DataConfig(name="power_law", statistics=64),
