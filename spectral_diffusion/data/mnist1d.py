@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -58,7 +58,7 @@ def draw_mnist1d(
         raise InputError(
             "MNIST-1D is drawn by the package mnist1d; hint: pip install -e '.[mnist1d]' in a checkout"
         ) from error
-    args = get_dataset_args()
+    args: Any = get_dataset_args()
     args.num_samples, args.seed = samples, seed
     with global_random_state():
         made = make_dataset(args)
