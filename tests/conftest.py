@@ -1,7 +1,7 @@
 """One thread, no window, the same hypothesis examples every time, and long forms only when they are asked for.
 
-`pytest` runs the short forms; `pytest --long` (`make test-all`) all of it: what is marked `long`, more random cases,
-more kills, every drill.
+`pytest` runs the short forms; `pytest --long` (`make test-all`) all of it: what is marked `long`, more random
+cases, more kills, every drill.
 """
 
 import os

@@ -77,9 +77,9 @@ def refused(names):
 
 @pytest.mark.filterwarnings(WARNED)
 def test_the_whole_grid_works_or_is_refused(tiny, long):
-    """The functions are those of a run. Training, evaluation and saving do not look at the sampler, so they are
-    done once for each denoiser; sampling is done for each sampler on the denoiser that they leave. The short form
-    takes every seventh denoiser, in which each two names still meet."""
+    """The functions are those of a run. Training, evaluation and saving do not look at the sampler, so they
+    are done once for each denoiser; sampling is done for each sampler on the denoiser that they leave. The
+    short form takes every seventh denoiser, in which each two names still meet."""
     fixed, seen = evaluation_set(tiny), {}
     grid = list(product(SCHEDULES, SHAPES, TARGETS, PRECONDITIONINGS))
     grid = grid if long else grid[::7]
