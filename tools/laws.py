@@ -537,7 +537,7 @@ def main(argv: list[str]) -> int:
         broken += bool(found)
         print(
             f"{'red ' if found else 'ok  '}{name:<30}{time.perf_counter() - start:6.1f} s  "
-            f" {LAWS[name].__doc__.splitlines()[0]}"
+            f" {' '.join(LAWS[name].__doc__.split())}"
         )
         for violation in found:
             print(f"      {violation}")
