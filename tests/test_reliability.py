@@ -207,8 +207,8 @@ def poison(monkeypatch, *steps):
     monkeypatch.setattr(
         experiment,
         "batch",
-        lambda images, seed, i, size: (
-            torch.full((size, 3, 32, 32), float("nan")) if i in steps else real(images, seed, i, size)
+        lambda images, seed, i, size, **more: (
+            torch.full((size, 3, 32, 32), float("nan")) if i in steps else real(images, seed, i, size, **more)
         ),
     )
 
@@ -231,10 +231,10 @@ def test_nan_is_skipped_and_counted_when_asked(tmp_path, monkeypatch):
 def test_interrupt_finishes_the_step_and_saves_it(quiet, tmp_path, monkeypatch):
     real, handler = experiment.batch, signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def interrupted(images, seed, i, size):
+    def interrupted(images, seed, i, size, **more):
         if i == 5:
             signal.raise_signal(signal.SIGINT)
-        return real(images, seed, i, size)
+        return real(images, seed, i, size, **more)
 
     monkeypatch.setattr(experiment, "batch", interrupted)
     try:
