@@ -22,7 +22,7 @@ FIRST = (
     "test_site_pages.py",
     "test_study_sweep.py",
     "test_learn_distributed.py",
-    "test_lab_preflight.py",
+    "test_run_preflight.py",
     "test_reliability.py",
     "test_doors.py",
 )

@@ -1,6 +1,7 @@
-"""The first hour in a real JupyterLab and a real browser: run the cells, move a slider with the arrow keys, press Stop.
+"""The first hour in a real JupyterLab and a real browser: run cells, move a slider with the arrow keys, stop.
 
-The long form, but for one test without a browser. Skipped, with the reason, where no browser is found. SPECTRAL_DIFFUSION_BROWSER names one that is not on PATH;
+The long form, but for one test without a browser. Skipped, with the reason, where no browser is found.
+SPECTRAL_DIFFUSION_BROWSER names one that is not on PATH;
 SPECTRAL_DIFFUSION_SHOTS names a folder for screenshots.
 """
 

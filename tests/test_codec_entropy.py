@@ -133,5 +133,5 @@ def test_tables_repeat_in_a_fresh_process_with_other_threads():
 
 def test_without_constriction_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "constriction", None)
-    with pytest.raises(InputError, match=r"spectral-diffusion\[codec\]"):
+    with pytest.raises(InputError, match=r"pip install -e .\.\[codec\]"):
         entropy.range_coder()

@@ -14,25 +14,18 @@ import scipy.fft
 import torch
 
 pytest.importorskip("constriction")
-from spectral_diffusion.codec.hierarchical import (  # noqa: E402
-    HEADER,
-    BlockTransform,
+# noqa: E402
+from spectral_diffusion.codec.bitstream import HEADER, compress, decompress, exact, pad_to, read_header
+from spectral_diffusion.codec.hierarchical import (
     Codec,
-    CodecConfig,
     build_codec,
-    compress,
     count_parameters,
-    crops,
-    decompress,
-    exact,
-    fit,
-    lagrangian,
     load_codec,
-    pad_to,
-    read_header,
     save_codec,
     single_scale_twin,
-)
+)  # noqa: E402
+from spectral_diffusion.codec.layers import BlockTransform, CodecConfig  # noqa: E402
+from spectral_diffusion.codec.training import crops, fit, lagrangian  # noqa: E402
 from spectral_diffusion.core.registry import InputError  # noqa: E402
 from spectral_diffusion.core.runtime import stream  # noqa: E402
 from spectral_diffusion.learn.checkpoint import save  # noqa: E402

@@ -24,6 +24,17 @@ OLD = {  # module -> public names that it had
         " draw_linear_graph Assignment interactions_meet place_factors candidates assign write_array"
         " read_array"
     ),
+    "data.real": "DATASETS register_dataset load_images floats",
+    "lab.experiment": (
+        "at_least DataConfig TrainConfig EvalConfig RunConfig Images floats power_law_images family_images"
+        " cifar10_validation FAMILIES DATASETS load_images EvaluationSet evaluation_set eps_errors image_losses"
+        " squared_errors Silent statistics field_of by_time by_band references build_denoiser marks Watcher"
+        " json_log train_run measure_run errors_in_parts finite_distance help_run train_options save_denoiser"
+        " load_denoiser check_size draw_samples to_bytes spectrum_table save_samples MOST_PIXELS load_samples"
+        " check_channels sheet write_pictures Comparison arm_config plan Runs run_plan compare Reach first_reach"
+        " to_target Ratio costs save_comparison"
+    ),
+    "lab.preflight": "part rehearse_training works working_samplers clipped FEW rehearse_sampling rehearse",
     "lab.records": (
         "FACTS INDEX results_root check_name run_path run_folder clear_partials write_json write_csv Record"
         " load_record read_csv save_record flatten run_folders ledger_row read_ledger load_ledger"
@@ -37,9 +48,19 @@ OLD = {  # module -> public names that it had
     "lab.pairs": "PairTest compare_pairs power pairs_needed",
     "lab.factors": "Factors read_factors Plan rows_of NoEffect check_factors",
     "lab.rows": "ENGINES read_rows Job sweep_table check_engine Failure Sweep SweepFailed run_rows",
+    "noise.denoiser": (
+        "PRECONDITIONINGS Denoiser plain_gains wiener_gains usable_targets check_target NetworkDenoiser"
+        " ScalarField wrap target_of"
+    ),
     "lab.sweep": (
         "known_parameters check_parameters BenchFailed run_notebook bench_names reading_order find_bench"
         " run_bench run_sweep run_study read_study"
+    ),
+    "lab.widgets": (
+        "DPI WIDGET VIEWS Picture to_picture slider choice image_view plain_log spoken two_forms Panel brush"
+        " keep whole draw_mask mask_painter radial_mean draw_noise noise_shapes draw_steps sampler_scrubber"
+        " tell_apart run_table curves_of samples_of draw_runs run_browser draw_study taguchi_explorer"
+        " draw_training Monitor"
     ),
 }
 

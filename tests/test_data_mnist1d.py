@@ -83,7 +83,7 @@ def test_files_are_plain_arrays_and_found_in_any_place(home, tmp_path, monkeypat
 def test_without_the_package_the_error_names_the_extra(tmp_path, monkeypatch):
     for name in ("mnist1d", "mnist1d.data"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(InputError, match=r"spectral-diffusion\[mnist1d\]"):
+    with pytest.raises(InputError, match=r"pip install -e .\.\[mnist1d\]"):
         mnist1d("test", tmp_path, samples=100)
     assert not list(tmp_path.iterdir())
 

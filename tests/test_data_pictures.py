@@ -341,7 +341,7 @@ def test_transparency_that_hides(tmp_path):
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_channels_go_out_and_come_back(tmp_path, channels):
-    from spectral_diffusion.lab.experiment import load_samples, save_samples
+    from spectral_diffusion.run.pictures import load_samples, save_samples
 
     x = torch.rand(3, channels, 8, 5, generator=torch.Generator().manual_seed(channels)) * 2 - 1
     for images in (x, torch.ones_like(x)):
@@ -566,11 +566,8 @@ def test_the_memory_of_evaluate_does_not_grow_with_the_pairs(tmp_path):
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
-    assert (
-        float(done.stdout) < 60
-        # MB; the pixels of the further pairs are 64 MB as floating point, and what was made of them many times
-        # that
-    )
+    # MB; the pixels of the further pairs are 64 MB as floating point, what was made of them many times that
+    assert float(done.stdout) < 60
 
 
 @pytest.mark.parametrize(

@@ -106,9 +106,9 @@ def test_to_float_agrees_with_torchvision():
 
 
 def test_a_server_that_never_answers_costs_only_the_limit():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        with pytest.raises(OSError):  # the server is still silent when this has returned
-            real.reach(f"http://127.0.0.1:{server.getsockname()[1]}/", 0.3)
+    # the server is still silent when this has returned
+    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(OSError):
+        real.reach(f"http://127.0.0.1:{server.getsockname()[1]}/", 0.3)
 
 
 def test_a_refused_connection_is_an_oserror():

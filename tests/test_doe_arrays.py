@@ -287,9 +287,7 @@ def test_files(tmp_path):
         [1, 0],
         [1, 1],
     ]
-    (tmp_path / "bad.csv").write_text(
-        "A,B,C\n" + "\n".join("%d,%d,%d" % (i, j, i) for i in (1, 2) for j in (1, 2))
-    )
+    (tmp_path / "bad.csv").write_text("A,B,C\n" + "\n".join(f"{i},{j},{i}" for i in (1, 2) for j in (1, 2)))
     with pytest.raises(InputError, match="1 of 3 pairs not orthogonal: A-C"):
         read_array(tmp_path / "bad.csv")
     with pytest.raises(InputError, match="different ones"):

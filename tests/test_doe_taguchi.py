@@ -215,34 +215,6 @@ def test_saturated_says_so():
     assert math.isnan(optimum(got).low) and ranking(got)["first"].isna().all()
 
 
-def test_lenth_on_a_published_example():
-    """Filtration rate (Montgomery, Design and Analysis of Experiments, example 6.2): PSE 2.625, ME 6.748, SME
-    13.699."""
-    effects = [
-        21.625,
-        3.125,
-        0.125,
-        9.875,
-        -18.125,
-        2.375,
-        1.875,
-        14.625,
-        16.625,
-        -0.375,
-        4.125,
-        -1.125,
-        -1.625,
-        -2.625,
-        1.375,
-    ]
-    got = lenth(effects)
-    assert (
-        got.pse == pytest.approx(2.625, abs=1e-12)
-        and got.me == pytest.approx(6.748, abs=1e-3)
-        and got.sme == pytest.approx(13.699, abs=1e-3)
-    )
-
-
 def test_lenth_keeps_its_level():
     """Ye and Hamada (2000) give the exact 5 % points for 15 effects in units of PSE: 2.156 for one, 4.240 for
     the largest. Lenth's are conservative."""

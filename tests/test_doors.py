@@ -675,6 +675,33 @@ def test_a_user_without_a_home(tmp_path):
     ).returncode in (0, 1)
 
 
+def test_a_sweep_without_a_home(place, capsys, monkeypatch):
+    "Jupyter asks for the home of whoever starts a kernel."
+    import pwd
+
+    def unknown(number):
+        raise KeyError(number)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    with pytest.raises(RuntimeError, match="home"):
+        Path.home()
+    (place / "n.ipynb").write_text(GOOD)
+    code, out, err = call(
+        capsys,
+        "sweep",
+        place / "n.ipynb",
+        "--factors",
+        place / "f.yaml",
+        "--engine",
+        "sequential",
+        "--root",
+        place / "s",
+    )
+    assert code == 0 and len(list((place / "s").glob("*/metrics.json"))) == 4, err
+    assert "HOME" not in os.environ
+
+
 def test_home_is_written_out_where_no_shell_does(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     args = parser().parse_args(["sweep", "~/n.ipynb", "--factors", "~/f.yaml", "--root=~/s"])
@@ -968,7 +995,8 @@ def test_hints_name_what_can_be_installed():
     extras = {key.removeprefix("extra_") for key in config["DEFAULT"] if key.startswith("extra_")} | {"dev"}
     found = []
     for path in (ROOT / "spectral_diffusion").rglob("*.py"):
-        text = re.sub(r'"\s*f?"', "", path.read_text(encoding="utf-8"))  # a sentence may stand on several lines
+        text = path.read_text(encoding="utf-8")
+        text = re.sub(r'"\s*f?"', "", text)  # a sentence may stand on several lines
         assert not re.search(r"pip install [^;\n]*spectral[-_]diffusion", text), path
         found += re.findall(r"pip install -e '\.\[(\w+)\]' in a checkout", text)
     assert len(found) > 10 and set(found) <= extras

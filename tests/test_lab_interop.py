@@ -50,7 +50,7 @@ def python(code: str) -> subprocess.CompletedProcess:
 def test_nothing_optional_is_imported_before_it_is_asked_for():
     run = python(
         "import sys, spectral_diffusion.lab.interop, spectral_diffusion.lab.cli,"
-        " spectral_diffusion.lab.experiment\nprint([m for m in ('diffusers', 'huggingface_hub',"
+        " spectral_diffusion.run.experiment\nprint([m for m in ('diffusers', 'huggingface_hub',"
         " 'tensorboard') if m in sys.modules])"
     )
     assert run.stdout.strip() == "[]", run.stderr

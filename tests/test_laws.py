@@ -585,3 +585,51 @@ def test_the_long_forms_run_once_a_week():
     assert {"run": "make test-all"} in flow["jobs"]["test"]["steps"]
     shown = subprocess.run(["make", "-n", "test-all"], cwd=ROOT, capture_output=True, text=True).stdout
     assert "tools/check.py --long" in shown
+
+
+BOOKS = """SOURCES = '''
+Sun, Poor and Zhang 2026 | A law of tangents | arXiv
+Wiener 1949 | Smoothing | Wiley
+'''
+NO_SOURCES = {"JPEG 2000"}
+CITED = re.compile(r"([A-Z]\\w+(?:(?:, [A-Z]\\w+)* and [A-Z]\\w+| et al\\.)?),? \\(?((?:19|20)\\d\\d)")"""
+
+
+def with_sources(project, text):
+    "The small project with a bibliography, and a page that cites."
+    project.pages["guide/bibliography"] = [cell("# Sources", "markdown"), cell(BOOKS)]
+    project.pages["guide/text"] = [cell("# Text\n" + text, "markdown")]
+    project.write()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Sun, Poor and Zhang 2026 after Wiener (1949).",
+        "Sun et al. 2026, Wiener 1949, JPEG 2000.",
+        "Sun, Poor\nand Zhang 2026; Wiener\n1949.",
+    ],
+)
+def test_cited_sources_are_listed(project, text):
+    with_sources(project, text)
+    assert project.red() == set()
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        (
+            "Sun et al. 2026, Wiener 1949, Shannon 1948.",
+            "nbs/guide/text.ipynb cites Shannon 1948, which is not in nbs/guide/bibliography.ipynb",
+        ),
+        (
+            "Sun et al. 2026, Wiener 1949, Sun et al. 2025.",
+            "nbs/guide/text.ipynb cites Sun et al. 2025, which is not in nbs/guide/bibliography.ipynb",
+        ),
+        ("Wiener 1949.", "nbs/guide/bibliography.ipynb lists Sun, Poor and Zhang 2026, which no page cites"),
+    ],
+)
+def test_source_that_is_missing_or_not_cited(project, text, said):
+    with_sources(project, text)
+    assert project.red() == {"sources_cited"}
+    assert laws.sources_cited(project.root) == [said]

@@ -57,13 +57,16 @@ def losses(workers, folder):
     "Five steps, a checkpoint, and four more by new objects; batches of five, so slices differ."
     found = []
     for steps in (5, 9):
-        net = wrap(build_model({"name": "unet_tiny", "channels": 1, "base": 4, "depth": 2}).double(), Process("cosine"))
-        options = {"lr": 3e-3, "batch": 5, "clip": 0.3, "warmup": 2, "ema": 0.8, "time_weight": "min_snr", "seed": 4, "workers": workers}
-        for state in train(net, images, steps=steps, resume=folder if steps == 9 else None, checkpoints=folder, checkpoint_every=5, **options):
+        network = build_model({"name": "unet_tiny", "channels": 1, "base": 4, "depth": 2}).double()
+        net = wrap(network, Process("cosine"))
+        options = {"lr": 3e-3, "batch": 5, "clip": 0.3, "warmup": 2, "ema": 0.8, "time_weight": "min_snr"}
+        options |= {"resume": folder if steps == 9 else None, "checkpoints": folder, "checkpoint_every": 5}
+        for state in train(net, images, steps=steps, seed=4, workers=workers, **options):
             found.append([state.loss, state.grad_norm])
         # nobody resumes before rank 0 has saved; a new start has no such race
         workers.add([torch.zeros(1)], 1.)
-    return found, [v.double().sum().item() for v in state.ema.values()], sorted(p.name for p in Path(folder).iterdir())
+    names = sorted(p.name for p in Path(folder).iterdir())
+    return found, [v.double().sum().item() for v in state.ema.values()], names
 
 if __name__ == "__main__":
     with join("cpu") as workers: answer = losses(workers, sys.argv[1])

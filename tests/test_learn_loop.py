@@ -8,13 +8,13 @@ import torch
 from spectral_diffusion.core.config import fingerprint, override, to_dict
 from spectral_diffusion.core.registry import InputError
 from spectral_diffusion.core.runtime import stream
-from spectral_diffusion.lab.experiment import RunConfig, TrainConfig, build_denoiser, steps_of
-from spectral_diffusion.learn.distributed import ALONE
 from spectral_diffusion.learn.loop import draw_times, ema_decay, latest, train
 from spectral_diffusion.learn.losses import TIME_WEIGHTS, denoising_loss
 from spectral_diffusion.models.zoo import build_model
 from spectral_diffusion.noise.denoiser import wrap
 from spectral_diffusion.noise.process import Process
+from spectral_diffusion.run.settings import RunConfig, TrainConfig, build_denoiser, resolve
+from spectral_diffusion.run.training import training_steps
 from spectral_diffusion.noise.theory import GaussianField
 
 PROCESS = Process("cosine")
@@ -171,7 +171,8 @@ def test_run_with_the_whole_recipe_resumes_bit_for_bit(tmp_path, name):
     config = override(RunConfig(), changes)
 
     def states(config, resume):
-        return steps_of(config, build_denoiser(config), resume, torch.device("cpu"), ALONE)
+        setting = resolve(config)
+        return training_steps(setting, build_denoiser(setting), resume)
 
     *_, whole = states(config, tmp_path / "nowhere")
     for state in states(config, tmp_path / "c"):

@@ -220,7 +220,7 @@ def test_patches_against_numpy_windows(h, w, k, c):
 
 def test_transformer_needs_package_and_weights(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(InputError, match=r"spectral-diffusion\[transformers\]"):
+    with pytest.raises(InputError, match=r"pip install -e .\.\[transformers\]"):
         from_transformer("gpt2")
     calls = []
 

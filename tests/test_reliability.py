@@ -17,11 +17,13 @@ from drills.training import differs, essence, small
 from spectral_diffusion.core.config import fingerprint, load_yaml, parse_yaml
 from spectral_diffusion.core.registry import InputError
 from spectral_diffusion.lab import cli, experiment
-from spectral_diffusion.lab.experiment import RunConfig, load_samples, train_run
 from spectral_diffusion.learn.checkpoint import SIDECAR, load, save
 from spectral_diffusion.models.zoo import MODELS, build_model
 from spectral_diffusion.run import record as records
+from spectral_diffusion.run.experiment import train_run
+from spectral_diffusion.run.pictures import load_samples
 from spectral_diffusion.run.record import load_record, run_folder, run_path, write_json
+from spectral_diffusion.run.settings import RunConfig
 from spectral_diffusion.study import ledger
 from spectral_diffusion.study.ledger import load_ledger, write_ledger
 from spectral_diffusion.study.rows import run_rows, sweep_table
@@ -465,7 +467,8 @@ def test_samples_that_promise_too_many_pixels(tmp_path):
 
 def test_a_codec_is_as_large_as_its_file(tmp_path):
     from spectral_diffusion.codec.entropy import Tables
-    from spectral_diffusion.codec.hierarchical import CodecConfig, build_codec, load_codec
+    from spectral_diffusion.codec.hierarchical import build_codec, load_codec
+    from spectral_diffusion.codec.layers import CodecConfig
     from spectral_diffusion.core.config import to_dict
 
     codec = build_codec(
@@ -519,7 +522,7 @@ def test_a_verdict_is_text_in_the_report(tmp_path):
 
 def test_no_path_of_this_machine_in_what_a_failed_row_leaves(tmp_path):
     def fail(parameters, out):
-        open(out / "missing" / "file")
+        (out / "missing" / "file").read_text()
 
     failed = run_rows(tmp_path / "sweep", [{"x": 1}], fail, {}, engine="sequential", strict=False).failed[0]
     text = (failed.path / "traceback.txt").read_text() + failed.reason
@@ -566,7 +569,7 @@ def test_members_of_an_archive_that_are_no_files(tmp_path):
 
 def test_a_network_is_as_large_as_its_file(tmp_path):
     from spectral_diffusion.core.config import dump_yaml, to_dict
-    from spectral_diffusion.lab.experiment import load_denoiser
+    from spectral_diffusion.run.saved import load_denoiser
 
     record = train_run(small(train={"steps": 1}), tmp_path)
     for model in (
@@ -584,13 +587,13 @@ def test_a_network_is_as_large_as_its_file(tmp_path):
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_every_network_of_the_zoo_is_loaded(name):
     "The check of sizes builds it without memory; that must work for each."
-    from spectral_diffusion.lab.experiment import check_size
+    from spectral_diffusion.run.saved import check_size
 
     check_size({"name": name}, build_model(name).state_dict(), name)
 
 
 def test_the_check_of_sizes_draws_no_random_number(monkeypatch):
-    from spectral_diffusion.lab.experiment import check_size
+    from spectral_diffusion.run.saved import check_size
 
     class Drawn(torch.nn.Linear):
         def __init__(self):
@@ -627,7 +630,7 @@ def test_a_wrong_value_raises_before_any_work(tmp_path, change):
 def test_zeros_at_the_end_of_a_coded_picture(tmp_path):
     from drills.hostile import codec_room, mend
 
-    from spectral_diffusion.codec.hierarchical import decompress
+    from spectral_diffusion.codec.bitstream import decompress
 
     codec, image, data = codec_room(tmp_path)
     for more in (4, 8, 400):

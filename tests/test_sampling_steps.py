@@ -21,13 +21,15 @@ from spectral_diffusion.sampling.lists import (
     AYS,
     FirstOrder,
     Spectrum,
+    ask,
     binned,
     cifar10_spectrum,
     coefficients,
     ratio_at,
+    scale_of,
 )
 from spectral_diffusion.sampling.ranges import end_error, noise_range, start_error
-from spectral_diffusion.sampling.steps import INITIAL, LISTS, MOST_RATIO, list_error, steps
+from spectral_diffusion.sampling.steps import INITIAL, LISTS, MOST_RATIO, Problem, descend, list_error, steps
 from spectral_diffusion.sampling.transfer import transfer
 
 EDM = Process("edm")
@@ -199,12 +201,12 @@ def test_stochastic_2m_against_diffusers(monkeypatch):
             algorithm_type="sde-dpmsolver++",
         )
         scheduler.set_timesteps(n)
-        drawn = iter(float(i == impulse) for i in range(n + 1))
-        monkeypatch.setattr(
-            module,
-            "randn_tensor",
-            lambda shape, **kwargs: torch.full(shape, next(drawn), dtype=torch.float64),
-        )
+        drawn = [float(i == impulse) for i in range(n + 1)][::-1]
+
+        def draw(shape, drawn=drawn, **kwargs):
+            return torch.full(shape, drawn.pop(), dtype=torch.float64)
+
+        monkeypatch.setattr(module, "randn_tensor", draw)
         x = torch.full((1, 1, 1, 1), float(impulse == -1), dtype=torch.float64)
         for i, t in enumerate(scheduler.timesteps):
             sigma = scheduler.sigmas[i].double()
@@ -327,6 +329,19 @@ def test_every_schedule_and_number_of_steps(schedule, start, end, n):
     if schedule == "linear" and n > 1:
         taken = -found.sigmas.log().diff()
         assert taken.max() <= MOST_RATIO * taken.min() * (1 + 1e-6)
+
+
+def test_shares_are_bounded_from_the_first_step_on():
+    "A start whose steps differ by a factor of ten thousand comes back within the bound."
+    wish = ask(4, CIFAR, EDM, "dpm_solver++", "w2", None, None)
+    problem = Problem([CIFAR], wish.ends, scale_of(wish.ends), wish.solver, wish.distance, "prior", 0.0)
+    inner = torch.tensor([79.99, 79.98, 0.01], dtype=torch.float64)
+    for most in (1, 50):
+        found, _ = descend(problem, inner, most=most)
+        taken = (
+            -torch.cat([torch.tensor([80.0]).double(), found, torch.tensor([0.002]).double()]).log().diff()
+        )
+        assert taken.min() > 0 and taken.max() <= MOST_RATIO * taken.min() * (1 + 1e-6)
 
 
 def test_many_steps_do_not_end_in_nan():

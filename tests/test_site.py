@@ -164,6 +164,17 @@ def test_links_between_pages_are_relative_and_the_front_door_opens(book):
     assert not re.search(r'href="[^"]*/"', "".join(html.values()))  # a folder opens only on a server
 
 
+def test_a_link_to_a_page_that_has_moved_leads_to_its_new_place(book):
+    "The executed copy of a benchmark is as old as its run, and so are its links."
+    book.two.append(md("More on [one](../attic/one.ipynb)."))
+    assert "attic/one" in book.fails("broken link|link")
+    table = book.root / "spectral_diffusion" / "core" / "moved.py"
+    table.parent.mkdir(parents=True)
+    table.write_text("MOVED = {'attic.one': ('one',)}\n")
+    page = book.build()[0]["nbs/room/two.html"]
+    assert "attic" not in page and 'href="../one.html"' in page
+
+
 def test_a_long_title_cell_loses_nothing(book):
     book.two[0] = md("# Two\n> The promise of `code` and $x_0$\n> goes on.\n\nA paragraph in the title cell.")
     two = book.build()[0]["nbs/room/two.html"]
@@ -495,12 +506,14 @@ proc, page = Path(sys.argv[2]), Path({page!r})
 for path in [*proc.rglob("*.ipynb")]:
     out = (proc/"_site"/path.relative_to(proc)).with_suffix(".html")
     out.parent.mkdir(parents=True, exist_ok=True)
-    deeper = {{'"../': '"../../', 'href="./': 'href="../', '="styles.css"': '="../styles.css"', '/../nbs/one.html': '/one.html'}}
+    deeper = {{'"../': '"../../', 'href="./': 'href="../', '="styles.css"': '="../styles.css"'}}
+    deeper['/../nbs/one.html'] = '/one.html'
     text = page.read_text()
     for old, new in deeper.items() if path.parent.name == "room" else ():
         text = text.replace(old, new)
     out.write_text(text)
-(proc/"_site"/"index.html").write_text("<html><body><script>location = 'nbs/room/two.html'</script></body></html>")
+script = "<script>location = 'nbs/room/two.html'</script>"
+(proc/"_site"/"index.html").write_text(f"<html><body>{{script}}</body></html>")
 for name in ("quarto-html/light.css", "quarto-html/dark.css", "quarto-nav/quarto-nav.js"):
     (proc/"_site"/"site_libs"/name).parent.mkdir(parents=True, exist_ok=True)
     (proc/"_site"/"site_libs"/name).touch()

@@ -1,4 +1,4 @@
-"""Sweeps under bad conditions: a cluster, kill -9 at random moments, two at once, rows that fail, factors that do nothing.
+"""Sweeps under bad conditions: a cluster, kill -9 at random moments, two at once, failing rows, idle factors.
 
 The long form kills more often and loses a worker of a cluster: pytest --long tests/test_study_sweep.py
 """
@@ -35,7 +35,8 @@ import json, os, time
 from pathlib import Path
 loss = (1 - lr)**steps + 0.01*seed + 0.1*overrides.get("model.base", 1)
 if globals().get("probe"):
-    Path(out, "probe.json").write_text(json.dumps({"fingerprint": str([lr, steps, seed, sorted(overrides.items())]), "loss": loss}))
+    probe = {"fingerprint": str([lr, steps, seed, sorted(overrides.items())]), "loss": loss}
+    Path(out, "probe.json").write_text(json.dumps(probe))
     raise SystemExit
 with open("started.txt", "a") as file: file.write(f"{steps}\\n")
 if steps == 9 and not Path("mended.txt").exists(): raise ValueError(f"diverged after {steps} steps")
@@ -101,10 +102,13 @@ import json, os, sys, time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from spectral_diffusion.study.rows import run_rows
-with TemporaryDirectory() as warm: run_rows(warm, [{"steps": 1}], work_of(f"{warm}/log"), {}, engine="sequential")
+with TemporaryDirectory() as warm:
+    run_rows(warm, [{"steps": 1}], work_of(f"{warm}/log"), {}, engine="sequential")
 for line in sys.stdin:
     order = json.loads(line)
-    if "wait" in order: print(os.waitstatus_to_exitcode(os.waitpid(order["wait"], 0)[1]), flush=True); continue
+    if "wait" in order:
+        print(os.waitstatus_to_exitcode(os.waitpid(order["wait"], 0)[1]), flush=True)
+        continue
     child = os.fork()
     os.setpgid(child, child)  # by both, so that the group is there whoever is first
     if child: print(child, flush=True); continue
@@ -254,7 +258,7 @@ def test_no_scheduler_and_no_package(page, tmp_path, monkeypatch):
         run_sweep(page, [{}], "dask", root=tmp_path / "a")
     for engine, module in (("dask", "distributed"), ("ray", "ray")):
         monkeypatch.setitem(sys.modules, module, None)
-        with pytest.raises(InputError, match=rf"spectral-diffusion\[{engine}\]"):
+        with pytest.raises(InputError, match=rf"pip install -e .\.\[{engine}\]"):
             run_sweep(page, [{}], engine, address="tcp://127.0.0.1:9", root=tmp_path / engine)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -65,11 +66,12 @@ class Cell:
         "The code without notebook magics; None for text and for what is not Python."
         if self.kind != "code" or self.source.lstrip().startswith("%%"):
             return None
+        # a line of plain Python may start with != or %, so magics are taken out only where there are some
         code = "\n".join("pass" if re.match(r"\s*[%!?]", s) else s for s in self.source.splitlines())
-        try:
-            return ast.parse(code)
-        except SyntaxError:
-            return None
+        for text in (self.source, code):
+            with suppress(SyntaxError):
+                return ast.parse(text)
+        return None
 
 
 @dataclass(frozen=True)

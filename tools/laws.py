@@ -2,8 +2,8 @@
 
     python tools/laws.py [LAW ...]     exit 1 when a law is broken
 
-Each law is a function of the root of a project and returns its violations, one sentence each. `tests/test_laws.py`
-plants a violation of every law in a small project and sees it red.
+Each law is a function of the root of a project and returns its violations, one sentence each.
+`tests/test_laws.py` plants a violation of every law in a small project and sees it red.
 """
 
 from __future__ import annotations
@@ -345,6 +345,49 @@ def declared_imports(root: Path) -> list[str]:
     return found
 
 
+def sources_cited(root: Path) -> list[str]:
+    "Whatever a page cites by author and year is in `guide/bibliography`, and whatever is there is cited."
+    page = next((p for p in pages(root) if p.name == BIBLIOGRAPHY), None)
+    if page is None:
+        return []
+    known = {
+        short_key(line.split(" | ")[0]): line.split(" | ")[0]
+        for line in constant(page, "SOURCES").strip().replace("\n    ", " ").splitlines()
+    }
+    pattern, ignored = re.compile(constant(page, "CITED")), constant(page, "NO_SOURCES")
+    cited: dict[str, str] = {}
+    for other in (p for p in pages(root) if p.name != BIBLIOGRAPHY):
+        text = " ".join(" ".join(c.source for c in other.cells).split())
+        for name, year in pattern.findall(text):
+            cited.setdefault(short_key(f"{name} {year}"), other.name)
+    return [
+        f"nbs/{where}.ipynb cites {key}, which is not in nbs/{BIBLIOGRAPHY}.ipynb"
+        for key, where in sorted(cited.items())
+        if key not in known and key not in ignored
+    ] + [
+        f"nbs/{BIBLIOGRAPHY}.ipynb lists {name}, which no page cites"
+        for key, name in sorted(known.items())
+        if key not in cited
+    ]
+
+
+BIBLIOGRAPHY = "guide/bibliography"
+
+
+def short_key(key: str) -> str:
+    "Three authors and more as the first of them: a page may write either."
+    return re.sub(r"^([^,]+), .* and \S+ ", r"\1 et al. ", key)
+
+
+def constant(page, name: str):
+    "The literal that a page assigns to a name, or the argument of the one call that it does."
+    for cell in page.cells:
+        for s in cell.tree.body if cell.tree else []:
+            if isinstance(s, ast.Assign) and ast.unparse(s.targets[0]) == name:
+                return ast.literal_eval(s.value.args[0] if isinstance(s.value, ast.Call) else s.value)
+    raise ValueError(f"nbs/{page.name}.ipynb assigns nothing to {name}")
+
+
 # -------------------------------------------------------------------------------------------------- laws on
 # everything
 
@@ -520,6 +563,7 @@ LAWS = {
         no_machine_path,
         plain_names,
         readme_current,
+        sources_cited,
         ledger_current,
     )
 }

@@ -3,11 +3,11 @@
     python tools/page.py text [PAGE ...]     notebooks -> _text/*.py   (only where the notebook is newer)
     python tools/page.py untext [PAGE ...]   _text/*.py -> notebooks   (only where the text is newer)
     python tools/page.py run PAGE [...]      untext, export, execute in place, clean: a page ready to commit
-    python tools/page.py format              ruff format on pages, tools and tests; the `#|` lines of pages stay as they are
-    python tools/page.py export              the whole package and its index anew, orphan modules removed, every page cleaned
+    python tools/page.py format              ruff format on pages, tools and tests; `#|` lines stay
+    python tools/page.py export              package and index anew, orphan modules removed, pages cleaned
 
-PAGE is `signals/fourier`; without one, every page. Benchmark pages are exported and cleaned, never executed here:
-their outputs belong to `results/`.
+PAGE is `signals/fourier`; without one, every page. Benchmark pages are exported and cleaned, never executed
+here: their outputs belong to `results/`.
 """
 
 from __future__ import annotations
@@ -140,7 +140,8 @@ def export_all() -> None:
 
 
 def keep_directives(path: Path) -> None:
-    "Write `# |` at the head of a cell as `#|` again: ruff's formatter knows no directives, nbdev and Quarto know no other form."
+    """Write `# |` at the head of a cell as `#|` again: ruff's formatter knows no directives, nbdev and Quarto
+    know no other form."""
     nb = json.loads(path.read_text(encoding="utf-8"))
     for cell in nb["cells"]:
         if cell["cell_type"] != "code":

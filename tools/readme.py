@@ -2,8 +2,8 @@
 
     python tools/readme.py [--check]     write what has changed; with --check only say so, exit 1
 
-Links are rewritten from the page's folder to the root of the repository. A picture that a markdown cell links to
-(`../results/.../x.png`) stays a link; a picture that a code cell drew is written to `results/readme/`.
+Links are rewritten from the page's folder to the root of the repository. A picture that a markdown cell links
+to (`../results/.../x.png`) stays a link; a picture that a code cell drew is written to `results/readme/`.
 """
 
 from __future__ import annotations

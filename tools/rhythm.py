@@ -1,4 +1,6 @@
-"""How the pages read: one line a page. Shown, never enforced (a page far from its neighbours has a reason or wants another draft).
+"""How the pages read: one line a page.
+
+Shown, never enforced (a page far from its neighbours has a reason or wants another draft).
 
     python tools/rhythm.py [PAGE ...]
 

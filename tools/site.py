@@ -33,6 +33,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
 from tools.book import EXPORTS, LIB, description, listed, load, notebooks, read_cell, text  # noqa: E402
+from tools.laws import moved  # noqa: E402
 from tools.rendered import check, finish, front_door  # noqa: E402
 
 RENDERERS = ("smalldocs", "quarto")  # the first is the default: having Quarto changes nothing
@@ -155,15 +156,35 @@ def gather(root: Path, config: dict, *, allow_missing: bool) -> tuple[list[Page]
 # ------------------------------------------------------------------------------------- reading the notebooks
 
 
-def read(page: Page) -> None:
+def new_pages(root: Path) -> dict[str, str]:
+    "Pages that are gone -> the first page that has their names now; a benchmark is as old as its run."
+    found = {}
+    for old, new in moved(root).items():
+        page = f"{old.replace('.', '/')}.ipynb"
+        if not (root / "nbs" / page).exists():
+            found[page] = f"{new[0].replace('.', '/')}.ipynb"
+    return found
+
+
+def follow_moves(cell: dict, gone: dict[str, str]) -> None:
+    "Let the links of a text lead to where the pages are now."
+    for old, new in gone.items():
+        cell["source"] = text(cell["source"]).replace(f"/{old}", f"/{new}")
+
+
+def read(page: Page, root: Path) -> None:
     "Load a page and note what it exports and what it takes from other pages."
-    page.nb = load(page.source)
+    page.nb, gone = load(page.source), new_pages(root)
+    for cell in page.nb["cells"]:
+        if cell["cell_type"] == "markdown":
+            follow_moves(cell, gone)
     for cell in map(read_cell, page.nb["cells"]):
         if cell.exported:
             page.gives += [n for n in cell.defines if n not in page.gives]
         for node in ast.walk(cell.tree) if cell.tree else []:
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{LIB}."):
-                source = "nbs/" + node.module.split(".", 1)[1].replace(".", "/") + ".ipynb"
+                module_path = node.module.split(".", 1)[1].replace(".", "/") + ".ipynb"
+                source = f"nbs/{gone.get(module_path, module_path)}"
                 if source != page.path:
                     page.needs.setdefault(source, []).extend(a.name for a in node.names)
 
@@ -532,7 +553,7 @@ def build(
     out = (out or root / config["project"].get("output-dir", "_site")).resolve()
     pages, missing = gather(root, config, allow_missing=allow_missing)
     for page in pages:
-        read(page)
+        read(page, root)
     tell(f"read       {len(pages)} pages" + (f", {len(missing)} not written yet" if missing else ""))
     for name in bare(pages):
         say(f"site: note       {name} has no stored outputs; run tools/page.py run {name}")

@@ -1,10 +1,10 @@
-"""Train the small classifier behind the extractor `cifar10` of `measure/features`, and write the two files of the package.
+"""Train the small classifier behind the extractor `cifar10` of `measure/features`, and write its two files.
 
     python tools/train_features.py [--epochs 5] [--seed 0] [--threads 1] [--data DIR] [--out DIR]
 
-CIFAR-10's training images, flips and crops, stochastic gradient descent with a one-cycle learning rate. Batch normalisation
-is folded into the convolutions, the weights are rounded to half precision, and the accuracy on the test images is that of
-the rounded network as the package runs it. Some minutes on one core.
+CIFAR-10's training images, flips and crops, stochastic gradient descent with a one-cycle learning rate. Batch
+normalisation is folded into the convolutions, the weights are rounded to half precision, and the accuracy on
+the test images is that of the rounded network as the package runs it. Some minutes on one core.
 """
 
 from __future__ import annotations

@@ -5,199 +5,30 @@
 # %% ../../nbs/codec/hierarchical.ipynb #500591e6
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import struct
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .entropy import Reader, Tables, Writer, add_uniform, code_length, round_through
+from .entropy import Tables, add_uniform, code_length, round_through
+from .layers import BlockTransform, CodecConfig, Scale, zero
 from ..core.config import from_dict, to_dict
+from ..core.moved import names_elsewhere
 from ..core.registry import InputError
-from ..core.runtime import shared_table, stream
+from ..core.runtime import stream
 from ..learn.checkpoint import copy_tensors, load, save
-from ..signals.cosine import dct_matrix
 
 # %% auto #0
-__all__ = ['MAGIC', 'VERSION', 'HEADER', 'MAX_PIXELS', 'block_matrix', 'BlockTransform', 'CodecConfig', 'Block', 'selection',
-           'zero', 'Scale', 'Coded', 'Prior', 'Codec', 'check_pictures', 'crops', 'lagrangian', 'FitState', 'fit',
-           'build_codec', 'count_parameters', 'single_scale_twin', 'Header', 'exact', 'fingerprint', 'pad_to', 'decide',
-           'compress', 'read_header', 'decompress', 'sizes_of', 'sizes_in', 'save_codec', 'load_codec']
+__all__ = ['Coded', 'Prior', 'check_pictures', 'CodecLayers', 'Codec', 'code_pictures', 'set_priors', 'build_codec',
+           'count_parameters', 'single_scale', 'single_scale_twin', 'sizes_of', 'sizes_in', 'save_codec', 'load_codec']
 
 # %% ../../nbs/codec/hierarchical.ipynb #3f105d3c
-def block_matrix(
-    channels: int,  # of the input
-    size: int,  # side of a block
-    *,
-    colors: bool,  # whether channels are rotated too
-) -> Float[Tensor, "n n"]:  # float64; the first `channels` rows are the means
-    "The orthonormal matrix of a block transform on the channels of `pixel_unshuffle`, sorted by frequency."
-    D = dct_matrix(size)
-    M = torch.kron(dct_matrix(channels) if colors else torch.eye(channels, dtype=D.dtype), torch.kron(D, D))
-
-    def key(row):
-        c, (i, j) = row // size**2, divmod(row % size**2, size)
-        return math.hypot(i, j) * (2 if colors and c else 1), c
-
-    return M[sorted(range(len(M)), key=key)]
-
-# %% ../../nbs/codec/hierarchical.ipynb #8501ecf6
-@shared_table(maxsize=16)
-def _block_table(channels: int, size: int, colors: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
-    "The shared `block_matrix`, rounded once."
-    return block_matrix(channels, size, colors=colors).to(device, dtype)
-
-# %% ../../nbs/codec/hierarchical.ipynb #8556acec
-class BlockTransform(nn.Module):
-    "Blocks to coefficients and back, exactly orthonormal, not trained."
-
-    def __init__(self, channels: int, size: int, *, colors: bool):
-        super().__init__()
-        self.channels, self.size, self.colors = channels, size, colors
-
-    def matrix(self, x: Tensor) -> Tensor:
-        "The transform in the dtype and on the device of its input."
-        return _block_table(self.channels, self.size, self.colors, x.dtype, x.device)
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n h2 w2"]:  # coefficients, means first
-        return F.conv2d(F.pixel_unshuffle(x, self.size), self.matrix(x)[:, :, None, None])
-
-    def inverse(self, z: Float[Tensor, "b n h2 w2"]) -> Float[Tensor, "b c h w"]:  # what was transformed
-        return F.pixel_shuffle(F.conv2d(z, self.matrix(z).T[:, :, None, None]), self.size)
-
-# %% ../../nbs/codec/hierarchical.ipynb #83527b90
-@dataclass(frozen=True, kw_only=True)
-class CodecConfig:
-    "Sizes of a codec; scales are listed fine to coarse."
-
-    patch: int = 8  # side of a block, the stride of the finest scale
-    channels: tuple[int, ...] = (72, 24, 24)  # numbers per place, for each scale
-    widths: tuple[int, ...] = (96, 96, 64)  # features, for each scale
-    encoder: tuple[int, ...] = (2, 1, 1)  # blocks of the encoder
-    decoder: tuple[int, ...] = (4, 2, 1)  # blocks of the decoder
-    embedding: int = 32  # features of the quality
-    weights: tuple[float, ...] = (
-        0.0008,
-        0.03,
-    )  # Lagrange weight of the squared error in grey values, lowest and highest
-
-    def __post_init__(self):
-        n = len(self.channels)
-        if not 1 <= n <= 6 or {len(self.widths), len(self.encoder), len(self.decoder)} != {n}:
-            raise InputError(
-                "CodecConfig: channels, widths, encoder and decoder name the same one to six scales, got"
-                f" {self}"
-            )
-        if (
-            min(self.channels + self.widths) < 1
-            or min(self.encoder + self.decoder) < 0
-            or not 2 <= self.patch <= 32
-            or self.embedding < 1
-        ):
-            raise InputError(f"CodecConfig: sizes are positive and the patch is 2 to 32, got {self}")
-        if len(self.weights) != 2 or not 0 < self.weights[0] < self.weights[1]:
-            raise InputError(f"CodecConfig.weights is a lowest and a highest, got {self.weights}")
-
-    @property
-    def stride(self) -> int:  # pixels along a side of the coarsest place
-        return self.patch << (len(self.channels) - 1)
-
-    def weight(self, u: float | Tensor) -> float | Tensor:  # Lagrange weight at quality u in [0, 1]
-        return self.weights[0] * (self.weights[1] / self.weights[0]) ** u
-
-# %% ../../nbs/codec/hierarchical.ipynb #31f95e40
-class Block(nn.Module):
-    "A residual block whose inner features are scaled by the quality."
-
-    def __init__(self, width: int, embedding: int):
-        super().__init__()
-        self.conv, self.mix, self.rate = (
-            nn.Conv2d(width, width, 3, padding=1),
-            nn.Conv2d(width, width, 1),
-            nn.Linear(embedding, width),
-        )
-        for p in (*self.rate.parameters(), *self.mix.parameters()):
-            nn.init.zeros_(p)
-
-    def forward(self, x: Tensor, e: Tensor) -> Tensor:
-        return x + self.mix(F.silu(self.conv(x)) * (1 + self.rate(e)[:, :, None, None]))
-
-# %% ../../nbs/codec/hierarchical.ipynb #0269b1fc
-def selection(
-    rows: int,  # outputs
-    cols: int,  # inputs
-) -> nn.Conv2d:  # a matrix per pixel
-    "A matrix per pixel that starts as part of the identity."
-    conv = nn.Conv2d(cols, rows, 1, bias=False)
-    with torch.no_grad():
-        conv.weight.copy_(torch.eye(rows, cols)[:, :, None, None])
-    return conv
-
-# %% ../../nbs/codec/hierarchical.ipynb #4e20494e
-def zero(conv: nn.Conv2d) -> nn.Conv2d:
-    "The same layer with weights and bias zero."
-    for p in conv.parameters():
-        nn.init.zeros_(p)
-    return conv
-
-# %% ../../nbs/codec/hierarchical.ipynb #4e30e9a5
-class Scale(nn.Module):
-    "What belongs to one scale: encoder blocks, decoder blocks, prior, posterior, gain."
-
-    def __init__(
-        self,
-        band: int,  # coefficients of the pyramid that belong here
-        channels: int,  # numbers
-        width: int,  # features
-        encoder: int,  # blocks
-        decoder: int,  # blocks
-        embedding: int,  # features of the quality
-        log_weights: tuple[float, float],  # logs of the Lagrange weights, lowest and highest
-    ):
-        super().__init__()
-
-        def blocks(n):
-            return nn.ModuleList(Block(width, embedding) for _ in range(n))
-
-        self.encoder, self.before, self.after = (
-            blocks(encoder),
-            blocks(decoder // 2),
-            blocks(decoder - decoder // 2),
-        )
-        self.linear, self.place = selection(channels, band), selection(band, channels)
-        self.prior = zero(nn.Conv2d(width, 2 * channels, 1))
-        self.posterior = nn.Sequential(
-            nn.Conv2d(2 * width, width, 3, padding=1), nn.SiLU(), zero(nn.Conv2d(width, channels, 1))
-        )
-        nn.init.normal_(
-            self.posterior[2].weight[band:], std=0.02, generator=stream(band, "codec/free channels")
-        )
-        self.take = nn.Conv2d(channels, width, 3, padding=1)
-        middle = sum(log_weights) / 2
-        start = math.log(127.5) - 0.5 * (
-            math.log(6 / math.log(2)) - middle
-        )  # differs: pixels in [-1, 1], so grey values / 127.5
-        self.offset, self.slope = (
-            nn.Parameter(torch.full((channels,), start)),
-            nn.Parameter(torch.full((channels,), (log_weights[1] - log_weights[0]) / 2)),
-        )
-
-    def log_gain(self, u: Float[Tensor, " b"]) -> Float[Tensor, "b c 1 1"]:
-        "Log of the inverse step."
-        return (self.offset + self.slope * (u[:, None] - 0.5))[:, :, None, None]
-
-# %% ../../nbs/codec/hierarchical.ipynb #e1bc11c9
 class Coded(NamedTuple):
     "What a codec makes of a batch."
 
@@ -213,56 +44,49 @@ class Prior(NamedTuple):
     log_scale: Float[Tensor, "b c h w"]  # of the symbols
     gain: Float[Tensor, "b c 1 1"]  # symbols per unit
 
-# %% ../../nbs/codec/hierarchical.ipynb #c6944241
-class Codec(nn.Module):
-    "A hierarchical codec of colour pictures in [-1, 1] whose sides are multiples of `config.stride`."
+# %% ../../nbs/codec/hierarchical.ipynb #8501ecf6
+def check_pictures(
+    x: Float[Tensor, "b 3 h w"],  # a batch
+    stride: int,  # of the coarsest place, in pixels
+) -> None:
+    "Raise unless a batch of colour pictures has sides that are multiples of the stride."
+    if x.ndim != 4 or x.shape[1] != 3 or 0 in x.shape or x.shape[-1] % stride or x.shape[-2] % stride:
+        raise InputError(
+            f"a codec takes pictures (b, 3, h, w) with sides that are multiples of {stride}, "
+            f"got {tuple(x.shape)}; hint: pad_to"
+        )
 
-    def __init__(self, config: CodecConfig = CodecConfig(), tables: Tables | None = None):
+# %% ../../nbs/codec/hierarchical.ipynb #b857ef01
+class CodecLayers(nn.Module):
+    "The layers of a codec, and the way down its scales."
+
+    def __init__(self, config: CodecConfig | None = None, tables: Tables | None = None):
         super().__init__()
-        self.config, self.tables = config, tables or Tables()
-        n, w = len(config.channels), config.widths
-        self.transforms = nn.ModuleList(
-            [
-                BlockTransform(3, config.patch, colors=True),
-                *(BlockTransform(3, 2, colors=False) for _ in range(n - 1)),
-            ]
-        )
-        sizes = [3 * config.patch**2, *[12] * (n - 1)]
-        bands = [s - 3 * (i < n - 1) for i, s in enumerate(sizes)]
+        self.config = config = config or CodecConfig()
+        self.tables = tables or Tables()
+        w, coarser = config.widths, len(config.channels) - 1
+        pyramid = [BlockTransform(3, 2, colors=False) for _ in range(coarser)]
+        self.transforms = nn.ModuleList([BlockTransform(3, config.patch, colors=True), *pyramid])
+        sizes = [3 * config.patch**2, *[12] * coarser]
+        bands = [*(size - 3 for size in sizes[:-1]), sizes[-1]]  # the means go on to the next scale
         logs = (math.log(config.weights[0]), math.log(config.weights[1]))
-        self.scales = nn.ModuleList(
-            Scale(*args, config.embedding, logs)
-            for args in zip(bands, config.channels, w, config.encoder, config.decoder, strict=True)
-        )
-        self.embed = nn.Sequential(
-            nn.Linear(1, config.embedding),
-            nn.SiLU(),
-            nn.Linear(config.embedding, config.embedding),
-            nn.SiLU(),
-        )
-        self.stem, self.head = (
-            nn.Conv2d(sizes[0], w[0], 3, padding=1),
-            zero(nn.Conv2d(w[0], sizes[0], 3, padding=1)),
-        )
+        each = zip(bands, config.channels, w, config.encoder, config.decoder, strict=True)
+        self.scales = nn.ModuleList(Scale(*args, config.embedding, logs) for args in each)
+        first, second = nn.Linear(1, config.embedding), nn.Linear(config.embedding, config.embedding)
+        self.embed = nn.Sequential(first, nn.SiLU(), second, nn.SiLU())
+        self.stem = nn.Conv2d(sizes[0], w[0], 3, padding=1)
+        self.head = zero(nn.Conv2d(w[0], sizes[0], 3, padding=1))
         self.down = nn.ModuleList(nn.Conv2d(4 * a, b, 1) for a, b in zip(w, w[1:], strict=False))
         self.up = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in zip(w, w[1:], strict=False))
         self.top = nn.Parameter(torch.zeros(1, w[-1], 1, 1))
 
-    def analyse(self, x: Tensor, e: Tensor) -> list[tuple[Tensor, Tensor]]:
-        "Features and bands of the pyramid for each scale, fine to coarse."
-        found, means, h = [], x, None
-        for i, (scale, transform) in enumerate(zip(self.scales, self.transforms, strict=True)):
-            coefficients = transform(means)
-            h = self.stem(coefficients) if h is None else self.down[i - 1](F.pixel_unshuffle(h, 2))
-            for block in scale.encoder:
-                h = block(h, e)
-            last = i == len(self.scales) - 1
-            means, band = (None, coefficients) if last else (coefficients[:, :3], coefficients[:, 3:])
-            found.append((h, band))
-        return found
-
     def enter(
-        self, i: int, d: Tensor | None, u: Tensor, e: Tensor, size: tuple[int, int]
+        self,
+        i: int,  # scale
+        d: Tensor | None,  # features of the scale above; None at the top
+        u: Tensor,  # qualities
+        e: Tensor,  # and what `embed` makes of them
+        size: tuple[int, int],  # places of the coarsest scale
     ) -> tuple[Tensor, Prior]:
         "Come down to a scale: features, and the prior of its numbers."
         scale = self.scales[i]
@@ -274,10 +98,6 @@ class Codec(nn.Module):
         low, high = math.log(self.tables.smallest), math.log(self.tables.largest)
         return d, Prior(mean, (low + F.softplus(raw + gain - low)).clamp(max=high), gain.exp())
 
-    def posterior(self, i: int, d: Tensor, feature: Tensor, band: Tensor) -> Tensor:
-        "What the encoder wants to send at a scale."
-        return self.scales[i].linear(band) + self.scales[i].posterior(torch.cat([d, feature], 1))
-
     def leave(self, i: int, d: Tensor, z: Tensor, e: Tensor) -> Tensor:
         "Take the numbers of a scale into the features."
         d = d + self.scales[i].take(z)
@@ -285,164 +105,85 @@ class Codec(nn.Module):
             d = block(d, e)
         return d
 
+# %% ../../nbs/codec/hierarchical.ipynb #b726f2df
+class Codec(CodecLayers):
+    "A hierarchical codec of colour pictures in [-1, 1] whose sides are multiples of `config.stride`."
+
+    def analyse(self, x: Tensor, e: Tensor) -> list[tuple[Tensor, Tensor]]:
+        "Features and bands of the pyramid for each scale, fine to coarse."
+        found, means, h = [], x, None
+        for i, (scale, transform) in enumerate(zip(self.scales, self.transforms, strict=True)):
+            coefficients = transform(means)
+            h = self.stem(coefficients) if h is None else self.down[i - 1](F.pixel_unshuffle(h, 2))
+            for block in scale.encoder:
+                h = block(h, e)
+            passed_on = 0 if i == len(self.scales) - 1 else 3
+            means = coefficients[:, :passed_on]
+            found.append((h, coefficients[:, passed_on:]))
+        return found
+
+    def posterior(self, i: int, d: Tensor, feature: Tensor, band: Tensor) -> Tensor:
+        "What the encoder wants to send at a scale."
+        return self.scales[i].linear(band) + self.scales[i].posterior(torch.cat([d, feature], 1))
+
     def synthesise(self, d: Tensor, latents: Sequence[Tensor]) -> Tensor:
         "The picture from all numbers, fine to coarse: the inverse pyramid plus what the network adds."
-        means = None
+        means = d[:, :0]
         for i in reversed(range(len(latents))):
             band = self.scales[i].place(latents[i])
-            coefficients = band if means is None else torch.cat([means, band], 1)
+            coefficients = band if i == len(latents) - 1 else torch.cat([means, band], 1)
             if i == 0:
                 coefficients = coefficients + self.head(d)
             means = self.transforms[i].inverse(coefficients)
         return means
 
-    def forward(
-        self,
-        x: Float[Tensor, "b 3 h w"],  # pictures in [-1, 1]
-        u: Float[Tensor, " b"],  # quality in [0, 1] of each
-        generator: torch.Generator | None = None,  # of the noise in the rate; None: rounding in the rate too
-    ) -> Coded:
-        "Decoded pictures, bits and numbers; differentiable."
-        check_pictures(x, self.config.stride)
-        e, size = self.embed(2 * u[:, None] - 1), tuple(n // self.config.stride for n in x.shape[-2:])
-        found, d, bits, latents = self.analyse(x, e), None, [], []
-        for i in reversed(range(len(self.scales))):
-            d, prior = self.enter(i, d, u, e, size)
-            r = (self.posterior(i, d, *found[i]) - prior.mean) * prior.gain
-            symbols = r.round() if generator is None else add_uniform(r, generator)
-            bits.append(code_length(symbols, prior.log_scale.exp()).sum((1, 2, 3)))
-            latents.append(prior.mean + round_through(r) / prior.gain)
-            d = self.leave(i, d, latents[-1], e)
-        return Coded(self.synthesise(d, latents[::-1]), torch.stack(bits[::-1], 1), latents[::-1])
+    def forward(self, x: Tensor, u: Tensor, generator: torch.Generator | None = None) -> Coded:
+        return code_pictures(self, x, u, generator)
 
-    @torch.no_grad()
-    def calibrate(self, x: Float[Tensor, "b 3 h w"]) -> Codec:
-        "Set means and scales of all priors to those of a batch; returns the codec."
-        u = x.new_full((len(x),), 0.5)
-        e, size, d = (
-            self.embed(2 * u[:, None] - 1),
-            tuple(n // self.config.stride for n in x.shape[-2:]),
-            None,
-        )
-        found = self.analyse(x, e)
-        for i in reversed(range(len(self.scales))):
-            d, _ = self.enter(i, d, u, e, size)
-            y = self.posterior(i, d, *found[i])
-            n, bias = y.shape[1], self.scales[i].prior.bias
-            bias[:n], bias[n:] = y.mean((0, 2, 3)), y.std((0, 2, 3)).clamp(min=1e-3).log()
-            d = self.leave(i, d, y, e)
-        return self
+    def calibrate(self, x: Tensor) -> Codec:
+        return set_priors(self, x)
 
-# %% ../../nbs/codec/hierarchical.ipynb #7d839e3f
-def check_pictures(x: Tensor, stride: int) -> None:
-    "Raise unless a batch of colour pictures has sides that are multiples of the stride."
-    if x.ndim != 4 or x.shape[1] != 3 or 0 in x.shape or x.shape[-1] % stride or x.shape[-2] % stride:
-        raise InputError(
-            f"a codec takes pictures (b, 3, h, w) with sides that are multiples of {stride}, got"
-            f" {tuple(x.shape)}; hint: pad_to"
-        )
+# %% ../../nbs/codec/hierarchical.ipynb #c2cba2f6
+def code_pictures(
+    codec: Codec,  # any
+    x: Float[Tensor, "b 3 h w"],  # pictures in [-1, 1]
+    u: Float[Tensor, " b"],  # quality in [0, 1] of each
+    generator: torch.Generator | None = None,  # of the noise in the rate; None: rounding in the rate too
+) -> Coded:
+    "Decoded pictures, bits and numbers; differentiable."
+    check_pictures(x, codec.config.stride)
+    e, size = codec.embed(2 * u[:, None] - 1), tuple(n // codec.config.stride for n in x.shape[-2:])
+    found, d, bits, latents = codec.analyse(x, e), None, [], []
+    for i in reversed(range(len(codec.scales))):
+        d, prior = codec.enter(i, d, u, e, size)
+        r = (codec.posterior(i, d, *found[i]) - prior.mean) * prior.gain
+        symbols = r.round() if generator is None else add_uniform(r, generator)
+        bits.append(code_length(symbols, prior.log_scale.exp()).sum((1, 2, 3)))
+        latents.append(prior.mean + round_through(r) / prior.gain)
+        d = codec.leave(i, d, latents[-1], e)
+    return Coded(codec.synthesise(d, latents[::-1]), torch.stack(bits[::-1], 1), latents[::-1])
 
-# %% ../../nbs/codec/hierarchical.ipynb #69fb03a1
-def crops(
-    photos: Sequence[UInt8[Tensor, "3 _h _w"]],  # pictures of any size, at least `size` on each side
-    seed: int,  # of the run
-    step: int,  # of the training
-    *,
-    batch: int,  # crops
-    size: int,  # side of a crop
-) -> Float[Tensor, "b 3 s s"]:  # in [-1, 1]
-    "Square crops, each pixel of all pictures equally likely, half of them mirrored."
-    if not photos or min(min(p.shape[-2:]) for p in photos) < size:
-        raise InputError(
-            f"crops of side {size} need pictures of at least that, got {[tuple(p.shape) for p in photos][:4]}"
-        )
-    g = stream(seed, f"codec/crops/{step}")
-    area = torch.tensor([float(p.shape[-1] * p.shape[-2]) for p in photos])
-    cut = []
-    for i in torch.multinomial(area, batch, replacement=True, generator=g).tolist():
-        a, b, flip = torch.rand(3, generator=g).tolist()
-        h, w = photos[i].shape[-2:]
-        y, x = int(a * (h - size + 1)), int(b * (w - size + 1))
-        piece = photos[i][:, y : y + size, x : x + size]
-        cut.append(piece.flip(-1) if flip < 0.5 else piece)
-    return torch.stack(cut).to(torch.get_default_dtype()) / 127.5 - 1
-
-# %% ../../nbs/codec/hierarchical.ipynb #6606b015
-def lagrangian(
-    coded: Coded,  # from a codec
-    x: Float[Tensor, "b 3 h w"],  # the pictures
-    weight: Float[Tensor, " b"],  # Lagrange weight of each
-) -> Float[Tensor, " b"]:  # bits per pixel plus weighted squared error in grey values
-    "Rate plus weighted distortion, for each picture."
-    return coded.bits.sum(1) / x[0, 0].numel() + weight * (coded.x - x).square().mean((1, 2, 3)) * 127.5**2
-
-# %% ../../nbs/codec/hierarchical.ipynb #77e9ff85
-class FitState(NamedTuple):
-    "What the training loop gives after each step."
-
-    step: int  # steps done
-    loss: float  # of this step, weighted
-    codec: Codec  # being trained
-    averaged: dict[str, Tensor]  # averaged weights by name
-    coded: Coded  # of this step
-
-# %% ../../nbs/codec/hierarchical.ipynb #b40a702a
-def fit(
-    codec: Codec,  # trained in place
-    photos: Sequence[UInt8[Tensor, "3 _h _w"]],  # pictures to cut crops from
-    *,
-    steps: int,  # updates
-    seed: int = 0,  # of crops, qualities and noise
-    batch: int = 4,  # crops an update
-    size: int = 96,  # side of a crop
-    lr: float = 1e-3,  # of Adam
-    decay: float = 0.5,  # share of the steps at the end over which the rate falls to zero
-    clip: float = 1.0,  # largest norm of the gradient
-    ema: float = 0.99,  # decay of the averaged weights
-    change: (
-        Callable[[Tensor, int], Tensor] | None
-    ) = None,  # of the crops, such as a curriculum: (crops, step) -> crops
-    extra: Callable[[Coded, int], Tensor] | None = None,  # a term added to the loss: (coded, step) -> number
-    parameters: Sequence[nn.Parameter] = (),  # of `extra`, trained along
-    calibrate: bool = True,  # set the priors from first crops
-) -> Iterator[FitState]:
-    "Train a codec on crops at random qualities; yields after each step."
-    if steps < 1 or batch < 1 or not 0 <= decay <= 1 or size % codec.config.stride:
-        raise InputError(
-            f"fit: allowed steps and batch from 1, decay 0..1, size a multiple of {codec.config.stride}; got"
-            f" {steps}, {batch}, {decay}, {size}"
-        )
-    if calibrate:
-        codec.calibrate(crops(photos, seed, -1, batch=8 * batch, size=size))
-    trained = [*codec.parameters(), *parameters]
-    device = trained[0].device
-    adam = torch.optim.Adam(trained, lr=lr, betas=(0.9, 0.99))
-    averaged = {k: v.detach().clone() for k, v in codec.state_dict().items()}
-    for step in range(steps):
-        g = stream(seed, f"codec/fit/{step}")
-        for group in adam.param_groups:
-            group["lr"] = (
-                lr * min(1.0, (step + 1) / 50) * min(1.0, (1 - step / steps) / max(decay, 1 / steps))
-            )
-        x = crops(photos, seed, step, batch=batch, size=size).to(device)
-        u = ((torch.arange(batch) + torch.rand(batch, generator=g)) / batch).to(x)
-        if change is not None:
-            x = change(x, step)
-        coded, weight = codec(x, u, g), codec.config.weight(u)
-        loss = (lagrangian(coded, x, weight) / weight.sqrt()).mean() / 10
-        total = loss if extra is None else loss + extra(coded, step)
-        adam.zero_grad()
-        total.backward()
-        nn.utils.clip_grad_norm_(trained, clip)
-        adam.step()
-        with torch.no_grad():
-            keep = min(ema, (step + 1) / (step + 10))
-            torch._foreach_lerp_(list(averaged.values()), list(codec.state_dict().values()), 1 - keep)
-        yield FitState(step + 1, loss.item(), codec, averaged, coded)
+# %% ../../nbs/codec/hierarchical.ipynb #5f896ca6
+@torch.no_grad()
+def set_priors(
+    codec: Codec,  # changed in place
+    x: Float[Tensor, "b 3 h w"],  # pictures in [-1, 1]
+) -> Codec:  # the same
+    "Set means and scales of all priors to those of a batch."
+    u = x.new_full((len(x),), 0.5)
+    e, size, d = codec.embed(2 * u[:, None] - 1), tuple(n // codec.config.stride for n in x.shape[-2:]), None
+    found = codec.analyse(x, e)
+    for i in reversed(range(len(codec.scales))):
+        d, _ = codec.enter(i, d, u, e, size)
+        y = codec.posterior(i, d, *found[i])
+        n, bias = y.shape[1], codec.scales[i].prior.bias
+        bias[:n], bias[n:] = y.mean((0, 2, 3)), y.std((0, 2, 3)).clamp(min=1e-3).log()
+        d = codec.leave(i, d, y, e)
+    return codec
 
 # %% ../../nbs/codec/hierarchical.ipynb #836b7a16
 def build_codec(
-    config: CodecConfig = CodecConfig(),  # sizes
+    config: CodecConfig | None = None,  # sizes; the usual ones when not given
     seed: int = 0,  # of the weights
     *,
     tables: Tables | None = None,  # of the coder; the usual ones when not given
@@ -460,237 +201,33 @@ def count_parameters(
     return sum(p.numel() for p in build_codec(config).parameters())
 
 # %% ../../nbs/codec/hierarchical.ipynb #2348e9de
+def single_scale(
+    config: CodecConfig,  # of a hierarchy
+    width: int,  # features
+) -> CodecConfig:  # one scale
+    "All numbers and blocks of a hierarchy on its finest scale."
+    channels = round(sum(c / 4**i for i, c in enumerate(config.channels)))
+    encoder, decoder = (sum(config.encoder),), (sum(config.decoder),)
+    return replace(config, channels=(channels,), widths=(width,), encoder=encoder, decoder=decoder)
+
+# %% ../../nbs/codec/hierarchical.ipynb #d608056e
 def single_scale_twin(
     config: CodecConfig,  # of a hierarchy
 ) -> CodecConfig:  # one scale, nearly the same number of parameters
     "The codec without levels that is nearest in size; its width is a multiple of four."
-    channels = round(sum(c / 4**i for i, c in enumerate(config.channels)))
-
-    def made(width):
-        return replace(
-            config,
-            channels=(channels,),
-            widths=(width,),
-            encoder=(sum(config.encoder),),
-            decoder=(sum(config.decoder),),
-        )
-
     target, width = count_parameters(config), 4
-    while count_parameters(made(width)) < target:
+    while count_parameters(single_scale(config, width)) < target:
         width += 4
-    return min((made(w) for w in (max(4, width - 4), width)), key=lambda c: abs(count_parameters(c) - target))
-
-# %% ../../nbs/codec/hierarchical.ipynb #3fda0fca
-MAGIC, VERSION = b"SpDc", 1
-HEADER = struct.Struct(
-    "<4sBB4sHHII"
-)  # magic, version, quality, fingerprint, height, width, inner checksum, payload bytes
-MAX_PIXELS = 1 << 24  # pixels that a reader accepts when not told otherwise
-
-
-class Header(NamedTuple):
-    "What stands before the payload."
-
-    quality: int  # 0..100
-    fingerprint: str  # of the model, 8 hexadecimal digits
-    height: int  # pixels
-    width: int  # pixels
-    check: int  # CRC-32 of symbols and indices
-    payload: int  # bytes
-
-# %% ../../nbs/codec/hierarchical.ipynb #51a28af3
-@contextmanager
-def exact():
-    "One thread, full precision, no autocast, no gradients: the same sums in every process of a machine."
-    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    torch.set_num_threads(1)
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.no_grad(), torch.autocast("cpu", enabled=False):
-            yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.set_float32_matmul_precision(precision)
-
-# %% ../../nbs/codec/hierarchical.ipynb #15d732a8
-def fingerprint(
-    codec: Codec,  # any
-) -> bytes:  # four
-    "A short name of a model: configuration, tables and every weight."
-    digest = hashlib.sha256(
-        json.dumps(to_dict(codec.config), sort_keys=True).encode() + codec.tables.mark.encode()
-    )
-    for name, tensor in sorted(codec.state_dict().items()):
-        digest.update(
-            f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()
-            + tensor.detach().cpu().contiguous().numpy().tobytes()
-        )
-    return digest.digest()[:4]
-
-# %% ../../nbs/codec/hierarchical.ipynb #02d73fce
-def pad_to(
-    x: Float[Tensor, "b c h w"],  # pictures
-    stride: int,  # what the sides become multiples of
-) -> Float[Tensor, "b c h2 w2"]:  # larger on the right and below
-    "Repeat the last row and column up to the next multiple."
-    h, w = x.shape[-2:]
-    return F.pad(x, (0, -w % stride, 0, -h % stride), mode="replicate")
-
-# %% ../../nbs/codec/hierarchical.ipynb #c152aa83
-def _checked(codec: Codec) -> torch.dtype:
-    "The dtype of a codec that can code exactly."
-    p = next(codec.parameters())
-    if p.device.type != "cpu":
-        raise InputError(
-            f"files are written and read on the CPU, where sums repeat; the codec is on {p.device}; hint:"
-            " codec.cpu()"
-        )
-    return p.dtype
-
-# %% ../../nbs/codec/hierarchical.ipynb #fd6e3f7b
-def decide(
-    codec: Codec,  # on the CPU
-    quality: int,  # 0..100
-    size: tuple[int, int],  # places of the coarsest scale
-    symbols: Callable[
-        [int, Tensor, Prior, np.ndarray], np.ndarray
-    ],  # (scale, features, prior, indices) -> whole numbers
-) -> tuple[Tensor, list[Tensor], int]:  # features, numbers fine to coarse, checksum of all decisions
-    "Come down all scales; the one path of encoder and decoder."
-    u = torch.tensor([quality / 100], dtype=_checked(codec))
-    e, d, latents, check = codec.embed(2 * u[:, None] - 1), None, [], 0
-    for i in reversed(range(len(codec.scales))):
-        d, prior = codec.enter(i, d, u, e, size)
-        index = codec.tables.index(prior.log_scale).numpy().astype(np.uint8)
-        k = symbols(i, d, prior, index)
-        check = zlib.crc32(k.astype("<i4").tobytes(), zlib.crc32(index.tobytes(), check))
-        latents.append(prior.mean + torch.from_numpy(k).to(prior.mean).reshape(prior.mean.shape) / prior.gain)
-        d = codec.leave(i, d, latents[-1], e)
-    return d, latents[::-1], check
-
-# %% ../../nbs/codec/hierarchical.ipynb #f5ce06b8
-def compress(
-    codec: Codec,  # on the CPU
-    image: UInt8[Tensor, "3 h w"],  # grey values
-    quality: int = 50,  # 0..100
-) -> bytes:  # a whole file
-    "Code a picture to bytes."
-    if (
-        image.ndim != 3
-        or image.shape[0] != 3
-        or image.dtype != torch.uint8
-        or not 1 <= min(image.shape[1:]) <= max(image.shape[1:]) < 1 << 16
-    ):
-        raise InputError(
-            f"compress takes a colour picture (3, h, w) of bytes with sides below {1 << 16}, got"
-            f" {tuple(image.shape)} {image.dtype}"
-        )
-    if not (isinstance(quality, int) and 0 <= quality <= 100):
-        raise InputError(f"quality is a whole number from 0 to 100, got {quality!r}")
-    writer, dtype = Writer(codec.tables), _checked(codec)
-    with exact():
-        x = pad_to((image.to(dtype) / 127.5 - 1)[None], codec.config.stride)
-        found = codec.analyse(x, codec.embed(torch.tensor([[2 * quality / 100 - 1]], dtype=dtype)))
-
-        def send(i, d, prior, index):
-            k = ((codec.posterior(i, d, *found[i]) - prior.mean) * prior.gain).round()
-            if not k.isfinite().all():
-                raise InputError("the codec gives numbers that are not finite; hint: it has diverged")
-            k = k.long().flatten().numpy()
-            writer.put(k, index)
-            return k
-
-        *_, check = decide(codec, quality, tuple(n // codec.config.stride for n in x.shape[-2:]), send)
-    payload = writer.finish()
-    head = HEADER.pack(MAGIC, VERSION, quality, fingerprint(codec), *image.shape[1:], check, len(payload))
-    return head + struct.pack("<I", zlib.crc32(payload, zlib.crc32(head))) + payload
-
-# %% ../../nbs/codec/hierarchical.ipynb #30375f6a
-def read_header(
-    data: bytes,  # a whole file
-    *,
-    max_pixels: int = MAX_PIXELS,  # larger pictures are refused
-) -> Header:  # checked
-    """The header of a file; damage, foreign files and pictures that are too large raise before anything is
-    allocated."""
-    start = HEADER.size + 4
-    if len(data) < start:
-        raise InputError(f"not a coded picture: a file has at least {start} bytes, got {len(data)}")
-    magic, version, quality, mark, height, width, check, payload = HEADER.unpack_from(data)
-    if magic != MAGIC:
-        raise InputError(f"not a coded picture: it starts with {magic!r} in place of {MAGIC!r}")
-    if version != VERSION:
-        raise InputError(f"the file has version {version}, this library reads {VERSION}")
-    if payload != len(data) - start:
-        raise InputError(
-            f"the file is cut or damaged: it should have {start + payload} bytes, got {len(data)}"
-        )
-    if (
-        zlib.crc32(data[start:], zlib.crc32(data[: HEADER.size]))
-        != struct.unpack_from("<I", data, HEADER.size)[0]
-    ):
-        raise InputError("the file is damaged: its checksum does not match")
-    if quality > 100 or min(height, width) < 1:
-        raise InputError(f"the file is damaged: quality {quality}, size {height} x {width}")
-    if height * width > max_pixels:
-        raise InputError(
-            f"the picture has {height} x {width} pixels, allowed are {max_pixels}; hint: raise max_pixels"
-        )
-    return Header(quality, mark.hex(), height, width, check, payload)
-
-# %% ../../nbs/codec/hierarchical.ipynb #a65bb754
-def decompress(
-    codec: Codec,  # the one that wrote the file, on the CPU
-    data: bytes,  # a whole file
-    *,
-    max_pixels: int = MAX_PIXELS,  # larger pictures are refused
-) -> UInt8[Tensor, "3 h w"]:  # grey values
-    "The picture of a file, bit by bit that of the encoder; anything wrong raises `InputError`."
-    head = read_header(data, max_pixels=max_pixels)
-    if head.fingerprint != fingerprint(codec).hex():
-        raise InputError(
-            f"the file was written by model {head.fingerprint}, this is {fingerprint(codec).hex()}"
-        )
-    reader, again, stride = (
-        Reader(data[HEADER.size + 4 :], codec.tables),
-        Writer(codec.tables),
-        codec.config.stride,
-    )
-
-    def take(i, d, prior, index):
-        k = reader.take(index)
-        again.put(k, index)
-        return k
-
-    with exact():
-        d, latents, check = decide(
-            codec, head.quality, tuple(-(-n // stride) for n in (head.height, head.width)), take
-        )
-        reader.finish()
-        if again.finish() != data[HEADER.size + 4 :]:
-            raise InputError(
-                "the file is damaged: bytes are left over"
-            )  # the decoder alone takes zeros at the end for nothing
-        if check != head.check:
-            raise InputError(
-                "the file does not decode here: it is damaged, or this machine's arithmetic differs from that"
-                " of the writer"
-            )
-        x = codec.synthesise(d, latents)[0, :, : head.height, : head.width]
-        if not x.isfinite().all():
-            raise InputError("the file is damaged: the picture is not finite")
-        return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    near = [single_scale(config, w) for w in (max(4, width - 4), width)]
+    return min(near, key=lambda twin: abs(count_parameters(twin) - target))
 
 # %% ../../nbs/codec/hierarchical.ipynb #6b3762d0
 def sizes_of(
     config: CodecConfig,  # sizes that somebody asks for
 ) -> dict[str, object]:  # that decide how much memory a codec takes
     "What a codec of a configuration will weigh, in a few numbers; nothing is built."
-    return {
-        "patch": 3 * config.patch**2,
-        "embedding": config.embedding,
-        "scales": list(zip(config.widths, config.channels, config.encoder, config.decoder, strict=True)),
-    }
+    scales = list(zip(config.widths, config.channels, config.encoder, config.decoder, strict=True))
+    return {"patch": 3 * config.patch**2, "embedding": config.embedding, "scales": scales}
 
 # %% ../../nbs/codec/hierarchical.ipynb #97bd8acb
 def sizes_in(
@@ -698,22 +235,19 @@ def sizes_in(
 ) -> dict[str, object]:  # as `sizes_of`
     "The same numbers from the tensors of a file, which are there and take no more than they take."
 
-    def side(name, axis):
+    def side(name: str, axis: int) -> int:
         return tensors[name].shape[axis] if name in tensors and tensors[name].ndim > axis else 0
 
-    def blocks(i, *parts):
-        return len({(p, n.split(".")[3]) for p in parts for n in tensors if n.startswith(f"scales.{i}.{p}.")})
+    def blocks(i: int, *parts: str) -> int:
+        names = [n.split(".") for n in tensors if n.startswith(f"scales.{i}.")]
+        return len({(n[2], n[3]) for n in names if len(n) > 3 and n[2] in parts})
+
+    def scale(i: int) -> tuple[int, ...]:
+        take = f"scales.{i}.take.weight"
+        return side(take, 0), side(take, 1), blocks(i, "encoder"), blocks(i, "before", "after")
 
     count = len({n.split(".")[1] for n in tensors if n.startswith("scales.")})
-    scales = [
-        (
-            side(f"scales.{i}.take.weight", 0),
-            side(f"scales.{i}.take.weight", 1),
-            blocks(i, "encoder"),
-            blocks(i, "before", "after"),
-        )
-        for i in range(count)
-    ]
+    scales = [scale(i) for i in range(count)]
     return {"patch": side("stem.weight", 1), "embedding": side("embed.0.weight", 0), "scales": scales}
 
 # %% ../../nbs/codec/hierarchical.ipynb #72ffd147
@@ -724,9 +258,8 @@ def save_codec(
     averaged: dict[str, Tensor] | None = None,  # weights to keep in place of its own
 ) -> Path:  # the folder
     "Write a codec with its configuration."
-    return save(
-        path, model=averaged or codec, meta={"codec": to_dict(codec.config), "tables": to_dict(codec.tables)}
-    )
+    meta = {"codec": to_dict(codec.config), "tables": to_dict(codec.tables)}
+    return save(path, model=averaged or codec, meta=meta)
 
 # %% ../../nbs/codec/hierarchical.ipynb #615f60d9
 def load_codec(
@@ -739,9 +272,12 @@ def load_codec(
     config = from_dict(CodecConfig, found.meta["codec"])
     if sizes_in(found.model) != sizes_of(config):
         raise InputError(
-            f"{path} (model) does not fit its configuration: its tensors have {sizes_in(found.model)}, the"
-            f" configuration asks for {sizes_of(config)}"
+            f"{path} (model) does not fit its configuration: its tensors have "
+            f"{sizes_in(found.model)}, the configuration asks for {sizes_of(config)}"
         )
     codec = build_codec(config, tables=from_dict(Tables, found.meta["tables"]))
     copy_tensors(found.model, codec.state_dict(), f"{path} (model)")
     return codec.eval()
+
+# %% ../../nbs/codec/hierarchical.ipynb #2b5f5be3
+__getattr__ = names_elsewhere("spectral_diffusion.codec.hierarchical")

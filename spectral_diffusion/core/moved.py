@@ -12,19 +12,48 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 # %% auto #0
-__all__ = ['PACKAGE', 'MOVED', 'names_elsewhere', 'MovedModules', 'find_moved_modules']
+__all__ = ['PACKAGE', 'MOVED', 'RENAMED', 'names_elsewhere', 'MovedModules', 'find_moved_modules']
 
 # %% ../../nbs/core/moved.ipynb #f20b927a
 PACKAGE = "spectral_diffusion"
 MOVED = {  # old address -> where its names are now
+    "codec.hierarchical": ("codec.layers", "codec.training", "codec.bitstream"),
     "doe.arrays": ("doe.balance", "doe.fields", "doe.constructions", "doe.aliasing", "doe.assign"),
     "lab.records": ("run.record", "study.ledger"),
+    "lab.widgets": ("lab.panel", "lab.masks", "lab.scrubbers", "lab.browsers", "lab.monitor"),
     "lab.timing": ("measure.timing",),
     "lab.verdict": ("study.verdict",),
     "lab.pairs": ("study.pairs",),
     "lab.factors": ("study.factors",),
     "lab.rows": ("study.rows",),
     "lab.sweep": ("study.sweep",),
+    "lab.preflight": ("run.preflight",),
+    "lab.experiment": (
+        "data.sets",
+        "run.held_out",
+        "run.settings",
+        "run.references",
+        "run.pictures",
+        "run.saved",
+        "run.log",
+        "run.training",
+        "run.experiment",
+        "study.compare",
+        "study.reach",
+    ),
+    "data.real": ("data.sets",),
+    "noise.denoiser": ("noise.preconditioning",),
+}
+RENAMED = {  # a name of an old address that has another name now
+    "lab.experiment": {
+        "Images": "TrainTest",
+        "marks": "evaluation_steps",
+        "help_run": "follow_run",
+        "Ratio": "TimeRatio",
+        "costs": "time_ratio",
+        "Silent": "ZeroNetwork",
+        "statistics": "fitted_statistics",
+    },
 }
 
 # %% ../../nbs/core/moved.ipynb #3cea066b
@@ -32,14 +61,15 @@ def names_elsewhere(
     module: str,  # its full name, such as `spectral_diffusion.doe.arrays`
 ) -> Callable[[str], object]:  # for its `__getattr__`
     "A function that finds the names which a module has given to others."
-    places = [f"{PACKAGE}.{new}" for new in MOVED[module.removeprefix(f"{PACKAGE}.")]]
+    old = module.removeprefix(f"{PACKAGE}.")
+    places, renamed = [f"{PACKAGE}.{new}" for new in MOVED[old]], RENAMED.get(old, {})
 
     def find(name: str) -> object:
         if name == "__all__":  # for a star import
             return [n for place in map(importlib.import_module, places) for n in place.__all__]
         for place in map(importlib.import_module, () if name.startswith("__") else places):
-            if hasattr(place, name):
-                return getattr(place, name)
+            if hasattr(place, renamed.get(name, name)):
+                return getattr(place, renamed.get(name, name))
         went = " or ".join(places)
         raise AttributeError(f"{module} has no {name!r}, and neither has {went}, where its names went")
 

@@ -360,9 +360,10 @@ def walk_pictures(
             continue
         if path.is_dir():
             yield from walk_pictures(path, (*above, place))
-        elif path.suffix.lower() in SUFFIXES and (counted is None or path.name in counted):
-            if path.is_file() or path.is_symlink():  # a link to nothing is missed when it is read
-                yield path
+            continue
+        wanted = path.suffix.lower() in SUFFIXES and (counted is None or path.name in counted)
+        if wanted and (path.is_file() or path.is_symlink()):  # a link to nothing is missed when it is read
+            yield path
 
 # %% ../../nbs/data/pictures.ipynb #2ed1339c
 def picture_files(

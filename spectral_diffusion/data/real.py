@@ -32,6 +32,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from ..core.moved import names_elsewhere
 from ..core.registry import InputError, Registry, unknown_name
 from ..core.runtime import atomic_dir, atomic_file, expand_home, folder_of, progress
 from .pictures import picture_files, picture_name, read_picture, resized
@@ -627,3 +628,6 @@ def read_signals(
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is damaged: {error}; hint: remove it and it will be drawn again") from error
     return Signals(torch.from_numpy(x), torch.from_numpy(y))
+
+# %% ../../nbs/data/real.ipynb #14a6c885
+__getattr__ = names_elsewhere("spectral_diffusion.data.real")

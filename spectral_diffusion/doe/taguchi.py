@@ -10,6 +10,7 @@ import json
 import math
 import warnings
 from collections.abc import Hashable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -214,10 +215,8 @@ def as_levels(
     except TypeError:  # a list or a mapping has no hash
         column = column.map(level_text)
         seen = list(dict.fromkeys(column))
-    try:
+    with suppress(TypeError):  # levels of different kinds stay in their order of appearance
         seen = sorted(seen)
-    except TypeError:
-        pass  # levels of different kinds stay in their order of appearance
     return pd.Categorical(column, categories=seen, ordered=True)
 
 # %% ../../nbs/doe/taguchi.ipynb #eb9ea5ed

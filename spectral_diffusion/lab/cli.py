@@ -51,7 +51,8 @@ def run_data(args: argparse.Namespace) -> int:
         import torch
 
         from spectral_diffusion.core.runtime import stream
-        from spectral_diffusion.lab.experiment import floats, load_images, write_pictures
+        from spectral_diffusion.data.sets import floats, load_images
+        from spectral_diffusion.run.pictures import write_pictures
 
         test = load_images("cifar10").test
         if not 1 <= args.number <= len(test):
@@ -97,12 +98,15 @@ def run_report(args: argparse.Namespace) -> int:
 # %% ../../nbs/lab/cli.ipynb #878bcc2e
 TRAIN_HELP = """\
 A small network that starts at the Wiener filter, in about a minute on one core:
-  spectral-diffusion train --run-id first --set preconditioning=spectral --set "model={name: unet_tiny, base: 16}" --set train.steps=300
-Every key with its default: spectral-diffusion train --keys. What a command would do: add --dry-run. After a crash or Ctrl-C: the same command again.
+  spectral-diffusion train --run-id first --set preconditioning=spectral \\
+    --set "model={name: unet_tiny, base: 16}" --set train.steps=300
+Every key with its default: spectral-diffusion train --keys. What a command would do: add --dry-run.
+After a crash or Ctrl-C: the same command again.
 
 Several processes share every batch and give the numbers of one, to rounding. They are started by a launcher:
   torchrun --nproc-per-node 2 -m spectral_diffusion.lab.cli train ...
-  accelerate launch --multi_gpu --num_processes 2 -m spectral_diffusion.lab.cli train --launcher accelerate ...
+  accelerate launch --multi_gpu --num_processes 2 \\
+    -m spectral_diffusion.lab.cli train --launcher accelerate ...
 Without one there is one process. Networks with batch normalisation depend on the number of processes.
 """
 
@@ -117,8 +121,8 @@ def train_config(args: argparse.Namespace) -> object:  # a RunConfig
     """The configuration that the options of `train` add up to: the file, then --variant and --run-id, then
     --set."""
     from spectral_diffusion.core.config import load_yaml
-    from spectral_diffusion.lab.experiment import RunConfig
     from spectral_diffusion.models.zoo import MODELS
+    from spectral_diffusion.run.settings import RunConfig
 
     known = [*VARIANTS, *MODELS]
     if args.variant and args.variant not in known:
@@ -141,13 +145,15 @@ def tensorboard_log(states: Iterator, work: Path) -> Iterator:  # the same state
 def show_plan(config: object, path: Path, on: str) -> None:
     "What a run would do, after a rehearsal with two images: the work of `--dry-run`."
     from spectral_diffusion.core.config import dump_yaml
-    from spectral_diffusion.lab.experiment import build_denoiser, evaluation_set, try_out
+    from spectral_diffusion.run.experiment import rehearse_run
+    from spectral_diffusion.run.settings import build_denoiser, resolve
 
-    denoiser, fixed = build_denoiser(config).to(on), evaluation_set(config)
-    try_out(config, denoiser, fixed)  # what is wrong raises here, as it would before the first step
+    setting = resolve(config, on)
+    denoiser, held_out = build_denoiser(setting), setting.held_out.x0
+    rehearse_run(setting, denoiser)  # what is wrong raises here, as it would before the first step
     print(dump_yaml(config) + "---")
     print(f"network: {sum(p.numel() for p in denoiser.network.parameters())} parameters")
-    print(f"data: {len(fixed.x0)} evaluation images of {' x '.join(map(str, fixed.x0.shape[1:]))}")
+    print(f"data: {len(held_out)} evaluation images of {' x '.join(map(str, held_out.shape[1:]))}")
     print(
         f"record: {path.parent.name}/{path.name}, "
         + (
@@ -162,7 +168,8 @@ def show_plan(config: object, path: Path, on: str) -> None:
 
 # %% ../../nbs/lab/cli.ipynb #4856154e
 SAMPLE_HELP = """\
-Written are sample_000.png and so on, grid.png with all of them, spectrum.csv, and metadata.json, which says how they were made. For example, and compared with real pictures:
+Written are sample_000.png and so on, grid.png with all of them, spectrum.csv, and metadata.json,
+which says how they were made. For example, and compared with real pictures:
   spectral-diffusion sample results/first --num-samples 64 --num-steps 50 --sampler-type dpm_solver++
   spectral-diffusion data --out pictures --number 512
   spectral-diffusion evaluate --generated-dir results/first/*/samples/cli --reference-dir pictures --no-pairs
@@ -173,13 +180,14 @@ def run_train(args: argparse.Namespace) -> int:
     "Train one run, by one process or by several; finished runs are read, unfinished ones go on."
     if args.keys:
         from spectral_diffusion.core.config import known_keys
-        from spectral_diffusion.lab.experiment import RunConfig
+        from spectral_diffusion.run.settings import RunConfig
 
         for key in known_keys(RunConfig):
             print(f"{key.name:26} {key.default!s:22} {key.meaning}")
         return 0
-    from spectral_diffusion.lab.experiment import help_run, json_log, train_run
     from spectral_diffusion.learn.distributed import join
+    from spectral_diffusion.run.experiment import follow_run, train_run
+    from spectral_diffusion.run.log import json_log
     from spectral_diffusion.run.record import run_path
 
     if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
@@ -197,7 +205,7 @@ def run_train(args: argparse.Namespace) -> int:
             return 0
         done, watchers = path.exists(), [json_log] * args.json_log + [tensorboard_log] * args.tensorboard
         if workers.rank:
-            help_run(config, args.results, workers)
+            follow_run(config, args.results, workers)
         else:
             record = train_run(
                 config, args.results, on=str(workers.device), workers=workers, watchers=watchers
@@ -231,8 +239,10 @@ def run_sample(args: argparse.Namespace) -> int:
     """Draw images from a trained run: PNG files, a sheet of all of them, their spectrum, and how they were
     made."""
     from spectral_diffusion.core.config import from_dict
-    from spectral_diffusion.lab.experiment import RunConfig, draw_samples, load_denoiser, write_pictures
+    from spectral_diffusion.run.pictures import draw_samples, write_pictures
     from spectral_diffusion.run.record import check_name, load_record
+    from spectral_diffusion.run.saved import load_denoiser
+    from spectral_diffusion.run.settings import RunConfig
     from spectral_diffusion.sampling.engine import network_calls
 
     run = find_run(args.run)
@@ -274,10 +284,12 @@ FACTORS is a file such as
   noise: {seed: [0, 1, 2]} # crossed with every run; one level only sets a parameter
   replicates: 1            # more than one sets the parameter `replicate`
 
-Before anything runs each factor is moved alone, if the notebook has a parameter `probe`; one that changes nothing stops the sweep.
+Before anything runs each factor is moved alone, if the notebook has a parameter `probe`;
+one that changes nothing stops the sweep.
 A row that trains a run whose settings cannot work together fails before its first step; the other rows go on.
-Finished rows are never run again: after a crash, start the same command again. Failed rows are listed at the end and kept in
-DIR/failed with their traceback; exit code 1. Then: spectral-diffusion taguchi DIR --metric loss
+Finished rows are never run again: after a crash, start the same command again.
+Failed rows are listed at the end and kept in DIR/failed with their traceback; exit code 1.
+Then: spectral-diffusion taguchi DIR --metric loss
 """
 
 
@@ -314,8 +326,10 @@ def run_sweep_verb(args: argparse.Namespace) -> int:
 
 # %% ../../nbs/lab/cli.ipynb #50893430
 TAGUCHI_HELP = """\
-RESULTS is the folder of a sweep that was run from a factors file. Every run of the array has one response for each noise level and repetition:
-  --response sn    their signal-to-noise ratio in dB, for --goal smaller, larger, nominal or target (steady and good; the default)
+RESULTS is the folder of a sweep that was run from a factors file. Every run of the array has one
+response for each noise level and repetition:
+  --response sn    their signal-to-noise ratio in dB, for --goal smaller, larger, nominal or target
+                   (steady and good; the default)
   --response mean  their mean
   --response raw   every value by itself
 Dummy factors are counted as scatter. Tables, figures and sentences go to RESULTS/taguchi-METRIC, or to --out.
@@ -456,8 +470,9 @@ From nothing to judged samples:
   spectral-diffusion doctor                        what this machine has and what is missing
   spectral-diffusion train --help                  the first network, and every option
   spectral-diffusion sample --help                 pictures from it, and how to compare them
-  spectral-diffusion bench b04_cifar10             one benchmark, in seconds; --preset cpu is the published one
-Exit codes: 0 done, 1 failed, 2 bad input (one line says what, nothing was written), 130 interrupted (the same command goes on).
+  spectral-diffusion bench b04_cifar10             one benchmark, in seconds; --preset cpu is published
+Exit codes: 0 done, 1 failed, 2 bad input (one line says what, nothing was written),
+130 interrupted (the same command goes on).
 With SPECTRAL_DIFFUSION_DEBUG=1 in the environment an error that nobody foresaw is shown with its traceback.
 """
 

@@ -166,7 +166,8 @@ def set_distances(
 ) -> dict[
     str,
     float | None,
-    # psd_distance in dB, None where it is infinite or there is one pixel; Frechet distances from eight pictures
+    # psd_distance in dB, None where it is infinite or there is one pixel;
+    # Frechet distances from eight pictures
 ]:
     "Distances of two sets."
     n, m = len(a.row), len(b.row)

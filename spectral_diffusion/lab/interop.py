@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from ..core.config import from_dict
 from ..core.registry import InputError, unknown_name
-from .experiment import RunConfig, load_denoiser, views
 from ..learn.loop import TrainState
 from ..noise.denoiser import NetworkDenoiser, wrap
 from ..noise.theory import GaussianField
 from ..run.record import Record, load_record
+from ..run.saved import load_denoiser
+from ..run.settings import RunConfig, network_options
 
 # %% auto #0
 __all__ = ['ALLOWED', 'PICKLES', 'diffusers_classes', 'check_unet', 'from_diffusers', 'to_diffusers', 'allowed', 'hub',
@@ -90,7 +91,7 @@ def to_diffusers(
     source: Record | NetworkDenoiser,  # a training run, or a denoiser
     network: (
         dict | None
-    ) = None,  # the configuration of a denoiser's network, as for `build_model`; a record and a UNet2DModel have their own
+    ) = None,  # of a denoiser's network, as for `build_model`; a record and a UNet2DModel have their own
     *,
     size: (
         tuple[int, int] | None
@@ -99,18 +100,17 @@ def to_diffusers(
     options: dict | None = None,  # of the sampler
     clip: (
         float | None
-    ) = None,  # largest value of an estimate while sampling, 0 for none; that of a record's evaluation, else 1
+    ) = None,  # largest value of an estimate, 0 for none; that of a record's evaluation, else 1
     prediction_type: str = "sample",  # what the model answers: sample, epsilon or v_prediction
 ) -> object:  # a SpectralPipeline
     "A denoiser of this library as a pipeline of diffusers."
     classes, denoiser = diffusers_classes(), source
     if isinstance(source, Record):
         config, denoiser = from_dict(RunConfig, source.config), load_denoiser(source)
-        network = {"channels": denoiser.network.channels, **views(config), **config.model}
-        size, clip = (
-            size or (32, 32),
-            config.evaluation.clip if clip is None else clip,
-        )  # every data set of a run has pictures of 32 x 32
+        network = network_options(config, denoiser.network.channels)
+        # pictures of 32 x 32 where neither statistics nor noise say otherwise
+        size = size or getattr(denoiser.field, "size", None) or denoiser.process.size or (32, 32)
+        clip = config.evaluation.clip if clip is None else clip
     elif not isinstance(source, NetworkDenoiser):
         raise InputError(
             f"a record of a run or a NetworkDenoiser can become a pipeline, got {type(source).__name__}"

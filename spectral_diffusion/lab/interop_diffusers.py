@@ -15,22 +15,22 @@ from ..core.registry import InputError, unknown_name
 from ..core.runtime import randn, split
 from ..learn.checkpoint import copy_tensors
 from ..models.zoo import build_model
-from spectral_diffusion.noise.denoiser import (
-    NetworkDenoiser,
-    ScalarField,
+from ..noise.denoiser import NetworkDenoiser
+from spectral_diffusion.noise.preconditioning import (
+    PRECONDITIONINGS,
     check_target,
     plain_gains,
     usable_targets,
 )
 from ..noise.process import Process
 from ..noise.schedules import SCHEDULES, Level, check_time
-from ..noise.theory import GaussianField
 from ..sampling.engine import SAMPLERS, check_options, check_times, make_run, mix, time_grid
-from ..signals.bases import BASES, color
+from ..signals.bases import BASES
 
 # %% auto #0
 __all__ = ['TABLES', 'PREDICTIONS', 'table_schedule', 'process_from', 'LetterBox', 'check_single_call', 'SpectralScheduler',
-           'IndexedUNet', 'build_network', 'bits', 'SpectralModel', 'process_config', 'model_from', 'SpectralPipeline']
+           'IndexedUNet', 'build_network', 'bits', 'tensor_shapes', 'SpectralModel', 'process_config', 'model_from',
+           'SpectralPipeline']
 
 # %% ../../nbs/lab/interop_diffusers.ipynb #4da18ae5
 try:
@@ -306,6 +306,14 @@ def bits(x: Tensor) -> Tensor:
     return x.detach().double().contiguous().view(torch.int64)
 
 # %% ../../nbs/lab/interop_diffusers.ipynb #5e52cb3a
+def tensor_shapes(
+    statistics: dict | None,  # of a configuration: the basis, and shapes of tensors by name
+) -> dict[str, list[int]]:  # by name
+    "The tensors that a preconditioning keeps, in an order that a file of JSON does not change."
+    shapes = statistics or {}
+    return {k: shapes[k] for k in sorted(shapes) if k != "basis" and shapes[k] is not None}
+
+# %% ../../nbs/lab/interop_diffusers.ipynb #4429d96d
 class SpectralModel(ModelMixin, ConfigMixin):
     "A network with its preconditioning as a model of diffusers: called with indices, answers with `.sample`."
 
@@ -316,7 +324,7 @@ class SpectralModel(ModelMixin, ConfigMixin):
         sample_size: list[int] | int = 32,  # (h, w) of the images, or one side
         in_channels: int = 3,  # of the images
         target: str = "eps",  # what a plain network's output means, a name in `TARGETS`
-        preconditioning: str = "none",  # none, edm, spectral or views
+        preconditioning: str = "none",  # a name in `PRECONDITIONINGS`
         prediction_type: str = "sample",  # what this model answers: sample, epsilon or v_prediction
         num_train_timesteps: int = 1000,  # N: index i stands for time (i + 1)/N
         schedule: str = "cosine",  # a name in `SCHEDULES`
@@ -335,34 +343,21 @@ class SpectralModel(ModelMixin, ConfigMixin):
             network or {"name": "unet_tiny", "channels": in_channels}, num_train_timesteps
         )
         self.process = process_from(schedule, noise, basis, size, alphas_cumprod)
-        if preconditioning == "none":
-            check_target(self.process, target)
+        check_target(self.process, target, preconditioning)
         self.strides = {
             k: p.stride() for k, p in self.net.named_parameters()
         }  # many networks are laid out channels last
-        for name in ("power", "mean", "rotation"):
-            shape = (statistics or {}).get(name)
-            if shape is not None:
-                self.register_buffer(f"{name}_bits", torch.zeros(shape, dtype=torch.int64))
+        for name, shape in tensor_shapes(statistics).items():
+            self.register_buffer(f"{name}_bits", torch.zeros(shape, dtype=torch.int64))
 
     @property
     def denoiser(self) -> NetworkDenoiser:
         "The denoiser of this library, with the same weights."
-        part = {
-            k: getattr(self, f"{k}_bits").view(torch.double)
-            for k in ("power", "mean", "rotation")
-            if hasattr(self, f"{k}_bits")
-        }
-        c, field = self.config, None
-        if c.preconditioning == "edm":
-            field = ScalarField(part["power"].item())
-        elif c.preconditioning != "none":
-            basis = BASES[c.statistics["basis"]]
-            if "rotation" in part:
-                basis = color(basis, part["rotation"])
-            size = (c.sample_size,) * 2 if isinstance(c.sample_size, int) else tuple(c.sample_size)
-            field = GaussianField(part["power"], size, part.get("mean"), basis)
-        return NetworkDenoiser(self.net, self.process, c.target, field, views=c.preconditioning == "views")
+        c = self.config
+        tensors = {k: getattr(self, f"{k}_bits").view(torch.double) for k in tensor_shapes(c.statistics)}
+        size = (c.sample_size,) * 2 if isinstance(c.sample_size, int) else tuple(c.sample_size)
+        kind, basis = PRECONDITIONINGS[c.preconditioning], (c.statistics or {}).get("basis")
+        return NetworkDenoiser(self.net, self.process, c.target, kind.load(tensors, basis, size))
 
     def forward(
         self,
@@ -423,30 +418,15 @@ def model_from(
     n: int = 1000,  # indices
 ) -> SpectralModel:  # with the same weights, in eval mode
     "A denoiser as a model of diffusers."
-    field, parts = denoiser.field, {}
-    if field is not None:
-        parts = {"power": field.power, "mean": field.mean, "rotation": getattr(field.basis, "matrix", None)}
-    parts = {k: v for k, v in parts.items() if v is not None}
-    preconditioning = (
-        "none"
-        if field is None
-        else "views"
-        if denoiser.views
-        else "spectral"
-        if isinstance(field, GaussianField)
-        else "edm"
-    )
-    statistics = (
-        {"basis": field.basis.name.removesuffix("+color"), **{k: list(v.shape) for k, v in parts.items()}}
-        if parts
-        else None
-    )
+    parts = denoiser.preconditioning.tensors()
+    shapes = {name: list(value.shape) for name, value in parts.items()}
+    statistics = {"basis": denoiser.basis.name.removesuffix("+color"), **shapes} if parts else None
     model = SpectralModel(
         network=network,
         sample_size=list(sample_size),
         in_channels=denoiser.network.channels,
         target=denoiser.target,
-        preconditioning=preconditioning,
+        preconditioning=denoiser.preconditioning.name,
         prediction_type=prediction_type,
         num_train_timesteps=n,
         statistics=statistics,

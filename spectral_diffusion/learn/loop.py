@@ -248,7 +248,7 @@ def train(
     warmup: int = 0,  # steps over which the learning rate rises in equal parts
     decay: (
         int | None
-    ) = None,  # steps over which it falls by half a cosine (Loshchilov and Hutter 2017, eq. 5); None: constant
+    ) = None,  # steps of its fall by half a cosine (Loshchilov and Hutter 2017, eq. 5); None: constant
     decay_to: float = 0.0,  # part of the rate at which the decay ends, in [0, 1)
     weight_decay: float = 0.0,  # AdamW's
     stratified: bool = True,  # times one in each interval

@@ -188,10 +188,9 @@ def chosen(
 
     found = {name: p for name, p in model.named_parameters() if which == "all" or drawn(p)}
     if not found:
-        raise InputError(
-            f"{type(model).__name__} has no parameter to initialise:"
-            f" {'weights are those of two axes or more that are not constant' if which == 'weights' else 'it has none at all'}"
-        )
+        none = "weights are those of two axes or more that are not constant"
+        reason = none if which == "weights" else "it has none at all"
+        raise InputError(f"{type(model).__name__} has no parameter to initialise: {reason}")
     return found
 
 # %% ../../nbs/models/initial.ipynb #be491595

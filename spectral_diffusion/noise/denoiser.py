@@ -7,20 +7,17 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..core.registry import InputError, unknown_name
-from .process import TARGETS, Process, silent, target_of  # noqa: F401
-from .schedules import Level
-from .theory import GaussianField, posterior_variance, total_power, wiener_gain
-from ..signals.bases import BASES
+from ..core.moved import names_elsewhere
+from .preconditioning import PRECONDITIONINGS, Plain, check_target
+from .process import TARGETS, Process, target_of  # noqa: F401
+from .theory import GaussianField
 from ..signals.fourier import full_precision, rounded
 
 # %% auto #0
-__all__ = ['PRECONDITIONINGS', 'Denoiser', 'plain_gains', 'wiener_gains', 'usable_targets', 'check_target', 'NetworkDenoiser',
-           'ScalarField', 'wrap', 'target_of']
+__all__ = ['Denoiser', 'NetworkDenoiser', 'estimate', 'wrap', 'target_of', 'PRECONDITIONINGS']
 
 # %% ../../nbs/noise/denoiser.ipynb #74c71e37
 class Denoiser(Protocol):
@@ -31,55 +28,12 @@ class Denoiser(Protocol):
     def __call__(self, xt: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]: ...
 
 # %% ../../nbs/noise/denoiser.ipynb #28354819
-_all_ = ["target_of"]
+_all_ = ["target_of", "PRECONDITIONINGS"]
 
-# %% ../../nbs/noise/denoiser.ipynb #b5a6b1a1
-def plain_gains(
-    level: Level,  # gains of the process
-    target: str,  # what the network's output means
-) -> tuple[Tensor, Tensor, Tensor]:  # (c_in, p, q)
-    "No preconditioning: the network sees x_t and answers with the target."
-    m, n = TARGETS[target](level)
-    lost = silent(level) & (n == 0)  # no noise to predict: the image is there already
-    return torch.ones_like(n), torch.where(lost, 1 / level.a, -m / n), torch.where(lost, 0.0, 1 / n)
-
-# %% ../../nbs/noise/denoiser.ipynb #b88f32d1
-def wiener_gains(
-    level: Level,  # gains of the process
-    power: Float[Tensor, ...],  # power of the data, per coefficient or one number
-) -> tuple[Tensor, Tensor, Tensor]:  # (c_in, p, q)
-    "Unit variance in and out around Wiener's filter (Karras et al. 2022, table 1, for each coefficient)."
-    total = total_power(power, level)
-    return (
-        torch.where(total > 0, total.rsqrt(), 0.0),
-        wiener_gain(power, level),
-        posterior_variance(power, level).sqrt(),
-    )
+# %% ../../nbs/noise/denoiser.ipynb #a9bc1f44
+__getattr__ = names_elsewhere("spectral_diffusion.noise.denoiser")
 
 # %% ../../nbs/noise/denoiser.ipynb #c1a0de01
-def usable_targets(
-    process: Process,  # the forward process
-) -> list[str]:  # names in `TARGETS`
-    "Targets of a plain network from which the clean image can be had at t = 1, where sampling starts."
-    level = process.gains(1.0)
-    return [name for name in TARGETS if all(bool(g.isfinite().all()) for g in plain_gains(level, name))]
-
-# %% ../../nbs/noise/denoiser.ipynb #07c2c9b1
-def check_target(
-    process: Process,  # the forward process
-    target: str,  # what a plain network's output means, a name in `TARGETS`
-) -> None:
-    "Raise when a plain network that answers in this target divides by zero at t = 1."
-    TARGETS[target]  # an unknown name raises
-    usable = usable_targets(process)
-    if target not in usable:
-        raise InputError(
-            f"schedule {process.schedule!r} has no signal at t = 1, so x0 cannot be had from the target"
-            f" {target!r} of a plain network (a division by zero); hint: targets that work are"
-            f" {', '.join(usable)}; with preconditioning 'spectral' every target does"
-        )
-
-# %% ../../nbs/noise/denoiser.ipynb #2b47d50f
 class NetworkDenoiser(nn.Module):
     "A network with its gains: callable (x_t, t) -> x0_hat, and `predict` for other targets."
 
@@ -88,31 +42,18 @@ class NetworkDenoiser(nn.Module):
         network: nn.Module,  # callable (x, t) -> image of the same shape
         process: Process,  # the forward process
         target: str,  # what a plain network's output means
-        field: GaussianField | None,  # statistics of the data; None for a plain network
-        views: bool = False,  # the network sees the picture and its Wiener estimate
+        preconditioning: Plain,  # an instance of a class in `PRECONDITIONINGS`
     ):
         super().__init__()
-        self.network, self.process, self.target, self.field, self.views = (
-            network,
-            process,
-            target,
-            field,
-            views,
-        )
-        self.basis = field.basis if field is not None else process.basis
-        self.divides = field is None and target not in usable_targets(process)  # by zero, at t = 1
+        self.network, self.process, self.target = network, process, target
+        self.preconditioning, self.field = preconditioning, preconditioning.field
+        self.basis = process.basis if self.field is None else self.field.basis
+        self.divides = target not in preconditioning.targets(process)  # by zero, at t = 1
 
-    def gains(
-        self,
-        t: Float[Tensor, " b"],  # times
-        target: str,  # what is wanted
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # (c_in, gain of y, gain of F, gain of the mean), float64
-        "The gains around the network for an estimate in the given target."
+    def gains(self, t: Float[Tensor, " b"], target: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        "For an estimate in a target: c_in, and the gains of y, of F and of the mean, float64."
         level = self.process.gains(t)
-        if self.field is None:
-            c_in, p, q = plain_gains(level, self.target)
-        else:
-            c_in, p, q = wiener_gains(level, self.field.power.to(level.a.device))
+        c_in, p, q = self.preconditioning.gains(level, self.target)
         m, n = TARGETS[target](level)
         return c_in, m + n * p, n * q, m * level.a + n
 
@@ -123,91 +64,44 @@ class NetworkDenoiser(nn.Module):
         target: str = "x0",  # a name in `TARGETS`
     ) -> Float[Tensor, "b c h w"]:  # the estimate
         "The network's estimate, in the form that is asked for."
-        x = full_precision(xt)  # the gains of half precision would not do; the network alone sees it
-        gains = self.gains(t, target)
-        if self.divides and not all(bool(g.isfinite().all()) for g in gains):
-            check_target(self.process, self.target)
-        c_in, skip, out, shift = (g.to(x) for g in gains)
-        if self.basis.name == "pixel":
-            f = self.network(rounded(c_in * x, xt.dtype), t.to(x))
-            return rounded(skip * x + out * f, xt.dtype)
-        size = tuple(xt.shape[-2:])
-        mean = None if self.field is None or self.field.mean is None else self.field.mean.to(x)
-        y = self.basis.forward(x if mean is None else x - self.process.gains(t).a.to(x) * mean)
-        seen = self.pair(x, y, t) if self.views else self.basis.inverse(c_in * y, size)
-        f = self.network(rounded(seen, xt.dtype), t.to(x))
-        found = self.basis.inverse(skip * y + out * self.basis.forward(f), size)
-        return rounded(found if mean is None else found + shift * mean, xt.dtype)
-
-    def pair(self, xt: Tensor, y: Tensor, t: Tensor) -> Tensor:  # (b, 2 c, h, w)
-        "Two views: the picture at unit variance, and its Wiener estimate in units of the data."
-        level, variance = self.process.gains(t), self.field.variance()
-        guess = self.basis.inverse(
-            wiener_gain(self.field.power.to(level.a.device), level).to(xt) * y, tuple(xt.shape[-2:])
-        )
-        if self.field.mean is not None:
-            guess = guess + self.field.mean.to(xt)
-        return torch.cat([total_power(variance, level).rsqrt().to(xt) * xt, guess / variance**0.5], 1)
+        return estimate(self, xt, t, target)
 
     def forward(self, xt: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
         "The estimate of the clean images."
         return self.predict(xt, t, "x0")
 
-# %% ../../nbs/noise/denoiser.ipynb #784bfc8f
-PRECONDITIONINGS = ("none", "edm", "spectral", "views")
+# %% ../../nbs/noise/denoiser.ipynb #07c2c9b1
+def estimate(
+    denoiser: NetworkDenoiser,  # gains, network and basis
+    xt: Float[Tensor, "b c h w"],  # noisy images
+    t: Float[Tensor, " b"],  # their times
+    target: str,  # a name in `TARGETS`
+) -> Float[Tensor, "b c h w"]:  # in the precision of the images
+    "The gains around one call of the network."
+    x, level = full_precision(xt), denoiser.process.gains(t)
+    gains = denoiser.gains(t, target)
+    if denoiser.divides and not all(bool(g.isfinite().all()) for g in gains):
+        check_target(denoiser.process, denoiser.target, denoiser.preconditioning.name)
+    c_in, skip, out, shift = (g.to(x) for g in gains)
+    basis, size = denoiser.basis, tuple(xt.shape[-2:])
+    mean = None if denoiser.field is None or denoiser.field.mean is None else denoiser.field.mean.to(x)
+    y = basis.forward(x if mean is None else x - level.a.to(x) * mean)
+    seen = denoiser.preconditioning.seen(x, y, c_in, level, basis)
+    f = denoiser.network(rounded(seen, xt.dtype), t.to(x))
+    found = basis.inverse(skip * y + out * basis.forward(f), size)
+    return rounded(found if mean is None else found + shift * mean, xt.dtype)
 
-
-class ScalarField:
-    "The statistics of EDM: one power for every pixel, no mean (the part of `GaussianField` that gains need)."
-
-    def __init__(self, power: float):
-        self.power, self.mean, self.basis = torch.tensor(power, dtype=torch.float64), None, BASES["pixel"]
-
-# %% ../../nbs/noise/denoiser.ipynb #6fa114ba
+# %% ../../nbs/noise/denoiser.ipynb #2b47d50f
 def wrap(
     network: nn.Module,  # callable (x, t) -> image of the same shape
     process: Process,  # the forward process
     target: str = "eps",  # what a plain network's output means, a name in `TARGETS`
-    preconditioning: str = "none",  # none, edm, spectral or views
-    statistics: (
-        GaussianField | Float[Tensor, "n c h w"] | None
-    ) = None,  # field, or training images in [-1, 1]
+    preconditioning: str = "none",  # a name in `PRECONDITIONINGS`: none, edm, spectral, views, ...
+    # a field, or training images in [-1, 1]; not needed by a plain network, nor by edm
+    statistics: GaussianField | Float[Tensor, "n c h w"] | None = None,
 ) -> NetworkDenoiser:  # callable (x_t, t) -> x0_hat
     "A network as a denoiser."
     TARGETS[target]  # an unknown name raises
-    if preconditioning not in PRECONDITIONINGS:
-        raise unknown_name("preconditioning", preconditioning, list(PRECONDITIONINGS))
-    if preconditioning == "none":
-        return NetworkDenoiser(network, process, target, None)
-    if preconditioning == "edm":
-        if not process.isotropic:
-            raise InputError(
-                "preconditioning 'edm' is one number for all pixels and needs white noise; hint: use"
-                " 'spectral'"
-            )
-        power = (
-            0.25
-            if statistics is None
-            else (
-                statistics.square().mean().item() if isinstance(statistics, Tensor) else statistics.variance()
-            )
-        )
-        return NetworkDenoiser(network, process, target, ScalarField(power))
-    if preconditioning == "views" and not process.isotropic:
-        raise InputError(
-            "preconditioning 'views' shows the noisy picture itself and needs white noise; hint: use"
-            " 'spectral'"
-        )
-    if statistics is None:
-        raise InputError(
-            f"preconditioning {preconditioning!r} needs statistics: training images in [-1, 1] or a fitted"
-            " GaussianField, got None"
-        )
-    field = statistics
-    if isinstance(statistics, Tensor):
-        field = (
-            GaussianField.fit(statistics, "dct", pca=True)
-            if process.isotropic
-            else GaussianField.fit(statistics, process.basis)
-        )
-    return NetworkDenoiser(network, process, target, field, views=preconditioning == "views")
+    return NetworkDenoiser(
+        network, process, target, PRECONDITIONINGS[preconditioning].fit(statistics, process)
+    )

@@ -309,7 +309,7 @@ def arc_times(
     *,
     points: int = 4_001,  # of the grid on which the arc is measured
 ) -> Float[Tensor, " {n}+1"]:  # falling times from 1 to 0, float64
-    """Times with equal steps of the arc length ds^2 = sum_k w_k dtheta_k^2, theta_k = arctan(s/(a
+    """Times for steps of first order (DDIM): equal in ds^2 = sum_k w_k dtheta_k^2, theta_k = arctan(s/(a
     sqrt(power_k)))."""
     if n < 1:
         raise InputError(f"a list of steps has at least one, got n={n}")

@@ -66,7 +66,7 @@ def run_lock(
 ) -> Iterator[None]:
     "The right to compute a run, until the block ends or the process dies."
     try:
-        lock = open(work / ".lock", "w")
+        lock = open(work / ".lock", "w")  # noqa: SIM115 - closed by the block below
     except FileNotFoundError:
         raise complete from None  # it got its final name at this moment
     with lock:

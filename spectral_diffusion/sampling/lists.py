@@ -38,21 +38,29 @@ class Distance(NamedTuple):
     exponent: float  # a small relative error counts by power to this exponent
     visible: bool = False  # weighted by what eyes see
 
-
+# %% ../../nbs/sampling/lists.ipynb #874bf3c6
 DISTANCES = Registry("distance")
 
 
-def divergence(v: Variance, true: Tensor, weights: Tensor) -> Tensor:
+def divergence(
+    v: Variance,  # generated
+    true: Tensor,  # variance
+    weights: Tensor,  # how many coefficients
+) -> Tensor:  # nats
     "KL(generated || true); with errors its mean, to second order in them."
     ratio = v.signal / true
     return (weights * (ratio - 1 - ratio.log() + v.error / true + v.error / v.signal)).sum() / 2
 
-# %% ../../nbs/sampling/lists.ipynb #874bf3c6
-def wasserstein(v: Variance, true: Tensor, weights: Tensor) -> Tensor:
+# %% ../../nbs/sampling/lists.ipynb #892968be
+def wasserstein(
+    v: Variance,  # generated
+    true: Tensor,  # variance
+    weights: Tensor,  # how many coefficients, times what they weigh
+) -> Tensor:  # of the data's square
     "Squared W2; with errors its mean."
     return (weights * ((v.signal.sqrt() - true.sqrt()).square() + v.error)).sum()
 
-# %% ../../nbs/sampling/lists.ipynb #892968be
+# %% ../../nbs/sampling/lists.ipynb #c7cd643b
 DISTANCES.register("kl")(Distance(divergence, 0.0))
 DISTANCES.register("w2")(Distance(wasserstein, 1.0))
 DISTANCES.register("w2_visible")(Distance(wasserstein, 1.0, True))
@@ -88,9 +96,7 @@ def coefficients(
     "Power over noise of every coefficient, with its weight."
     chosen = DISTANCES[distance]
     if process.blur:
-        raise InputError(
-            "a list from a spectrum needs one clock for all coefficients, got a process with blur"
-        )
+        raise InputError("a list from a spectrum needs one clock for all coefficients, got a blur")
     if isinstance(field, Spectrum):
         return bare(field, process, chosen.visible)
     gains_for(field, process, 0.5)  # raises where bases do not match
@@ -112,15 +118,11 @@ def bare(field: Spectrum, process: Process, visible: bool) -> Spectrum:
         raise InputError(
             "a bare spectrum has no frequencies: coloured noise and 'w2_visible' need a GaussianField"
         )
-    if (
-        power.ndim != 1
-        or power.shape != weight.shape
-        or not bool(((power > 0) & (weight > 0)).all())
-        or not len(power)
-    ):
+    fits = power.ndim == 1 and power.shape == weight.shape and len(power) > 0
+    if not fits or not bool(((power > 0) & (weight > 0)).all()):
         raise InputError(
-            f"a spectrum is two lists of positive numbers, power and weight, got shapes {tuple(power.shape)}"
-            f" and {tuple(weight.shape)}"
+            "a spectrum is two lists of positive numbers, power and weight, "
+            f"got shapes {tuple(power.shape)} and {tuple(weight.shape)}"
         )
     if not bool(torch.isfinite(power * weight).all()):
         raise InputError("a spectrum needs finite powers and weights")
@@ -305,8 +307,16 @@ def step_list(
     return add
 
 # %% ../../nbs/sampling/lists.ipynb #74b8c4c3
-def ask(n, field, process, solver, distance, start, end) -> Ask:
-    "The wish of a caller, checked."
+def ask(
+    n: int,  # steps
+    field: GaussianField | Spectrum | None,  # the data
+    process: Process,  # the forward process
+    solver: str,  # a name in `SOLVERS`
+    distance: str,  # a name in `DISTANCES`
+    start: float | None,  # first time; 1 when not given
+    end: float | None,  # last time; 0 when not given
+) -> Ask:  # checked
+    "What a list is made for."
     if not isinstance(n, int) or isinstance(n, bool) or n < 1:
         raise InputError(f"a list has an integer number of steps, at least 1, got {n!r}")
     for table, key in ((SOLVERS, solver), (DISTANCES, distance)):
@@ -328,8 +338,7 @@ def shaped(
     wish: Ask,  # the ends
     shape: Callable[[Tensor], Tensor],  # share of the way in [0, 1] -> share of the way in log sigma
 ) -> Float[Tensor, " n+1"]:  # times
-    """A list that is given by its shape between two positive, finite levels; to a clean end it adds one more
-    step."""
+    "A list given by its shape between positive, finite levels; to a clean end it adds one more step."
     e = wish.ends
     points = wish.n + (e.low > 0)
     u = torch.linspace(0, 1, points, dtype=torch.float64)[1 : points - (e.low > 0)]
@@ -368,9 +377,8 @@ def beta(wish: Ask) -> Tensor:
     "Times at quantiles of a beta distribution (Lee et al. 2024)."
     from scipy.special import betaincinv
 
-    share = torch.as_tensor(
-        betaincinv(BETA, BETA, torch.linspace(1, 0, wish.n + 1, dtype=torch.float64).numpy())
-    )
+    quantile = torch.linspace(1, 0, wish.n + 1, dtype=torch.float64)
+    share = torch.as_tensor(betaincinv(BETA, BETA, quantile.numpy()))
     return wish.ends.end + (wish.ends.start - wish.ends.end) * share
 
 # %% ../../nbs/sampling/lists.ipynb #bc5f602d
@@ -437,9 +445,9 @@ def warn_order(
     order = SOLVERS[solver].order
     if order > 1:
         warnings.warn(
-            f"list {name!r} is derived for steps of first order (ddim, ancestral), got solver {solver!r} of"
-            f" order {order}, with which it can be worse than any other; hint: 'log_sigma', or 'optimal',"
-            " which is made for a solver",
+            f"list {name!r} is derived for steps of first order (ddim, ancestral), got solver "
+            f"{solver!r} of order {order}, with which it can be worse than any other; hint: 'log_sigma', or "
+            "'optimal', which is made for a solver",
             FirstOrder,
             stacklevel=4,
         )
@@ -471,9 +479,9 @@ def arc_levels(
 ) -> Float[Tensor, " n-1"]:  # levels between the ends
     "Equal steps of ds^2 = sum_k w_k d theta_k^2, reweighted by what each coefficient loses."
     scale = scale_of(e)
-    first, last = (scale.forward(torch.tensor(x, dtype=torch.float64)).item() for x in (e.high, e.low))
-    x = torch.linspace(first, last, POINTS, dtype=torch.float64)
-    sigma = torch.cat([torch.tensor([e.high]), scale.back(x[1:-1]), torch.tensor([e.low])])
+    outer = torch.tensor([e.high, e.low], dtype=torch.float64)
+    x = torch.linspace(*scale.forward(outer).tolist(), POINTS, dtype=torch.float64)
+    sigma = torch.cat([outer[:1], scale.back(x[1:-1]), outer[1:]])
     turned = torch.atan2(sigma[:, None], spectrum.power.sqrt()).diff(dim=0).square()
     base = spectrum.weight * spectrum.power.pow(exponent)
     weight = base
@@ -491,9 +499,8 @@ def arc_levels(
 def arc_list(wish: Ask, name: str, rounds: int) -> Tensor:
     "Times of an arc."
     warn_order(name, wish.solver)
-    return from_levels(
-        wish, arc_levels(needed(wish, name), wish.ends, wish.n, DISTANCES[wish.distance].exponent, rounds)
-    )
+    exponent = DISTANCES[wish.distance].exponent
+    return from_levels(wish, arc_levels(needed(wish, name), wish.ends, wish.n, exponent, rounds))
 
 
 @step_list("arc")

@@ -18,7 +18,7 @@ import tempfile
 import threading
 import unicodedata
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +28,7 @@ import pandas as pd
 from .. import __version__
 from ..core.config import fingerprint, from_dict, parse_json, parse_yaml, read_text, to_dict
 from ..core.registry import InputError, unknown_name
-from ..core.runtime import atomic_file, say, set_mode, without_paths
+from ..core.runtime import atomic_file, folder_of, say, set_mode, without_paths
 from ..doe.arrays import declared
 from ..run.record import check_name, results_root, write_json
 from .factors import Factors, Plan, check_factors, rows_of
@@ -44,10 +44,10 @@ from spectral_diffusion.study.rows import (
 
 # %% auto #0
 __all__ = ['KERNEL', 'check_cell', 'page_language', 'read_notebook', 'complete', 'assigned', 'known_parameters',
-           'check_parameters', 'BenchFailed', 'afterwards', 'time_limit', 'run_notebook', 'tidy_or_say', 'tidy',
-           'project_root', 'bench_names', 'reading_order', 'source_mark', 'find_bench', 'run_bench', 'place_parameters',
-           'run_page', 'sweep_root', 'sweep_base', 'sweep_rows', 'run_sweep', 'answer_probe', 'probe_page',
-           'save_study', 'run_study', 'read_study']
+           'check_parameters', 'BenchFailed', 'afterwards', 'time_limit', 'run_notebook', 'some_home', 'tidy_or_say',
+           'tidy', 'project_root', 'bench_names', 'reading_order', 'source_mark', 'find_bench', 'run_bench',
+           'place_parameters', 'run_page', 'sweep_root', 'sweep_base', 'sweep_rows', 'run_sweep', 'answer_probe',
+           'probe_page', 'save_study', 'run_study', 'read_study']
 
 # %% ../../nbs/study/sweep.ipynb #ef07bffe
 KERNEL = {
@@ -228,10 +228,8 @@ def time_limit(
         late.set()
         while not ended.wait(0.1):  # again, for a kernel that was just being started
             for pid in [getattr(k.provisioner, "pid", None) for k in started]:
-                try:
+                with suppress(ProcessLookupError):
                     pid and os.killpg(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -267,6 +265,7 @@ def run_notebook(
     with (
         time_limit(limit) as (kernels, late),
         tempfile.TemporaryDirectory(prefix="page-", ignore_cleanup_errors=True) as room,
+        some_home(room),
     ):
         write(complete(read_notebook(notebook), name), Path(room) / "page.ipynb")
         whole = str(out).replace("{", "{{").replace("}", "}}")  # papermill fills in what stands in braces
@@ -301,6 +300,21 @@ def run_notebook(
     return Path(out)
 
 # %% ../../nbs/study/sweep.ipynb #b27a2e16
+@contextmanager
+def some_home(
+    room: str,  # a folder that is there
+) -> Iterator[None]:
+    "A home for Jupyter and its kernels, where the user has none, as in many containers."
+    if folder_of(Path.home) is not None:
+        yield
+        return
+    os.environ["HOME"] = room
+    try:
+        yield
+    finally:
+        os.environ.pop("HOME", None)
+
+# %% ../../nbs/study/sweep.ipynb #2f694110
 def tidy_or_say(path: Path) -> None:
     "Tidy an executed copy; one that cannot be tidied stays as it is, which is said."
     try:
@@ -308,7 +322,7 @@ def tidy_or_say(path: Path) -> None:
     except (OSError, ValueError, LookupError, TypeError) as error:
         say(f"the executed copy {path.name} is not tidied: {type(error).__name__}: {error}")
 
-# %% ../../nbs/study/sweep.ipynb #2f694110
+# %% ../../nbs/study/sweep.ipynb #05c8abb8
 def tidy(
     path: Path | str,  # an executed notebook, rewritten
 ) -> None:
@@ -566,10 +580,12 @@ def answer_probe(
 ) -> None:
     """Write `probe.json` and stop the page there, without an error; the configuration of a training run is
     rehearsed first."""
-    from spectral_diffusion.lab.experiment import RunConfig, build_denoiser, evaluation_set, try_out
+    from spectral_diffusion.run.experiment import rehearse_run
+    from spectral_diffusion.run.settings import RunConfig, build_denoiser, resolve
 
     if isinstance(config, RunConfig):
-        try_out(config, build_denoiser(config), evaluation_set(config))
+        setting = resolve(config)
+        rehearse_run(setting, build_denoiser(setting))
     write_json(
         Path(out) / "probe.json", {"fingerprint": fingerprint(config), "loss": float(loss), "model": model}
     )

@@ -5,8 +5,9 @@
     python tests/drills kills writers --full    two of them
     python tests/drills --list                  their names
 
-Each drill leaves one file, `OUT/<drill>.json`: what was tried, how often, how often something was lost. A drill whose record is there in the wanted form
-is not run again, so an interrupted series goes on where it was; name it, or give --again, to repeat it. Exit code 1 when something was lost.
+Each drill leaves one file, `OUT/<drill>.json`: what was tried, how often, how often something was lost.
+A drill whose record is there in the wanted form is not run again, so an interrupted series goes on where it
+was; name it, or give --again, to repeat it. Exit code 1 when something was lost.
 """
 
 from __future__ import annotations

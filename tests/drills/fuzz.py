@@ -1,7 +1,8 @@
 """Section 4: random configurations, shapes and dtypes (hypothesis), and fuzzing that is guided by coverage.
 
-No outside fuzzer is used: the loop below mutates files, watches which pairs of lines of the reader's modules are executed one after the other (`sys.settrace`), and keeps a file that shows
-a new pair. It is much slower than a compiled fuzzer and sees no line of C or Rust (range coder, safetensors' parser, libpng).
+No outside fuzzer is used: the loop below mutates files, watches which pairs of lines of the reader's modules
+are executed one after the other (`sys.settrace`), and keeps a file that shows a new pair. It is much slower
+than a compiled fuzzer and sees no line of C or Rust (range coder, safetensors' parser, libpng).
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def configurations(book: Book, room: Path, short: bool) -> None:
 
     from spectral_diffusion.core.config import to_dict
     from spectral_diffusion.lab import cli, experiment
-    from spectral_diffusion.lab.experiment import RunConfig
+    from spectral_diffusion.run.settings import RunConfig
 
     warm()
     base, where, outcomes = to_dict(small()) | {"noise": "white"}, room / "run.yaml", Counter()
@@ -598,7 +599,7 @@ def stream_decoder(book: Book, room: Path, short: bool) -> None:
     `InputError`, or one picture of the size that the header says."""
     import torch
 
-    from spectral_diffusion.codec.hierarchical import compress, decompress, read_header
+    from spectral_diffusion.codec.bitstream import compress, decompress, read_header
     from spectral_diffusion.core.registry import InputError
 
     codec, image, _ = codec_room(room)
@@ -630,7 +631,7 @@ def stream_decoder(book: Book, room: Path, short: bool) -> None:
         "coded pictures",
         read,
         list(valid),
-        ("codec/hierarchical.py", "codec/entropy.py"),
+        ("codec/bitstream.py", "codec/hierarchical.py", "codec/entropy.py"),
         4 if short else BUDGET,
     )
 
@@ -677,7 +678,7 @@ def readers(book: Book, room: Path, short: bool) -> None:
     from spectral_diffusion.core.config import dump_yaml, fingerprint, from_dict, load_yaml, to_dict
     from spectral_diffusion.core.registry import InputError
     from spectral_diffusion.core.runtime import environment
-    from spectral_diffusion.lab.experiment import RunConfig
+    from spectral_diffusion.run.settings import RunConfig
     from spectral_diffusion.learn.checkpoint import SIDECAR, TENSORS, load, restore, save
     from spectral_diffusion.run.record import load_record
     from spectral_diffusion.study.factors import read_factors

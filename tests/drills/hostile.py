@@ -192,7 +192,7 @@ def bombs() -> dict[str, str]:
 def texts(book: Book, room: Path, short: bool) -> None:
     "YAML with tags, aliases and depth; JSON of a million nested lists, in every file that is read."
     from spectral_diffusion.core.config import fingerprint, load_yaml
-    from spectral_diffusion.lab.experiment import RunConfig
+    from spectral_diffusion.run.settings import RunConfig
     from spectral_diffusion.learn.checkpoint import SIDECAR, load
     from spectral_diffusion.run.record import load_record
     from spectral_diffusion.study.ledger import load_ledger
@@ -269,7 +269,7 @@ def names(book: Book, room: Path, short: bool) -> None:
     from spectral_diffusion.core.config import from_dict
     from spectral_diffusion.data.real import fetch_cifar10, unpack_sheets
     from spectral_diffusion.lab.cli import run_sample, run_taguchi
-    from spectral_diffusion.lab.experiment import RunConfig
+    from spectral_diffusion.run.settings import RunConfig
     from spectral_diffusion.run.record import load_record, run_folder, save_record, write_json
     from spectral_diffusion.study.sweep import read_study, run_bench
 
@@ -427,7 +427,7 @@ def pictures(book: Book, room: Path, short: bool) -> None:
     from spectral_diffusion.codec.files import read_image
     from spectral_diffusion.data.real import read_photograph
     from spectral_diffusion.lab.evaluate import evaluate_folders
-    from spectral_diffusion.lab.experiment import load_samples
+    from spectral_diffusion.run.pictures import load_samples
 
     made = {
         "twenty thousand pixels square": png(20_000, 20_000),
@@ -481,7 +481,9 @@ def codec_room(room: Path):
     "A tiny codec, a picture and its coded file."
     import torch
 
-    from spectral_diffusion.codec.hierarchical import CodecConfig, build_codec, compress, save_codec
+    from spectral_diffusion.codec.bitstream import compress
+    from spectral_diffusion.codec.hierarchical import build_codec, save_codec
+    from spectral_diffusion.codec.layers import CodecConfig
 
     codec = build_codec(
         CodecConfig(channels=(6, 6), widths=(8, 8), encoder=(1, 0), decoder=(1, 1), embedding=4)
@@ -494,7 +496,7 @@ def codec_room(room: Path):
 
 def mend(data: bytes, mark: bytes | None = None) -> bytes:
     "The same file with length and outer checksum made right again."
-    from spectral_diffusion.codec.hierarchical import HEADER
+    from spectral_diffusion.codec.bitstream import HEADER
 
     if len(data) < HEADER.size + 4:
         return data
@@ -511,16 +513,10 @@ def mend(data: bytes, mark: bytes | None = None) -> bytes:
 def headers(book: Book, room: Path, short: bool) -> None:
     """Headers of safetensors files, coded pictures, codecs and runs that ask for more than there is: refused
     before anything is allocated."""
-    from spectral_diffusion.codec.hierarchical import (
-        HEADER,
-        MAGIC,
-        VERSION,
-        decompress,
-        fingerprint,
-        load_codec,
-    )
+    from spectral_diffusion.codec.bitstream import HEADER, MAGIC, VERSION, decompress, fingerprint
+    from spectral_diffusion.codec.hierarchical import load_codec
     from spectral_diffusion.core.config import dump_yaml, to_dict
-    from spectral_diffusion.lab.experiment import load_denoiser
+    from spectral_diffusion.run.saved import load_denoiser
     from spectral_diffusion.learn.checkpoint import load, save
     from spectral_diffusion.run.record import load_record
 
@@ -831,7 +827,7 @@ def artefacts(book: Book, room: Path, short: bool) -> None:
     assert fork(work(small(), room / "results" / "a")).wait() == 0
 
     def fail(parameters, out):
-        open(out / "missing" / "file")
+        (out / "missing" / "file").read_text()
 
     run_rows(room / "results" / "rows", [{"x": 1}], fail, {}, engine="sequential", strict=False)
     body = (

@@ -117,7 +117,8 @@ def large_picture(book: Book, room: Path, short: bool) -> None:
     "A picture of 1024 x 1024 goes through transforms, adapters and codec within a stated memory."
     import torch
 
-    from spectral_diffusion.codec.hierarchical import build_codec, compress, decompress
+    from spectral_diffusion.codec.bitstream import compress, decompress
+    from spectral_diffusion.codec.hierarchical import build_codec
     from spectral_diffusion.core.runtime import stream
     from spectral_diffusion.models import adapters
     from spectral_diffusion.signals.bases import BASES
@@ -233,11 +234,13 @@ def older(book: Book, room: Path, short: bool) -> None:
     "Results of an older version of the package, stored with the tests, still load and mean the same."
     import torch
 
+    from spectral_diffusion.codec.bitstream import decompress
     from spectral_diffusion.codec.files import read_image
-    from spectral_diffusion.codec.hierarchical import decompress, load_codec
+    from spectral_diffusion.codec.hierarchical import load_codec
     from spectral_diffusion.core.runtime import stream
-    from spectral_diffusion.lab.experiment import load_denoiser, load_samples
+    from spectral_diffusion.run.pictures import load_samples
     from spectral_diffusion.run.record import load_record
+    from spectral_diffusion.run.saved import load_denoiser
     from spectral_diffusion.study.ledger import load_ledger
     from spectral_diffusion.study.rows import sweep_table
     from spectral_diffusion.study.sweep import read_study

@@ -2,7 +2,8 @@
 
     PYTHONPATH=<checkout of the old version> python tests/drills/make_older.py tests/older run|codec|sweep
 
-Three versions made them: the first that trained (b313e81), the first with coded files (758375c), the first with sweeps from factors (f445e5f).
+Three versions made them: the first that trained (b313e81), the first with coded files (758375c), the first
+with sweeps from factors (f445e5f).
 """
 
 from __future__ import annotations

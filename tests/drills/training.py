@@ -19,7 +19,7 @@ TRAIN = {"steps": 14, "batch": 4, "checkpoint": 4}
 
 def small(**changes):
     "A run of seconds: a tiny network on Gaussian pictures."
-    from spectral_diffusion.lab.experiment import DataConfig, EvalConfig, RunConfig, TrainConfig
+    from spectral_diffusion.run.settings import DataConfig, EvalConfig, RunConfig, TrainConfig
 
     train = {**TRAIN, **changes.pop("train", {})}
     return RunConfig(
@@ -34,7 +34,7 @@ def small(**changes):
 def warm() -> None:
     "Images in the cache before anything is forked."
     from spectral_diffusion.core.runtime import commit
-    from spectral_diffusion.lab.experiment import load_images
+    from spectral_diffusion.data.sets import load_images
 
     load_images("power_law")
     commit()
@@ -44,7 +44,7 @@ def work(config, root: Path):
     "What a child does: the run, as a script would call it."
 
     def go() -> int:
-        from spectral_diffusion.lab.experiment import train_run
+        from spectral_diffusion.run.experiment import train_run
 
         train_run(config, root)
         return 0

@@ -9,23 +9,17 @@ import torch
 from spectral_diffusion.core.config import from_dict, override
 from spectral_diffusion.core.registry import InputError
 from spectral_diffusion.core.runtime import stream
-from spectral_diffusion.lab import experiment, preflight
-from spectral_diffusion.lab.experiment import (
-    DATASETS,
-    Comparison,
-    Images,
-    RunConfig,
-    build_denoiser,
-    compare,
-    evaluation_set,
-    load_denoiser,
-    train_run,
-    try_out,
-)
-from spectral_diffusion.noise.denoiser import PRECONDITIONINGS
+from spectral_diffusion.data.sets import DATASETS, TrainTest
+from spectral_diffusion.noise.preconditioning import PRECONDITIONINGS
 from spectral_diffusion.noise.process import SHAPES, TARGETS
 from spectral_diffusion.noise.schedules import SCHEDULES
+from spectral_diffusion.run import experiment, preflight, settings, training
+from spectral_diffusion.run.experiment import rehearse_run, train_run
+from spectral_diffusion.run.pictures import draw_samples
+from spectral_diffusion.run.saved import load_denoiser
+from spectral_diffusion.run.settings import RunConfig, build_denoiser, resolve
 from spectral_diffusion.sampling.engine import SAMPLERS, sample
+from spectral_diffusion.study.compare import Comparison, compare
 
 SIZE = 8
 WARNED = "ignore:Process:UserWarning"  # `still` and `scaled_linear` do not end in noise, and say so
@@ -38,8 +32,8 @@ def tiny(monkeypatch):
     def images(name, n):
         return (torch.rand(n, 3, SIZE, SIZE, generator=stream(0, name)) * 2 - 1).clamp(-0.9, 0.9)
 
-    monkeypatch.setitem(DATASETS, "tiny", lambda: Images(images("train", 40), images("test", 8)))
-    kept = (experiment.load_images, experiment.statistics)
+    monkeypatch.setitem(DATASETS._items, "tiny", lambda: TrainTest(images("train", 40), images("test", 8)))
+    kept = (settings.load_images, settings.fitted_statistics)
     for known in kept:
         known.cache_clear()
     yield RunConfig(**{"model": {"name": "conv", "width": 2}, **parts(data="tiny")})
@@ -80,14 +74,15 @@ def test_the_whole_grid_works_or_is_refused(tiny, long):
     """The functions are those of a run. Training, evaluation and saving do not look at the sampler, so they
     are done once for each denoiser; sampling is done for each sampler on the denoiser that they leave. The
     short form takes every seventh denoiser, in which each two names still meet."""
-    fixed, seen = evaluation_set(tiny), {}
+    seen = {}
     grid = list(product(SCHEDULES, SHAPES, TARGETS, PRECONDITIONINGS))
     grid = grid if long else grid[::7]
     for schedule, noise, target, preconditioning in grid:
         config = replace(tiny, schedule=schedule, noise=noise, target=target, preconditioning=preconditioning)
         try:
-            denoiser = build_denoiser(config)
-            try_out(config, denoiser, fixed)
+            setting = resolve(config)
+            denoiser = build_denoiser(setting)
+            rehearse_run(setting, denoiser)
         except InputError as error:
             assert "hint" in str(error)
             for sampler in SAMPLERS:
@@ -112,17 +107,27 @@ def test_the_whole_grid_works_or_is_refused(tiny, long):
 
 
 def test_a_rehearsal_asks_the_data_for_nothing(tiny, monkeypatch):
-    """Shape, evaluation images and statistics are all that it depends on: with them it runs where there are
-    no data any more."""
-    config = replace(tiny, noise="equal_snr", preconditioning="spectral")
-    denoiser, fixed = build_denoiser(config), evaluation_set(config)
+    "A setting is resolved once: what is below it loads nothing by name again."
+    setting = resolve(replace(tiny, noise="equal_snr", preconditioning="spectral"))
+    denoiser = build_denoiser(setting)
 
-    def gone(name):
+    def gone(name, *_):
         raise AssertionError(f"asked for the images of {name}")
 
-    monkeypatch.setattr(experiment, "load_images", gone)
-    monkeypatch.setattr(experiment, "statistics", gone)
-    try_out(config, denoiser, fixed)
+    monkeypatch.setattr(settings, "load_images", gone)
+    monkeypatch.setattr(settings, "fitted_statistics", gone)
+    rehearse_run(setting, denoiser)
+
+
+def test_a_run_loads_its_images_once(tiny, tmp_path, monkeypatch):
+    "From the first step to the last file of its record, a run asks for its data set by name twice: itself, and its statistics."
+    asked = []
+    monkeypatch.setattr(settings, "load_images", lambda name: asked.append(name) or DATASETS[name]())
+    train_run(replace(tiny, preconditioning="spectral"), tmp_path)
+    assert asked == ["tiny", "tiny"]
+    asked.clear()
+    train_run(replace(tiny, seed=1), tmp_path)
+    assert asked == ["tiny"]
 
 
 @pytest.mark.parametrize("name", sorted(DATASETS))
@@ -138,12 +143,12 @@ def test_every_data_set_works(name):
         }
     )
     try:
-        denoiser, fixed = build_denoiser(config), evaluation_set(config)
+        setting = resolve(config)
     except InputError as error:
         assert name.startswith("cifar10") and "hint" in str(error)
     else:
-        assert fixed.x0.shape[1:] == (3, 32, 32)
-        try_out(config, denoiser, fixed)
+        assert setting.held_out.x0.shape[1:] == setting.size == (3, 32, 32)
+        rehearse_run(setting, build_denoiser(setting))
 
 
 @pytest.mark.parametrize(
@@ -192,9 +197,9 @@ def test_nothing_is_trained_or_written_when_a_run_cannot_end(tiny, tmp_path, mon
     ):  # of two pictures that are alike in all but one row of coefficients
         flat = torch.zeros(40, 3, SIZE, SIZE)
         flat[0] = 0.5
-        monkeypatch.setitem(DATASETS, "tiny", lambda: Images(flat, flat[:8]))
-        experiment.load_images.cache_clear()
-    monkeypatch.setattr(experiment, "train", lambda *args, **options: pytest.fail("trained"))
+        monkeypatch.setitem(DATASETS._items, "tiny", lambda: TrainTest(flat, flat[:8]))
+        settings.load_images.cache_clear()
+    monkeypatch.setattr(training, "train", lambda *args, **options: pytest.fail("trained"))
     with pytest.raises(InputError):
         train_run(override(tiny, LATE[name]), tmp_path)
     assert not list(tmp_path.iterdir())
@@ -242,23 +247,20 @@ def test_a_probe_of_a_sweep_is_a_rehearsal(tiny, tmp_path):
 def test_what_is_at_the_edge_and_works_is_not_refused(tiny, tmp_path, changes):
     for sampler in SAMPLERS:
         if sampler != "analytic":
-            try_out(
-                config := override(tiny, changes | {"evaluation.sampler": sampler}),
-                build_denoiser(config),
-                evaluation_set(config),
-            )
+            setting = resolve(override(tiny, changes | {"evaluation.sampler": sampler}))
+            rehearse_run(setting, build_denoiser(setting))
     assert train_run(override(tiny, changes), tmp_path).metrics["loss"] > 0
 
 
 def test_noise_of_the_spectrum_of_the_data_is_kept_with_the_network(tiny, tmp_path, monkeypatch):
     "A run with equal_snr is sampled without its training data, to the bit."
     record = train_run(replace(tiny, noise="equal_snr"), tmp_path)
-    before = build_denoiser(replace(tiny, noise="equal_snr")).process.factor
-    for name in ("load_images", "statistics"):
-        monkeypatch.setattr(experiment, name, lambda *args: pytest.fail("asked for the data"))
+    before = resolve(replace(tiny, noise="equal_snr")).process.factor
+    for name in ("load_images", "fitted_statistics"):
+        monkeypatch.setattr(settings, name, lambda *args: pytest.fail("asked for the data"))
     denoiser = load_denoiser(record)
     assert torch.equal(denoiser.process.factor, before) and denoiser.process.shape == "equal_snr"
-    experiment.draw_samples(denoiser, 1, steps=2, size=(3, SIZE, SIZE))
+    draw_samples(denoiser, 1, steps=2, size=(3, SIZE, SIZE))
 
 
 class Net(torch.nn.Module):

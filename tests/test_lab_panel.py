@@ -21,7 +21,11 @@ from spectral_diffusion.core.registry import InputError
 from spectral_diffusion.core.runtime import stream
 from spectral_diffusion.data.synthetic import power_law_spectrum
 from spectral_diffusion.doe.arrays import orthogonal_array
-from spectral_diffusion.lab import widgets as W
+from spectral_diffusion.lab.browsers import draw_runs, draw_study, run_browser, taguchi_explorer
+from spectral_diffusion.lab.masks import brush, keep, mask_painter
+from spectral_diffusion.lab.monitor import Monitor
+from spectral_diffusion.lab.panel import WIDGET
+from spectral_diffusion.lab.scrubbers import draw_noise, draw_steps, noise_shapes, sampler_scrubber
 from spectral_diffusion.learn.loop import train
 from spectral_diffusion.models.zoo import build_model
 from spectral_diffusion.noise.denoiser import wrap
@@ -66,21 +70,21 @@ def study():
 
 def panels(runs):
     design, y = study()
-    mask = W.mask_painter(IMAGE)
+    mask = mask_painter(IMAGE)
     mask.controls["width"].value = 60  # the angle of a full ring means nothing
     return {
         "mask": mask,
-        "noise": W.noise_shapes(IMAGE, FIELD),
-        "runs": W.run_browser(runs),
-        "study": W.taguchi_explorer(design, y),
-        "samplers": W.sampler_scrubber(FIELD.denoiser(COSINE), COSINE, FIELD, steps=4, images=2),
+        "noise": noise_shapes(IMAGE, FIELD),
+        "runs": run_browser(runs),
+        "study": taguchi_explorer(design, y),
+        "samplers": sampler_scrubber(FIELD.denoiser(COSINE), COSINE, FIELD, steps=4, images=2),
     }
 
 
 def test_importing_the_page_needs_neither_matplotlib_nor_ipywidgets():
     code = (
-        "import sys, spectral_diffusion.lab.widgets; print([m for m in ('matplotlib', 'ipywidgets',"
-        " 'IPython', 'PIL') if m in sys.modules])"
+        "import sys; from spectral_diffusion.lab import browsers, masks, monitor, panel, scrubbers; print([m"
+        " for m in ('matplotlib', 'ipywidgets', 'IPython', 'PIL') if m in sys.modules])"
     )
     assert (
         subprocess.run(
@@ -159,7 +163,7 @@ def test_both_forms_are_in_the_display(runs):
         data, metadata = panel._repr_mimebundle_()
         assert base64.b64decode(data["image/png"]) == bytes(panel.image.value)
         assert (
-            data[W.WIDGET]["model_id"] == panel.view.model_id
+            data[WIDGET]["model_id"] == panel.view.model_id
             and metadata["image/png"]["alt"] == panel.picture.words == data["text/plain"]
         )
         assert len(panel.picture.words) > 20
@@ -169,19 +173,19 @@ def test_jupyter_takes_the_forms_as_they_are():
     from IPython.core.formatters import DisplayFormatter
 
     formatter = DisplayFormatter()
-    formatter.active_types = ["text/plain", "image/png", W.WIDGET]
-    data, metadata = formatter.format(W.mask_painter(IMAGE))
-    assert set(data) == {"text/plain", "image/png", W.WIDGET} and "alt" in metadata["image/png"]
+    formatter.active_types = ["text/plain", "image/png", WIDGET]
+    data, metadata = formatter.format(mask_painter(IMAGE))
+    assert set(data) == {"text/plain", "image/png", WIDGET} and "alt" in metadata["image/png"]
 
 
 def test_nothing_from_a_file_becomes_html(runs):
-    panel = W.run_browser(runs)
+    panel = run_browser(runs)
     panel.controls["runs"].value = (0, 1, 2)
     for part in (panel.words.value, panel.picture.table):
         assert "<script" not in part and "<img" not in part
     assert "&lt;script&gt;" in panel.picture.table and "onerror=&#x27;" in panel.picture.table
     design, y = study()
-    explorer = W.taguchi_explorer(design, y)
+    explorer = taguchi_explorer(design, y)
     assert (
         "<b>d" not in explorer.picture.table
         and "<b>d" not in explorer.words.value
@@ -190,7 +194,7 @@ def test_nothing_from_a_file_becomes_html(runs):
 
 
 def test_choosing_a_benchmark_changes_the_list_of_runs(runs):
-    panel = W.run_browser(runs)
+    panel = run_browser(runs)
     assert len(panel.controls["runs"].options) == 3
     panel.controls["bench"].value = "b02_other"
     assert len(panel.controls["runs"].options) == 1 and "no curve" in panel.picture.words
@@ -199,21 +203,21 @@ def test_choosing_a_benchmark_changes_the_list_of_runs(runs):
 
 
 def test_the_records_of_this_repository_can_be_browsed():
-    panel = W.run_browser(ROOT / "results", "b04_cifar10")
+    panel = run_browser(ROOT / "results", "b04_cifar10")
     assert len(panel.controls["runs"].options) > 3 and "ends at" in panel.picture.words
 
 
 @pytest.mark.parametrize("h, w", [(8, 8), (9, 7), (8, 11)])
 def test_what_brushes_paint_is_what_the_image_loses(h, w):
     x = torch.randn(3, h, w, generator=stream(1, "test/brush"), dtype=torch.float64)
-    panel = W.mask_painter(x)
+    panel = mask_painter(x)
     panel.controls["ring"].value, panel.controls["width"].value, panel.controls["angle"].value = (
         (0.2, 0.4),
         60,
         40,
     )
     panel.buttons["Remove"].click()
-    full = torch.fft.fft2(W.keep(x, panel.memory["mask"]))
+    full = torch.fft.fft2(keep(x, panel.memory["mask"]))
     fy, fx = torch.fft.fftfreq(h, dtype=torch.float64)[:, None], torch.fft.fftfreq(w, dtype=torch.float64)
     angle = torch.rad2deg(torch.atan2(fy, fx)) - 40
     inside = (
@@ -224,17 +228,17 @@ def test_what_brushes_paint_is_what_the_image_loses(h, w):
 
 def test_bad_values_are_refused_by_name():
     for call, said in (
-        (lambda: W.brush(8, 8, 0.3, 0.2), "lower to a higher"),
-        (lambda: W.brush(8, 8, width=0.0), "width of a wedge"),
-        (lambda: W.keep(IMAGE, W.brush(8, 8)), "the mask of images"),
-        (lambda: W.draw_noise(IMAGE, FIELD, "pnik", 0.5), "did you mean 'pink'"),
+        (lambda: brush(8, 8, 0.3, 0.2), "lower to a higher"),
+        (lambda: brush(8, 8, width=0.0), "width of a wedge"),
+        (lambda: keep(IMAGE, brush(8, 8)), "the mask of images"),
+        (lambda: draw_noise(IMAGE, FIELD, "pnik", 0.5), "did you mean 'pink'"),
         (
-            lambda: W.sampler_scrubber(FIELD.denoiser(COSINE), COSINE, FIELD, ("ddin", "ddim")),
+            lambda: sampler_scrubber(FIELD.denoiser(COSINE), COSINE, FIELD, ("ddin", "ddim")),
             "did you mean 'ddim'",
         ),
-        (lambda: W.draw_steps({}, 1, FIELD, COSINE), "step must lie"),
-        (lambda: W.draw_study(*study(), view="x"), "unknown view"),
-        (lambda: W.draw_runs([], []), "at least one run"),
+        (lambda: draw_steps({}, 1, FIELD, COSINE), "step must lie"),
+        (lambda: draw_study(*study(), view="x"), "unknown view"),
+        (lambda: draw_runs([], []), "at least one run"),
     ):
         with pytest.raises(InputError, match=re.escape(said)):
             call()
@@ -280,7 +284,7 @@ def steps(gate, taken):
 
 def test_stop_ends_after_the_present_step_and_not_before():
     gate, taken = threading.Semaphore(0), []
-    monitor = W.Monitor(steps(gate, taken), seconds=3_600)
+    monitor = Monitor(steps(gate, taken), seconds=3_600)
     for _ in range(3):
         gate.release()
     until = time.monotonic() + 600
@@ -294,7 +298,7 @@ def test_stop_ends_after_the_present_step_and_not_before():
 
 
 def test_an_interrupt_of_the_kernel_stops_training_and_is_no_error(monkeypatch):
-    monitor = W.Monitor((State(1.0) for _ in iter(lambda: time.sleep(0.002), 1)), seconds=3_600)
+    monitor = Monitor((State(1.0) for _ in iter(lambda: time.sleep(0.002), 1)), seconds=3_600)
     real, first = monitor.ended.wait, iter([True])
 
     def interrupted(seconds=None):
@@ -315,7 +319,7 @@ def test_a_watched_run_is_the_run_that_nobody_watches():
         return torch.randn(4, 1, 8, 8, generator=stream(step, "test/monitor"))
 
     alone = [s.loss for s in train(fresh(), images, steps=6, batch=4)]
-    monitor = W.Monitor(train(fresh(), images, steps=6, batch=4), seconds=3_600, every=0.001)
+    monitor = Monitor(train(fresh(), images, steps=6, batch=4), seconds=3_600, every=0.001)
     state = monitor.wait(600)
     assert monitor.losses == alone and state.step == 6 and monitor.ending == "All steps are done."
 
@@ -324,11 +328,21 @@ def notebook(page):
     return json.loads((ROOT / "nbs" / f"{page}.ipynb").read_text())
 
 
-@pytest.mark.parametrize("page", ["lab/widgets", "guide/first_hour"])
-def test_the_pages_keep_pictures_and_no_dead_views(page):
+@pytest.mark.parametrize(
+    "page, pictures",
+    [
+        ("lab/panel", 1),
+        ("lab/masks", 1),
+        ("lab/scrubbers", 2),
+        ("lab/browsers", 2),
+        ("lab/monitor", 1),
+        ("guide/first_hour", 6),
+    ],
+)
+def test_the_pages_keep_pictures_and_no_dead_views(page, pictures):
     outputs = [o.get("data", {}) for c in notebook(page)["cells"] for o in c.get("outputs", ())]
-    assert not any(W.WIDGET in data for data in outputs)
-    assert sum("image/png" in data for data in outputs) >= 6
+    assert not any(WIDGET in data for data in outputs)
+    assert sum("image/png" in data for data in outputs) >= pictures
 
 
 def test_a_finished_page_loses_its_live_views_and_nothing_else():
@@ -336,12 +350,12 @@ def test_a_finished_page_loses_its_live_views_and_nothing_else():
 
     shown = {
         "output_type": "execute_result",
-        "data": {W.WIDGET: {"model_id": "x"}, "image/png": "abc", "text/plain": "words"},
+        "data": {WIDGET: {"model_id": "x"}, "image/png": "abc", "text/plain": "words"},
         "metadata": {},
     }
     bare = {
         "output_type": "display_data",
-        "data": {W.WIDGET: {"model_id": "x"}, "text/plain": "0%"},
+        "data": {WIDGET: {"model_id": "x"}, "text/plain": "0%"},
         "metadata": {},
     }
     nb = {
@@ -350,7 +364,7 @@ def test_a_finished_page_loses_its_live_views_and_nothing_else():
     }
     first, second = without_views(nb)["cells"][0]["outputs"]
     assert nb["metadata"] == {"kernelspec": {}}
-    assert first["data"] == {"image/png": "abc", "text/plain": "words"} and W.WIDGET in second["data"]
+    assert first["data"] == {"image/png": "abc", "text/plain": "words"} and WIDGET in second["data"]
 
 
 def test_the_commands_of_the_first_hour_are_commands():
