@@ -13,7 +13,7 @@ from spectral_diffusion.codec.files import read_image, run_decode, run_encode  #
 # noqa: E402
 from spectral_diffusion.codec.hierarchical import CodecConfig, build_codec, compress, decompress, save_codec
 from spectral_diffusion.core.registry import InputError  # noqa: E402
-from spectral_diffusion.data.real import PHOTOGRAPHS, photographs, split_of  # noqa: E402
+from spectral_diffusion.data.photographs import PHOTOGRAPHS, photographs, split_of  # noqa: E402
 
 
 def test_verbs_write_what_the_library_gives(tmp_path, capsys):

@@ -27,17 +27,26 @@ OLD = {  # module -> public names that it had
     "data.real": "DATASETS register_dataset load_images floats",
     "lab.experiment": (
         "at_least DataConfig TrainConfig EvalConfig RunConfig Images floats power_law_images family_images"
-        " cifar10_validation FAMILIES DATASETS load_images EvaluationSet evaluation_set eps_errors image_losses"
-        " squared_errors Silent statistics field_of by_time by_band references build_denoiser marks Watcher"
+        " cifar10_validation FAMILIES DATASETS load_images EvaluationSet evaluation_set eps_errors"
+        " image_losses squared_errors Silent statistics field_of by_time by_band references"
+        " build_denoiser marks Watcher"
         " json_log train_run measure_run errors_in_parts finite_distance help_run train_options save_denoiser"
         " load_denoiser check_size draw_samples to_bytes spectrum_table save_samples MOST_PIXELS load_samples"
-        " check_channels sheet write_pictures Comparison arm_config plan Runs run_plan compare Reach first_reach"
-        " to_target Ratio costs save_comparison"
+        " check_channels sheet write_pictures Comparison arm_config plan Runs run_plan compare Reach"
+        " first_reach to_target Ratio costs save_comparison"
     ),
     "lab.preflight": "part rehearse_training works working_samplers clipped FEW rehearse_sampling rehearse",
+    "doe.taguchi": (
+        "GOALS refuse sn_larger sn_smaller spread sn_nominal sn_variance sn_target read_response"
+        " signal_to_noise contrasts read_design as_levels LACK ROWS term_name term_factors model_blocks"
+        " residual sum_of_squares check_estimable RESPONSES Fit pure_error choose_pool find_error fit_terms"
+        " Study prediction_row anova_table effect_table observations remarks analyze plot_main_effects"
+        " plot_contribution plot_interaction plot_distributions Lenth lenth half_normal plot_half_normal"
+        " Prediction predict optimum Confirmation confirm ranking"
+    ),
     "lab.records": (
         "FACTS INDEX results_root check_name run_path run_folder clear_partials write_json write_csv Record"
-        " load_record read_csv save_record flatten run_folders ledger_row read_ledger load_ledger"
+        " load_record read_csv save_record flatten run_folders ledger_rows read_ledger load_ledger"
         " write_ledger"
     ),
     "lab.timing": (
@@ -51,6 +60,12 @@ OLD = {  # module -> public names that it had
     "noise.denoiser": (
         "PRECONDITIONINGS Denoiser plain_gains wiener_gains usable_targets check_target NetworkDenoiser"
         " ScalarField wrap target_of"
+    ),
+    "lab.cli": (
+        "read_changes run_data run_bench_verb run_report TRAIN_HELP VARIANTS train_config tensorboard_log"
+        " show_plan SAMPLE_HELP run_train find_run run_sample SWEEP_HELP run_sweep_verb TAGUCHI_HELP"
+        " run_taguchi run_evaluate run_encode run_decode run_doctor TOP_HELP run_completion NEGATIVE Parser"
+        " plain_path parser DEBUG one_line keep_traceback main"
     ),
     "lab.sweep": (
         "known_parameters check_parameters BenchFailed run_notebook bench_names reading_order find_bench"

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from spectral_diffusion.core.registry import InputError
-from spectral_diffusion.data import real
-from spectral_diffusion.data.real import mnist1d
+from spectral_diffusion.data import mnist1d as page
+from spectral_diffusion.data.mnist1d import mnist1d
 
 data = pytest.importorskip("mnist1d.data")
 
@@ -28,7 +28,7 @@ def program(samples, seed):
 
 
 def test_the_parts_of_the_study_are_the_rows_of_the_program(home):
-    with real.global_random_state():
+    with page.global_random_state():
         made = program(10_000, 42)
     train, valid, test = (mnist1d(s, home) for s in ("train", "valid", "test"))
     assert (len(train.y), len(valid.y), len(test.y)) == (7_000, 1_000, 2_000)
@@ -47,14 +47,14 @@ def test_fresh_signals_are_twice_as_many_and_new(home):
     assert fresh.x.shape == (4_000, 40) and fresh.y.bincount().tolist() == [400] * 10
     assert len(torch.cat([fresh.x, known.x]).unique(dim=0)) == 11_000
     # each draw is scaled by its own standard deviation; two draws agree on it (`t` is divided by it)
-    with real.global_random_state():
+    with page.global_random_state():
         assert abs(program(1_000, 42)["t"][5] / program(1_000, 777)["t"][5] - 1) < 0.03
 
 
 def test_global_random_states_are_left_alone(home):
     random.seed(1), np.random.seed(1)
     before = random.getstate(), np.random.get_state()
-    real.draw_mnist1d(100, 9)
+    page.draw_mnist1d(100, 9)
     after = random.getstate(), np.random.get_state()
     assert before[0] == after[0] and all(np.array_equal(a, b) for a, b in zip(before[1], after[1]))
 
@@ -62,7 +62,7 @@ def test_global_random_states_are_left_alone(home):
 def test_the_state_comes_back_after_an_error():
     random.seed(2), np.random.seed(2)
     before = random.getstate()
-    with pytest.raises(KeyError), real.global_random_state():
+    with pytest.raises(KeyError), page.global_random_state():
         random.random(), np.random.rand()
         raise KeyError
     assert random.getstate() == before and np.random.rand() == np.random.RandomState(2).rand()
@@ -76,7 +76,7 @@ def test_files_are_plain_arrays_and_found_in_any_place(home, tmp_path, monkeypat
         and np.load(file, allow_pickle=False)["x"].dtype == np.float32
     )
     monkeypatch.setenv("SPECTRAL_DIFFUSION_DATA", str(tmp_path / "a"))
-    monkeypatch.setattr(real, "draw_mnist1d", lambda *a: pytest.fail("drawn again"))
+    monkeypatch.setattr(page, "draw_mnist1d", lambda *a: pytest.fail("drawn again"))
     assert len(mnist1d("test", tmp_path / "b", samples=100).y) == 20 and not (tmp_path / "b").exists()
 
 

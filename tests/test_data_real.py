@@ -105,6 +105,13 @@ def test_to_float_agrees_with_torchvision():
     ).eps  # two roundings apart
 
 
+def test_names_that_have_pages_of_their_own_are_found_here_too():
+    from spectral_diffusion.data import mnist1d, photographs
+
+    assert real.photographs is photographs.photographs and real.split_of is photographs.split_of
+    assert real.mnist1d is mnist1d.mnist1d and real.Signals is mnist1d.Signals
+
+
 def test_a_server_that_never_answers_costs_only_the_limit():
     # the server is still silent when this has returned
     with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(OSError):

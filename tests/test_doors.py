@@ -900,12 +900,12 @@ def test_a_kernel_that_cannot_be_cleaned_up(place, capsys, caplog, monkeypatch):
 
 
 def test_a_copy_that_cannot_be_tidied(place, capsys, caplog, monkeypatch):
-    import spectral_diffusion.study.sweep as sweep
+    import spectral_diffusion.study.execute as execute
 
     def fails(path):
         raise OSError(5, "I/O error")
 
-    monkeypatch.setattr(sweep, "tidy", fails)
+    monkeypatch.setattr(execute, "tidy", fails)
     (place / "n.ipynb").write_text(GOOD)
     (place / "f.yaml").write_text("factors: {lr: [0.1, 0.2]}")
     code, out, err = call(
@@ -995,8 +995,7 @@ def test_hints_name_what_can_be_installed():
     extras = {key.removeprefix("extra_") for key in config["DEFAULT"] if key.startswith("extra_")} | {"dev"}
     found = []
     for path in (ROOT / "spectral_diffusion").rglob("*.py"):
-        text = path.read_text(encoding="utf-8")
-        text = re.sub(r'"\s*f?"', "", text)  # a sentence may stand on several lines
+        text = re.sub(r'"\n\s*f?"', "", path.read_text(encoding="utf-8"))  # one hint may take two lines
         assert not re.search(r"pip install [^;\n]*spectral[-_]diffusion", text), path
         found += re.findall(r"pip install -e '\.\[(\w+)\]' in a checkout", text)
     assert len(found) > 10 and set(found) <= extras

@@ -13,9 +13,9 @@ from spectral_diffusion.learn.losses import TIME_WEIGHTS, denoising_loss
 from spectral_diffusion.models.zoo import build_model
 from spectral_diffusion.noise.denoiser import wrap
 from spectral_diffusion.noise.process import Process
+from spectral_diffusion.noise.theory import GaussianField
 from spectral_diffusion.run.settings import RunConfig, TrainConfig, build_denoiser, resolve
 from spectral_diffusion.run.training import training_steps
-from spectral_diffusion.noise.theory import GaussianField
 
 PROCESS = Process("cosine")
 

@@ -1,4 +1,4 @@
-"A preconditioning and a data set are entries of a registry: a new one works everywhere without an edit elsewhere."
+"A preconditioning and a data set are entries of a registry: a new one works without an edit elsewhere."
 
 import re
 from pathlib import Path

@@ -120,7 +120,7 @@ def test_a_rehearsal_asks_the_data_for_nothing(tiny, monkeypatch):
 
 
 def test_a_run_loads_its_images_once(tiny, tmp_path, monkeypatch):
-    "From the first step to the last file of its record, a run asks for its data set by name twice: itself, and its statistics."
+    "From first step to last file a run asks for its data set by name twice: itself, and its statistics."
     asked = []
     monkeypatch.setattr(settings, "load_images", lambda name: asked.append(name) or DATASETS[name]())
     train_run(replace(tiny, preconditioning="spectral"), tmp_path)

@@ -325,7 +325,7 @@ def test_killed_inside_a_notebook(page, tmp_path):
     sweep = run_sweep(page, [{"steps": 7}], "sequential", root=root, cwd=page.parent)
     assert len(sweep.ran) == 1 and not list(root.glob(".partial-*")) and not partial[0].exists()
     assert counts(page.parent / "started.txt") == {7: 2}
-    assert load_ledger(tmp_path)["parameters.steps"].tolist() == [7]  # a row is a record like any other
+    assert load_ledger(tmp_path).steps.tolist() == [7]  # a row is a record like any other
 
 
 def test_two_sweeps_on_one_folder(drive, tmp_path):

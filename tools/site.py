@@ -4,7 +4,7 @@
     python tools/site.py check [--out _site]        links, outside requests and alt texts of a built site
 
 Pages come with their stored outputs. A benchmark page has none: its executed copy is taken from
-`results/<bench>/<fingerprint>/notebook.ipynb` (preset gpu before cpu before smoke, then the newest). Nothing
+`results/<bench>/<preset>/notebook.ipynb` (preset gpu before cpu before smoke, then the newest). Nothing
 is executed here. smalldocs renders, or Quarto where it is asked for: from the same files, in which what both
 need is done already. smalldocs has no cross-references and no MathML: this file and tools/rendered.py
 add them.
@@ -114,6 +114,8 @@ def executed_copy(root: Path, bench: str) -> tuple[Path, str] | None:
         config = nb.with_name("config.yaml")
         settings = yaml.safe_load(config.read_text(encoding="utf-8")) if config.exists() else None
         preset = (settings or {}).get("preset", "")
+        if preset and nb.parent.name.startswith(f"{preset}-"):
+            continue  # a run with changed settings
         rank = PRESETS.index(preset) if preset in PRESETS else len(PRESETS)
         page = load_if_there(nb.with_name("system.json")).get("page")
         found.append((page != mark, rank, -nb.stat().st_mtime, nb, preset))

@@ -34,7 +34,7 @@ def read_value(
     where: str,  # dotted name, for the error
 ) -> object:  # the value, as the field wants it
     "Check one value against its annotated type; lists become tuples and mappings become dataclasses."
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return value if isinstance(value, kind) else from_dict(kind, value, where)
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
@@ -173,8 +173,8 @@ def place_of(mark: yaml.Mark) -> str:
 class StrictLoader(yaml.SafeLoader):
     "A safe loader of the core schema; doubled keys, endless aliases and endless numbers are refused."
 
-    yaml_implicit_resolvers: typing.ClassVar[dict] = {}
-    yaml_constructors: typing.ClassVar[dict] = {
+    yaml_implicit_resolvers = {}
+    yaml_constructors = {
         tag: make
         for tag, make in yaml.SafeLoader.yaml_constructors.items()
         if tag is None or tag.rsplit(":", 1)[-1] in ("null", "str", "seq", "map")
@@ -332,7 +332,8 @@ def override(
     for key, value in changes.items():
         node, last = _place(data, kind, key.split("."))
         if node is None:
-            raise unknown_name(f"key of {kind.__name__}", key, _leaves(as_plain(config, whole=True)))
+            known = _leaves(typing.cast(dict, as_plain(config, whole=True)))
+            raise unknown_name(f"key of {kind.__name__}", key, known)
         node[last] = value
     return from_dict(kind, data)
 
@@ -382,7 +383,7 @@ def known_keys(
             out.append(
                 Key(
                     prefix + f.name,
-                    f.type,
+                    typing.cast(str, f.type),
                     None if default is dataclasses.MISSING else as_plain(default),
                     comments.get(f.name, ""),
                 )

@@ -8,8 +8,10 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable
+from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import cast
 
 # %% auto #0
 __all__ = ['PACKAGE', 'MOVED', 'RENAMED', 'names_elsewhere', 'MovedModules', 'find_moved_modules']
@@ -18,15 +20,34 @@ __all__ = ['PACKAGE', 'MOVED', 'RENAMED', 'names_elsewhere', 'MovedModules', 'fi
 PACKAGE = "spectral_diffusion"
 MOVED = {  # old address -> where its names are now
     "codec.hierarchical": ("codec.layers", "codec.training", "codec.bitstream"),
+    "data.real": ("data.photographs", "data.mnist1d", "data.sets"),
     "doe.arrays": ("doe.balance", "doe.fields", "doe.constructions", "doe.aliasing", "doe.assign"),
+    "doe.taguchi": (
+        "doe.signal_to_noise",
+        "doe.terms",
+        "doe.anova",
+        "doe.figures",
+        "doe.lenth",
+        "doe.confirm",
+        "doe.ranking",
+    ),
     "lab.records": ("run.record", "study.ledger"),
     "lab.widgets": ("lab.panel", "lab.masks", "lab.scrubbers", "lab.browsers", "lab.monitor"),
     "lab.timing": ("measure.timing",),
     "lab.verdict": ("study.verdict",),
     "lab.pairs": ("study.pairs",),
     "lab.factors": ("study.factors",),
-    "lab.rows": ("study.rows",),
-    "lab.sweep": ("study.sweep",),
+    "lab.rows": ("study.rows", "study.settings", "study.jobs", "study.engines"),
+    "study.rows": ("study.settings", "study.jobs", "study.engines"),
+    "lab.cli": (
+        "lab.options",
+        "lab.verbs_bench",
+        "lab.verbs_train",
+        "lab.verbs_study",
+        "lab.verbs_pictures",
+    ),
+    "lab.sweep": ("study.sweep", "study.notebooks", "study.execute", "study.studies"),
+    "study.sweep": ("study.notebooks", "study.execute", "study.studies"),
     "lab.preflight": ("run.preflight",),
     "lab.experiment": (
         "data.sets",
@@ -41,7 +62,6 @@ MOVED = {  # old address -> where its names are now
         "study.compare",
         "study.reach",
     ),
-    "data.real": ("data.sets",),
     "noise.denoiser": ("noise.preconditioning",),
 }
 RENAMED = {  # a name of an old address that has another name now
@@ -83,7 +103,7 @@ class MovedModules:
     def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         "A module without a file for an old address; None for anything else."
         package, _, old = name.partition(".")
-        return ModuleSpec(name, MovedModules) if package == PACKAGE and old in MOVED else None
+        return ModuleSpec(name, cast(Loader, MovedModules)) if package == PACKAGE and old in MOVED else None
 
     @staticmethod
     def create_module(spec: ModuleSpec) -> None:
@@ -92,7 +112,7 @@ class MovedModules:
     @staticmethod
     def exec_module(module: ModuleType) -> None:
         "Its names are those of the new places."
-        module.__getattr__ = names_elsewhere(module.__name__)
+        vars(module)["__getattr__"] = names_elsewhere(module.__name__)
 
 # %% ../../nbs/core/moved.ipynb #c4ec08d8
 def find_moved_modules() -> None:

@@ -11,7 +11,9 @@ import threading
 import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 from matplotlib.ticker import FixedLocator, NullLocator
 from torch import Tensor
 
@@ -52,7 +54,7 @@ STYLE = {
     "legend.frameon": False,
     "image.cmap": "gray",
     "figure.facecolor": "white",
-    "axes.prop_cycle": plt.cycler(color=CYCLE),
+    "axes.prop_cycle": cycler(color=CYCLE),
 }
 
 # %% ../../nbs/core/plot.ipynb #02e8eb23
@@ -68,7 +70,7 @@ def figure(
     "A figure in the house style and its axes (one `Axes`, or an array of them)."
     if rows < 1 or cols < 1:
         raise InputError(f"a figure needs at least one row and one column, got {rows} x {cols}")
-    plt.rcParams.update(STYLE)
+    plt.style.use(STYLE)
     size = (width, height or 2.6 * rows * width / 6.4 * (1 if cols > 1 else 1.15))
     if threading.current_thread() is threading.main_thread():
         return plt.subplots(rows, cols, figsize=size, sharex=sharex, sharey=sharey)
@@ -77,10 +79,10 @@ def figure(
 
 # %% ../../nbs/core/plot.ipynb #ad44d6c5
 def spectrum_axes(
-    ax: plt.Axes,  # axes to be labelled
+    ax: Axes,  # axes to be labelled
     *,
     ylabel: str = "power",  # what is drawn
-) -> plt.Axes:  # the same axes
+) -> Axes:  # the same axes
     "Log-log axes with the project's frequency label and plain numbers along it."
     ax.set(xscale="log", yscale="log", xlabel="frequency (cycles/pixel)", ylabel=ylabel)
     ax.xaxis.set_major_locator(FixedLocator([0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5]))

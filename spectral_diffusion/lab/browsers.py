@@ -16,7 +16,7 @@ from ..core.registry import InputError, unknown_name
 from ..data.pictures import read_picture
 from .panel import Panel, Picture, choice, plain_log, to_picture
 from ..run.record import Record, load_record, results_root
-from ..study.ledger import flatten, run_folders
+from ..study.ledger import HeldRun, flatten, held_runs, run_folders
 
 # %% auto #0
 __all__ = ['VIEWS', 'tell_apart', 'run_table', 'curves_of', 'samples_of', 'draw_runs', 'run_browser', 'draw_study',
@@ -60,7 +60,7 @@ def curves_of(
     record: Record,  # a complete run
 ) -> dict[str, pd.DataFrame]:  # arm, or "" -> rows with step and loss; empty when the record has none
     "Loss curves of a record."
-    if not (record.path / "history.csv").is_file():
+    if not isinstance(record, HeldRun) and not (record.path / "history.csv").is_file():
         return {}
     history = record.history()
     if not {"step", "loss"} <= set(history.columns):
@@ -146,7 +146,7 @@ def run_browser(
 
     def read(name):
         if name not in known:
-            records = [load_record(p) for p in folders[name]]
+            records = [r for p in folders[name] for r in held_runs(load_record(p))]
             known[name] = records, tell_apart([r.config for r in records])
         return known[name]
 

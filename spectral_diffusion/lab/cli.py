@@ -6,456 +6,53 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
-import re
 import sys
 import tempfile
-import time
 import traceback
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
-from ..core.config import override, parse_yaml
+from ..core.moved import names_elsewhere
 from ..core.registry import InputError, unknown_name
+from .options import Parser, plain_path
+from spectral_diffusion.lab.verbs_bench import (
+    bench_options,
+    data_options,
+    report_options,
+    run_bench_verb,
+    run_data,
+    run_report,
+)
+from spectral_diffusion.lab.verbs_pictures import (
+    decode_options,
+    encode_options,
+    evaluate_options,
+    run_decode,
+    run_encode,
+    run_evaluate,
+)
+from spectral_diffusion.lab.verbs_study import (
+    SWEEP_HELP,
+    TAGUCHI_HELP,
+    run_sweep_verb,
+    run_taguchi,
+    sweep_options,
+    taguchi_options,
+)
+from spectral_diffusion.lab.verbs_train import (
+    SAMPLE_HELP,
+    TRAIN_HELP,
+    run_sample,
+    run_train,
+    sample_options,
+    train_options,
+)
 
 # %% auto #0
-__all__ = ['TRAIN_HELP', 'VARIANTS', 'SAMPLE_HELP', 'SWEEP_HELP', 'TAGUCHI_HELP', 'TOP_HELP', 'PATHS', 'NEGATIVE', 'DEBUG',
-           'read_changes', 'run_data', 'run_bench_verb', 'run_report', 'train_config', 'tensorboard_log', 'show_plan',
-           'run_train', 'find_run', 'run_sample', 'run_sweep_verb', 'run_taguchi', 'run_evaluate', 'run_encode',
-           'run_decode', 'run_doctor', 'run_completion', 'Parser', 'plain_path', 'parser', 'one_line', 'keep_traceback',
-           'main']
+__all__ = ['TOP_HELP', 'COMPLETION_HELP', 'DEBUG', 'run_doctor', 'doctor_options', 'run_completion', 'completion_options',
+           'add_verb', 'parser', 'one_line', 'keep_traceback', 'tell', 'end_of', 'main']
 
 # %% ../../nbs/lab/cli.ipynb #50b86400
-def read_changes(
-    pairs: list[str],  # "key=value"
-) -> dict[str, object]:  # dotted key -> value
-    "Changes as the option --set gives them."
-    changes = {}
-    for pair in pairs:
-        key, found, value = pair.partition("=")
-        if not found or not key:
-            raise InputError(f"--set takes key=value, got {pair!r}")
-        changes[key] = parse_yaml(value, f"value of {key}")
-    return changes
-
-# %% ../../nbs/lab/cli.ipynb #ff6cde7f
-def run_data(args: argparse.Namespace) -> int:
-    "Find or fetch CIFAR-10 and say where it is."
-    from spectral_diffusion.data.real import cifar10, fetch_cifar10, find_cifar10
-
-    path = find_cifar10(args.root) or fetch_cifar10(args.root)
-    n = sum(len(cifar10(split, args.root).y) for split in ("train", "test"))
-    print(f"CIFAR-10: {n} images, content verified, in {path}")
-    if args.out:
-        import torch
-
-        from spectral_diffusion.core.runtime import stream
-        from spectral_diffusion.data.sets import floats, load_images
-        from spectral_diffusion.run.pictures import write_pictures
-
-        test = load_images("cifar10").test
-        if not 1 <= args.number <= len(test):
-            raise InputError(f"--number must be between 1 and {len(test)}, got {args.number}")
-        chosen = test[torch.randperm(len(test), generator=stream(0, "data/pictures"))[: args.number]]
-        folder = write_pictures(floats(chosen), args.out, {"data": "cifar10", "split": "test"}, "cifar10")
-        print(f"{args.number} test pictures in {folder}")
-    return 0
-
-# %% ../../nbs/lab/cli.ipynb #23f1fc50
-def run_bench_verb(args: argparse.Namespace) -> int:
-    "Run one benchmark, or all of them."
-    from spectral_diffusion.run.record import results_root
-    from spectral_diffusion.study.sweep import bench_names, run_bench
-
-    if args.preset not in ("smoke", "cpu", "gpu"):
-        raise unknown_name("preset", args.preset, ["smoke", "cpu", "gpu"])
-    # smoke runs show that a page works; they are no results and stay out of the ledger
-    root = args.results or (results_root() / ".smoke" if args.preset == "smoke" else None)
-    for name in bench_names() if args.name == "all" else [args.name]:
-        start = time.monotonic()
-        path = run_bench(name, args.preset, changes=read_changes(args.set), root=root)
-        print(f"{name} {args.preset}: {time.monotonic() - start:.0f} s, record {path.name}", flush=True)
-    return 0
-
-# %% ../../nbs/lab/cli.ipynb #d36a877c
-def run_report(args: argparse.Namespace) -> int:
-    "Run the benchmarks that have no record of the present page yet, and rebuild the ledger."
-    from spectral_diffusion.study.ledger import load_ledger, write_ledger
-    from spectral_diffusion.study.sweep import bench_names, find_bench, run_bench
-
-    for name in bench_names():
-        if find_bench(name, args.preset, args.results):
-            print(f"{name} {args.preset}: in results already")
-        else:
-            start = time.monotonic()
-            print(f"{name} {args.preset}: running ...", flush=True)
-            path = run_bench(name, args.preset, root=args.results)
-            print(f"{name} {args.preset}: {time.monotonic() - start:.0f} s, record {path.name}", flush=True)
-    print(f"ledger: {write_ledger(args.results).name}, {len(load_ledger(args.results))} runs")
-    return 0
-
-# %% ../../nbs/lab/cli.ipynb #878bcc2e
-TRAIN_HELP = """\
-A small network that starts at the Wiener filter, in about a minute on one core:
-  spectral-diffusion train --run-id first --set preconditioning=spectral \\
-    --set "model={name: unet_tiny, base: 16}" --set train.steps=300
-Every key with its default: spectral-diffusion train --keys. What a command would do: add --dry-run.
-After a crash or Ctrl-C: the same command again.
-
-Several processes share every batch and give the numbers of one, to rounding. They are started by a launcher:
-  torchrun --nproc-per-node 2 -m spectral_diffusion.lab.cli train ...
-  accelerate launch --multi_gpu --num_processes 2 \\
-    -m spectral_diffusion.lab.cli train --launcher accelerate ...
-Without one there is one process. Networks with batch normalisation depend on the number of processes.
-"""
-
-VARIANTS = {
-    "baseline": "conv",
-    "spectral": "unet_spectral_published",
-    "spectral_deep": "unet_spectral_deep_published",
-}  # the names of the first prototype
-
-
-def train_config(args: argparse.Namespace) -> object:  # a RunConfig
-    """The configuration that the options of `train` add up to: the file, then --variant and --run-id, then
-    --set."""
-    from spectral_diffusion.core.config import load_yaml
-    from spectral_diffusion.models.zoo import MODELS
-    from spectral_diffusion.run.settings import RunConfig
-
-    known = [*VARIANTS, *MODELS]
-    if args.variant and args.variant not in known:
-        raise unknown_name("variant", args.variant, known)
-    given = {"model": {"name": VARIANTS.get(args.variant, args.variant)}} if args.variant else {}
-    if args.run_id:
-        given["bench"] = args.run_id
-    return override(
-        load_yaml(RunConfig, args.config) if args.config else RunConfig(), given | read_changes(args.set)
-    )
-
-# %% ../../nbs/lab/cli.ipynb #7ccfcf9f
-def tensorboard_log(states: Iterator, work: Path) -> Iterator:  # the same states
-    "Write event files for TensorBoard to logs/tensorboard."
-    from spectral_diffusion.lab.interop import log_tensorboard
-
-    return log_tensorboard(states, work / "logs" / "tensorboard")
-
-# %% ../../nbs/lab/cli.ipynb #e8cc7937
-def show_plan(config: object, path: Path, on: str) -> None:
-    "What a run would do, after a rehearsal with two images: the work of `--dry-run`."
-    from spectral_diffusion.core.config import dump_yaml
-    from spectral_diffusion.run.experiment import rehearse_run
-    from spectral_diffusion.run.settings import build_denoiser, resolve
-
-    setting = resolve(config, on)
-    denoiser, held_out = build_denoiser(setting), setting.held_out.x0
-    rehearse_run(setting, denoiser)  # what is wrong raises here, as it would before the first step
-    print(dump_yaml(config) + "---")
-    print(f"network: {sum(p.numel() for p in denoiser.network.parameters())} parameters")
-    print(f"data: {len(held_out)} evaluation images of {' x '.join(map(str, held_out.shape[1:]))}")
-    print(
-        f"record: {path.parent.name}/{path.name}, "
-        + (
-            "complete already: it would be read"
-            if path.exists()
-            else "unfinished: it would go on"
-            if path.with_name(f".partial-{path.name}").exists()
-            else "new"
-        )
-    )
-    print("dry run: nothing was written")
-
-# %% ../../nbs/lab/cli.ipynb #4856154e
-SAMPLE_HELP = """\
-Written are sample_000.png and so on, grid.png with all of them, spectrum.csv, and metadata.json,
-which says how they were made. For example, and compared with real pictures:
-  spectral-diffusion sample results/first --num-samples 64 --num-steps 50 --sampler-type dpm_solver++
-  spectral-diffusion data --out pictures --number 512
-  spectral-diffusion evaluate --generated-dir results/first/*/samples/cli --reference-dir pictures --no-pairs
-"""
-
-
-def run_train(args: argparse.Namespace) -> int:
-    "Train one run, by one process or by several; finished runs are read, unfinished ones go on."
-    if args.keys:
-        from spectral_diffusion.core.config import known_keys
-        from spectral_diffusion.run.settings import RunConfig
-
-        for key in known_keys(RunConfig):
-            print(f"{key.name:26} {key.default!s:22} {key.meaning}")
-        return 0
-    from spectral_diffusion.learn.distributed import join
-    from spectral_diffusion.run.experiment import follow_run, train_run
-    from spectral_diffusion.run.log import json_log
-    from spectral_diffusion.run.record import run_path
-
-    if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise InputError(
-            "--tensorboard needs a package that is not installed; hint: pip install -e '.[tensorboard]' in a"
-            " checkout"
-        )
-    config = train_config(args)
-    path = run_path(config, args.results)
-    with join(args.device, args.launcher) as workers:
-        workers.share(config.train.batch)  # a batch that is too small raises before anything is written
-        if args.dry_run:
-            if workers.rank == 0:
-                show_plan(config, path, str(workers.device))
-            return 0
-        done, watchers = path.exists(), [json_log] * args.json_log + [tensorboard_log] * args.tensorboard
-        if workers.rank:
-            follow_run(config, args.results, workers)
-        else:
-            record = train_run(
-                config, args.results, on=str(workers.device), workers=workers, watchers=watchers
-            )
-    if workers.rank == 0:
-        if done and watchers:
-            print("the run was complete before, so there is nothing to log", file=sys.stderr)
-        print(
-            f"run {record.path.name}: eps-loss {record.metrics['loss']:.4f} after {config.train.steps} steps;"
-            f" record in {record.path}"
-        )
-    return 0
-
-# %% ../../nbs/lab/cli.ipynb #cc5b8c48
-def find_run(path: str) -> Path:  # folder of one record
-    "A run by its folder, or by the folder of a --run-id with one run in it."
-    folder = Path(path)
-    if (folder / "config.yaml").is_file() or not folder.is_dir():
-        return folder
-    inside = sorted(p.parent for p in folder.glob("*/config.yaml") if not p.parent.name.startswith("."))
-    if len(inside) == 1:
-        return inside[0]
-    if inside:
-        raise InputError(
-            f"{folder.name!r} holds {len(inside)} runs; name one: {', '.join(p.name for p in inside[:6])}"
-        )
-    return folder
-
-# %% ../../nbs/lab/cli.ipynb #a53ecd3a
-def run_sample(args: argparse.Namespace) -> int:
-    """Draw images from a trained run: PNG files, a sheet of all of them, their spectrum, and how they were
-    made."""
-    from spectral_diffusion.core.config import from_dict
-    from spectral_diffusion.run.pictures import draw_samples, write_pictures
-    from spectral_diffusion.run.record import check_name, load_record
-    from spectral_diffusion.run.saved import load_denoiser
-    from spectral_diffusion.run.settings import RunConfig
-    from spectral_diffusion.sampling.engine import network_calls
-
-    run = find_run(args.run)
-    record, folder = load_record(run), Path(args.out) if args.out else run / "samples" / check_name(args.tag)
-    if folder.exists():
-        raise InputError(f"{folder.name!r} has samples already; hint: another --tag, or --out")
-    denoiser, clip = load_denoiser(record), from_dict(RunConfig, record.config).evaluation.clip
-    x = draw_samples(
-        denoiser, args.num_samples, sampler=args.sampler_type, steps=args.num_steps, seed=args.seed, clip=clip
-    )
-    calls = network_calls(args.sampler_type, denoiser.process, args.num_steps)
-    write_pictures(
-        x,
-        folder,
-        {
-            "run": run.name,
-            "sampler": args.sampler_type,
-            "steps": args.num_steps,
-            "network_calls": calls,
-            "seed": args.seed,
-            "clip": clip,
-            "schedule": record.config["schedule"],
-        },
-    )
-    print(f"{len(x)} images in {folder}")
-    return 0
-
-# %% ../../nbs/lab/cli.ipynb #c6547b1a
-SWEEP_HELP = """\
-NOTEBOOK has one cell tagged `parameters`, with `out` among them: the folder that it writes metrics.json to.
-FACTORS is a file such as
-
-  factors:                 # what is varied: at least two levels each
-    lr: [1e-3, 3e-3]       # a parameter of the notebook
-    model.base: [16, 32]   # a dotted name goes into its parameter `overrides`
-    gauss: [a, b]
-  dummy: [gauss]           # must do nothing: the control
-  avoid: [[lr, model.base]] # interactions kept clear of the main effects
-  noise: {seed: [0, 1, 2]} # crossed with every run; one level only sets a parameter
-  replicates: 1            # more than one sets the parameter `replicate`
-
-Before anything runs each factor is moved alone, if the notebook has a parameter `probe`;
-one that changes nothing stops the sweep.
-A row that trains a run whose settings cannot work together fails before its first step; the other rows go on.
-Finished rows are never run again: after a crash, start the same command again.
-Failed rows are listed at the end and kept in DIR/failed with their traceback; exit code 1.
-Then: spectral-diffusion taguchi DIR --metric loss
-"""
-
-
-def run_sweep_verb(args: argparse.Namespace) -> int:
-    "Run a notebook for every row of an orthogonal array, in parallel."
-    from spectral_diffusion.study.factors import read_factors
-    from spectral_diffusion.study.rows import SweepFailed
-    from spectral_diffusion.study.sweep import known_parameters, run_study, sweep_root
-
-    name = Path(args.notebook).name
-    if "probe" not in known_parameters(args.notebook):
-        print(f"{name} has no parameter `probe`: factors are not checked", file=sys.stderr)
-    folder = sweep_root(args.notebook, args.root).name
-    if not args.root and folder != f"sweep-{Path(name).stem}":
-        print(f"the results go to the folder {folder}; --root DIR names another", file=sys.stderr)
-    try:
-        sweep = run_study(
-            args.notebook,
-            read_factors(args.factors),
-            args.array,
-            args.engine,
-            root=args.root,
-            base=read_changes(args.base),
-            jobs=args.jobs,
-            address=args.address,
-            retry_failed=args.retry_failed,
-            limit=args.limit,
-        )
-    except SweepFailed as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(f"{len(sweep.names)} rows done, {len(sweep.ran)} of them now; ledger: {sweep.root / 'sweep.csv'}")
-    return 0
-
-# %% ../../nbs/lab/cli.ipynb #50893430
-TAGUCHI_HELP = """\
-RESULTS is the folder of a sweep that was run from a factors file. Every run of the array has one
-response for each noise level and repetition:
-  --response sn    their signal-to-noise ratio in dB, for --goal smaller, larger, nominal or target
-                   (steady and good; the default)
-  --response mean  their mean
-  --response raw   every value by itself
-Dummy factors are counted as scatter. Tables, figures and sentences go to RESULTS/taguchi-METRIC, or to --out.
-"""
-
-
-def run_taguchi(args: argparse.Namespace) -> int:
-    "Effects and analysis of variance of a sweep."
-    import matplotlib.pyplot as plt
-
-    from spectral_diffusion.core.runtime import atomic_file
-    from spectral_diffusion.doe.taguchi import (
-        analyze,
-        optimum,
-        plot_contribution,
-        plot_main_effects,
-        term_name,
-    )
-    from spectral_diffusion.run.record import write_csv
-    from spectral_diffusion.study.sweep import read_study
-
-    design, y, factors = read_study(args.results, args.metric)
-    idle = [term_name((name,)) for name in factors.dummy] or None
-    try:
-        study = analyze(
-            design,
-            y,
-            args.goal,
-            target=args.target,
-            response=args.response,
-            pool=idle,
-            confidence=args.confidence,
-        )
-    except InputError as error:
-        raise InputError(f"metric {args.metric!r}: {error}") from error
-    said = [
-        (
-            f"{args.metric}, goal {args.goal}, response {args.response}: {len(design)} runs with {y.shape[1]}"
-            " values each."
-        ),
-        f"Effects: {study.sentence()}.",
-        *(f"Note: {n}." for n in study.notes),
-    ]
-    if args.response == "sn" or args.goal in ("larger", "smaller"):
-        best = optimum(study)
-        width = (
-            f", {100 * args.confidence:g} % interval {best.low:.4g} to {best.high:.4g}"
-            if study.error_dof
-            else ""
-        )
-        said.append(
-            f"Best by the model: {', '.join(f'{k} = {v}' for k, v in best.setting.items())}; predicted"
-            f" {study.unit} {best.value:.4g}{width}. A prediction, until runs confirm it."
-        )
-    if not args.out and not re.fullmatch(r"[\w.-]+", args.metric):
-        raise InputError(f"metric {args.metric!r} cannot be a part of a folder's name; hint: --out DIR")
-    out = Path(args.out) if args.out else Path(args.results) / f"taguchi-{args.metric}"
-    write_csv(out / "effects.csv", study.effects)
-    write_csv(out / "anova.csv", study.anova.reset_index())
-    for name, draw in (("main_effects", plot_main_effects), ("contribution", plot_contribution)):
-        figure = draw(study)
-        with atomic_file(out / f"{name}.png") as partial:
-            figure.savefig(partial, format="png")
-        plt.close(figure)
-    with atomic_file(out / "sentences.txt") as partial:
-        partial.write_text("\n".join(said) + "\n", encoding="utf-8")
-    print(
-        "\n".join(
-            [
-                said[0],
-                "",
-                study.effects.round(4).to_string(index=False),
-                "",
-                study.anova.round(4).to_string(),
-                "",
-                *said[1:],
-            ]
-        )
-    )
-    return 0
-
-# %% ../../nbs/lab/cli.ipynb #43eaa19a
-def run_evaluate(args: argparse.Namespace) -> int:
-    "Compare two folders of pictures."
-    from spectral_diffusion.codec.files import check_out
-    from spectral_diffusion.lab.evaluate import evaluate_folders
-    from spectral_diffusion.run.record import write_json
-
-    if args.out:
-        check_out(args.out, args.generated_dir, args.reference_dir)
-    found = evaluate_folders(
-        args.generated_dir,
-        args.reference_dir,
-        size=tuple(args.image_size) if args.image_size else None,
-        strict=args.strict_filenames,
-        pairs=args.pairs,
-        extractor=args.features,
-        fid=args.use_fid,
-        lpips=args.use_lpips,
-        background=args.background,
-    )
-    if args.out:
-        write_json(Path(args.out), found)
-    wide = max(map(len, found))
-    for name, value in found.items():
-        print(
-            f"{name:{wide}}  "
-            + ("-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value))
-        )
-    return 0
-
-# %% ../../nbs/lab/cli.ipynb #a91fb083
-def run_encode(args: argparse.Namespace) -> int:
-    "Code a picture into a file with a trained codec."
-    from spectral_diffusion.codec.files import run_encode as work
-
-    return work(args)
-
-
-def run_decode(args: argparse.Namespace) -> int:
-    "Make the picture of a coded file again."
-    from spectral_diffusion.codec.files import run_decode as work
-
-    return work(args)
-
-# %% ../../nbs/lab/cli.ipynb #5c761d12
 def run_doctor(args: argparse.Namespace) -> int:
     "Say what this machine has, what is missing, and how to get it."
     from spectral_diffusion.lab.doctor import examine, report
@@ -464,19 +61,13 @@ def run_doctor(args: argparse.Namespace) -> int:
     print(report(findings))
     return int(any(f.state == "broken" for f in findings))
 
+
+def doctor_options(options: argparse.ArgumentParser) -> None:
+    "Options of `doctor`."
+    options.add_argument("--results", type=plain_path, metavar="DIR", help="folder of the results")
+    options.add_argument("--data", type=plain_path, metavar="DIR", help="folder of the data")
+
 # %% ../../nbs/lab/cli.ipynb #832ddab6
-TOP_HELP = """\
-From nothing to judged samples:
-  spectral-diffusion doctor                        what this machine has and what is missing
-  spectral-diffusion train --help                  the first network, and every option
-  spectral-diffusion sample --help                 pictures from it, and how to compare them
-  spectral-diffusion bench b04_cifar10             one benchmark, in seconds; --preset cpu is published
-Exit codes: 0 done, 1 failed, 2 bad input (one line says what, nothing was written),
-130 interrupted (the same command goes on).
-With SPECTRAL_DIFFUSION_DEBUG=1 in the environment an error that nobody foresaw is shown with its traceback.
-"""
-
-
 def run_completion(args: argparse.Namespace) -> int:
     "Print the script that completes verbs and options in a shell."
     try:
@@ -490,49 +81,46 @@ def run_completion(args: argparse.Namespace) -> int:
     print(shtab.complete(parser(), args.shell))
     return 0
 
+
+def completion_options(options: argparse.ArgumentParser) -> None:
+    "Options of `completion`."
+    options.add_argument("shell", help="bash, zsh or tcsh")
+
 # %% ../../nbs/lab/cli.ipynb #fc892302
-PATHS = {
-    "--results",
-    "--root",
-    "--out",
-    "--config",
-    "--factors",
-    "--generated-dir",
-    "--reference-dir",
-    "--model",
-    "--data",
-    "notebook",
-    "run",
-    "results",
-    "image",
-    "out",
-    "file",
-}  # options that name a file or a folder
-NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|-inf|-nan", re.IGNORECASE)
-
-
-class Parser(argparse.ArgumentParser):
-    """Options, of which what is wrong is one line. Words such as -1e-3 are values, as they are by themselves
-    since Python 3.12."""
-
-    def __init__(self, *args, **options):
-        super().__init__(*args, **options)
-        self._negative_number_matcher = re.compile(f"^({NEGATIVE.pattern})$", re.IGNORECASE)
-
-    def error(self, message):
-        self.exit(2, f"{self.prog}: {' '.join(message.split())}; hint: {self.prog} --help\n")
+TOP_HELP = """\
+From nothing to judged samples:
+  spectral-diffusion doctor                        what this machine has and what is missing
+  spectral-diffusion train --help                  the first network, and every option
+  spectral-diffusion sample --help                 pictures from it, and how to compare them
+  spectral-diffusion bench b04_cifar10             one benchmark, in seconds; --preset cpu is the published \
+one
+Exit codes: 0 done, 1 failed, 2 bad input (one line says what, nothing was written), 130 interrupted (the \
+same command goes on).
+With SPECTRAL_DIFFUSION_DEBUG=1 in the environment an error that nobody foresaw is shown with its traceback.
+"""
+COMPLETION_HELP = (
+    "For example: spectral-diffusion completion bash >"
+    " ~/.local/share/bash-completion/completions/spectral-diffusion"
+)
 
 # %% ../../nbs/lab/cli.ipynb #e45f4661
-def plain_path(text: str) -> str:
-    "A path as given; ~ stands for the home also where no shell has replaced it."
-    if not text.startswith("~"):
-        return text
-    from spectral_diffusion.core.runtime import expand_home
-
-    try:
-        return str(expand_home(text))
-    except InputError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+def add_verb(
+    verbs: argparse._SubParsersAction,  # of the parser
+    name: str,  # the word that people type
+    run: Callable[[argparse.Namespace], int],  # its work; the docstring is its help
+    add_options: Callable[[argparse.ArgumentParser], None],
+    more: str | None = None,  # shown below the options
+) -> None:
+    "Give the parser one more verb."
+    options = verbs.add_parser(
+        name,
+        help=run.__doc__,
+        description=run.__doc__,
+        epilog=more,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_options(options)
+    options.set_defaults(call=run)
 
 # %% ../../nbs/lab/cli.ipynb #349d1ff0
 def parser() -> argparse.ArgumentParser:
@@ -544,281 +132,18 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
-
-    def verb(name: str, run: Callable, *options: tuple, more: str | None = None) -> None:
-        p = verbs.add_parser(
-            name,
-            help=run.__doc__,
-            description=run.__doc__,
-            epilog=more,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        for flags, settings in options:
-            kind = {"type": plain_path} if flags[-1] in PATHS else {}
-            p.add_argument(*flags, **kind, **settings)
-        p.set_defaults(call=run)
-
-    results = (
-        ("--results",),
-        {
-            "help": (
-                "folder of the results (default: results of this checkout; smoke runs go to results/.smoke)"
-            )
-        },
-    )
-    change = (
-        ("--set",),
-        {
-            "action": "append",
-            "default": [],
-            "metavar": "KEY=VALUE",
-            "help": "change one key of the configuration; may be repeated",
-        },
-    )
-    preset = (("--preset",), {"default": "smoke", "help": "smoke, cpu or gpu"})
-    verb(
-        "data",
-        run_data,
-        (("--root",), {"help": "folder to look in and to write to"}),
-        (
-            ("--out",),
-            {
-                "metavar": "DIR",
-                "help": "also write test pictures there as PNG files, to compare samples with",
-            },
-        ),
-        (("--number",), {"type": int, "default": 512, "help": "how many of them (default: 512)"}),
-    )
-    verb(
-        "bench",
-        run_bench_verb,
-        (("name",), {"help": "a notebook of nbs/bench, or all"}),
-        preset,
-        change,
-        results,
-    )
-    verb("report", run_report, (("--preset",), {"default": "cpu", "help": "smoke, cpu or gpu"}), results)
-    verb(
-        "train",
-        run_train,
-        (("--config",), {"help": "YAML file of a RunConfig"}),
-        change,
-        results,
-        (
-            ("--variant",),
-            {
-                "metavar": "NAME",
-                "help": (
-                    "network: a name of models.zoo, or baseline, spectral, spectral_deep for the published"
-                    " ones; with its default options"
-                ),
-            },
-        ),
-        (
-            ("--run-id",),
-            {
-                "metavar": "NAME",
-                "help": (
-                    "folder of the run in the results (default: runs); runs of different settings lie in it"
-                    " side by side"
-                ),
-            },
-        ),
-        (
-            ("--dry-run",),
-            {"action": "store_true", "help": "check everything, show the whole configuration, write nothing"},
-        ),
-        (
-            ("--json-log",),
-            {
-                "action": "store_true",
-                "help": "write one line of JSON for every step to logs/train.jsonl in the record",
-            },
-        ),
-        (
-            ("--tensorboard",),
-            {
-                "action": "store_true",
-                "help": (
-                    "write event files to logs/tensorboard in the record; tensorboard --logdir results shows"
-                    " all runs"
-                ),
-            },
-        ),
-        (
-            ("--keys",),
-            {
-                "action": "store_true",
-                "help": "list every key of the configuration with its default and its meaning, and stop",
-            },
-        ),
-        (("--device",), {"default": "auto", "help": "auto, cpu, cuda"}),
-        (
-            ("--launcher",),
-            {
-                "default": "torchrun",
-                "help": "who starts several processes: torchrun or accelerate (default: torchrun)",
-            },
-        ),
-        more=TRAIN_HELP,
-    )
-    verb(
-        "sample",
-        run_sample,
-        (("run",), {"help": "folder of a trained run, or of a --run-id that holds one"}),
-        (("--num-samples",), {"type": int, "default": 16, "help": "how many"}),
-        (
-            ("--num-steps",),
-            {
-                "type": int,
-                "default": 50,
-                "help": (
-                    "steps of the sampler; metadata.json tells how many calls of the network they are: heun"
-                    " and dpm_solver2 make two in all steps but the last (default: 50)"
-                ),
-            },
-        ),
-        (("--sampler-type",), {"default": "ddim", "help": "name of the sampler"}),
-        (("--seed",), {"type": int, "default": 0, "help": "of the start noise"}),
-        (("--tag",), {"default": "cli", "help": "name of the samples folder"}),
-        (("--out",), {"help": "another folder for the images"}),
-        more=SAMPLE_HELP,
-    )
-    verb(
-        "sweep",
-        run_sweep_verb,
-        (("notebook",), {"metavar": "NOTEBOOK", "help": "an .ipynb file with parameters"}),
-        (("--factors",), {"required": True, "help": "YAML file: what is varied"}),
-        (
-            ("--array",),
-            {
-                "help": (
-                    "orthogonal array, such as L8, L16, L18, or full for all combinations (default: the"
-                    " smallest that works)"
-                )
-            },
-        ),
-        (
-            ("--engine",),
-            {"default": "loky", "help": "sequential, loky (this machine), dask or ray (a running cluster)"},
-        ),
-        (("--address",), {"help": "of the cluster, such as tcp://10.0.0.5:8786"}),
-        (("--jobs",), {"type": int, "default": -1, "help": "rows at the same time (default: all cores)"}),
-        (("--limit",), {"type": float, "metavar": "SECONDS", "help": "stop a row after this time"}),
-        (("--retry-failed",), {"action": "store_true", "help": "run rows again that failed before"}),
-        (
-            ("--base",),
-            {
-                "action": "append",
-                "default": [],
-                "metavar": "KEY=VALUE",
-                "help": (
-                    "where the other factors stand while one is checked (default: first levels); may be"
-                    " repeated"
-                ),
-            },
-        ),
-        (
-            ("--root",),
-            {"metavar": "DIR", "help": "folder of the sweep (default: sweep-NOTEBOOK in the results)"},
-        ),
-        more=SWEEP_HELP,
-    )
-    verb(
-        "taguchi",
-        run_taguchi,
-        (("results",), {"metavar": "RESULTS", "help": "folder of a sweep"}),
-        (("--metric",), {"required": True, "help": "a key of metrics.json"}),
-        (("--goal",), {"default": "smaller", "help": "smaller, larger, nominal or target"}),
-        (("--response",), {"default": "sn", "help": "sn, mean or raw"}),
-        (("--target",), {"type": float, "help": "for --goal target"}),
-        (("--confidence",), {"type": float, "default": 0.95, "help": "of the intervals (default: 0.95)"}),
-        (("--out",), {"metavar": "DIR", "help": "another folder for tables and figures"}),
-        more=TAGUCHI_HELP,
-    )
-    yes_or_no = argparse.BooleanOptionalAction
-    background = (
-        ("--background",),
-        {
-            "type": int,
-            "nargs": "+",
-            "metavar": "LEVEL",
-            "help": (
-                "what shines through transparent pixels: one grey level or red, green and blue, 0 to 255"
-                " (default: they are refused)"
-            ),
-        },
-    )
-    verb(
-        "evaluate",
-        run_evaluate,
-        (
-            ("--generated-dir",),
-            {"required": True, "metavar": "DIR", "help": "folder of pictures, with those below it"},
-        ),
-        (("--reference-dir",), {"required": True, "metavar": "DIR", "help": "folder to compare with"}),
-        (
-            ("--image-size",),
-            {"type": int, "nargs": 2, "metavar": ("HEIGHT", "WIDTH"), "help": "resize all pictures"},
-        ),
-        (
-            ("--strict-filenames",),
-            {"action": yes_or_no, "default": True, "help": "refuse names that are in one folder only"},
-        ),
-        (("--pairs",), {"action": yes_or_no, "default": True, "help": "compare pictures of equal names"}),
-        (
-            ("--features",),
-            {
-                "default": "random_conv",
-                "help": (
-                    "of the Frechet distance: random_conv (default), cifar10 (a classifier trained by this"
-                    " project, for pictures of 32 x 32), pixels or wavelet"
-                ),
-            },
-        ),
-        (
-            ("--use-fid",),
-            {"action": "store_true", "help": "with Inception, by torchmetrics, which downloads its weights"},
-        ),
-        (("--use-lpips",), {"action": "store_true", "help": "with AlexNet, by torchmetrics"}),
-        background,
-        (("--out",), {"metavar": "FILE", "help": "write the numbers as JSON too"}),
-    )
-    model, quality = (
-        (("--model",), {"required": True, "metavar": "DIR", "help": "checkpoint of a codec"}),
-        (("--quality",), {"type": int, "default": 50, "help": "0 (small) to 100 (good)"}),
-    )
-    verb(
-        "encode",
-        run_encode,
-        (("image",), {"help": "a picture"}),
-        (("out",), {"help": "the file to write"}),
-        model,
-        quality,
-        background,
-    )
-    verb(
-        "decode",
-        run_decode,
-        (("file",), {"help": "a coded file"}),
-        (("out",), {"help": "the PNG to write"}),
-        model,
-    )
-    verb(
-        "completion",
-        run_completion,
-        (("shell",), {"help": "bash, zsh or tcsh"}),
-        more=(
-            "For example: spectral-diffusion completion bash >"
-            " ~/.local/share/bash-completion/completions/spectral-diffusion"
-        ),
-    )
-    verb(
-        "doctor",
-        run_doctor,
-        (("--results",), {"metavar": "DIR", "help": "folder of the results"}),
-        (("--data",), {"metavar": "DIR", "help": "folder of the data"}),
-    )
+    add_verb(verbs, "data", run_data, data_options)
+    add_verb(verbs, "bench", run_bench_verb, bench_options)
+    add_verb(verbs, "report", run_report, report_options)
+    add_verb(verbs, "train", run_train, train_options, TRAIN_HELP)
+    add_verb(verbs, "sample", run_sample, sample_options, SAMPLE_HELP)
+    add_verb(verbs, "sweep", run_sweep_verb, sweep_options, SWEEP_HELP)
+    add_verb(verbs, "taguchi", run_taguchi, taguchi_options, TAGUCHI_HELP)
+    add_verb(verbs, "evaluate", run_evaluate, evaluate_options)
+    add_verb(verbs, "encode", run_encode, encode_options)
+    add_verb(verbs, "decode", run_decode, decode_options)
+    add_verb(verbs, "completion", run_completion, completion_options, COMPLETION_HELP)
+    add_verb(verbs, "doctor", run_doctor, doctor_options)
     return top
 
 # %% ../../nbs/lab/cli.ipynb #fe0ed7e7
@@ -845,36 +170,50 @@ def keep_traceback(
         return f"its traceback could not be written; hint: {DEBUG}=1 shows it"
 
 # %% ../../nbs/lab/cli.ipynb #83bf25f6
+def tell(
+    verb: str,
+    text: object,  # of an error
+    code: int,  # of the exit
+) -> int:  # the code
+    "Print the one line that a person gets."
+    print(f"spectral-diffusion {verb}: {one_line(text)}", file=sys.stderr)
+    return code
+
+# %% ../../nbs/lab/cli.ipynb #14b17ea9
+def end_of(
+    error: Exception,
+    verb: str,  # that raised it
+) -> int:  # exit code
+    "Tell an error in one line; raise it again where the environment asks for its traceback."
+    if isinstance(error, InputError):
+        return tell(verb, error, getattr(error, "exit_code", 2))
+    if isinstance(error, OSError):  # a full disk, a folder without permission
+        where = f": {error.filename!r}" if error.filename else ""
+        return tell(verb, f"{error.strerror or error}{where}", 1)
+    if os.environ.get(DEBUG):
+        raise error
+    if code := getattr(error, "exit_code", None):  # one of ours, which says all there is
+        return tell(verb, error, code)
+    return tell(verb, f"{type(error).__name__}: {str(error)[:500]}; {keep_traceback(error)}", 1)
+
+# %% ../../nbs/lab/cli.ipynb #fa8d13ea
 def main(
     argv: list[str] | None = None,  # options; those of the process when not given
 ) -> int:  # 0 done, 1 failed, 2 bad input
     "Run a verb. Whatever is wrong is one line on stderr."
     args = parser().parse_args(argv)
-
-    def said(text: str, code: int) -> int:
-        print(f"spectral-diffusion {args.verb}: {one_line(text)}", file=sys.stderr)
-        return code
-
     try:
         return args.call(args)
     except KeyboardInterrupt as stop:
         more = f": {one_line(stop)}" if str(stop) else ""
-        print(
-            f"interrupted{more}; finished runs are kept, start the same command again to resume",
-            file=sys.stderr,
-        )
+        again = "finished runs are kept, start the same command again to resume"
+        print(f"interrupted{more}; {again}", file=sys.stderr)
         return 130
-    except InputError as error:
-        return said(error, getattr(error, "exit_code", 2))
-    except OSError as error:  # a full disk, a folder without permission
-        return said(f"{error.strerror or error}" + (f": {error.filename!r}" if error.filename else ""), 1)
     except Exception as error:
-        if os.environ.get(DEBUG):
-            raise
-        if code := getattr(error, "exit_code", None):  # one of ours, which says all there is
-            return said(error, code)
-        return said(f"{type(error).__name__}: {str(error)[:500]}; {keep_traceback(error)}", 1)
+        return end_of(error, args.verb)
 
+# %% ../../nbs/lab/cli.ipynb #b41f0c93
+__getattr__ = names_elsewhere("spectral_diffusion.lab.cli")
 
 if __name__ == "__main__" and "get_ipython" not in globals():
     sys.exit(main())

@@ -24,8 +24,8 @@ from ..core.registry import InputError
 from ..core.runtime import atomic_dir, sha256
 
 # %% auto #0
-__all__ = ['FORMAT', 'VERSION', 'TENSORS', 'SIDECAR', 'PICKLES', 'DAMAGE', 'state_of', 'flatten_optimizer', 'save', 'Checkpoint',
-           'load', 'copy_tensors', 'restore', 'remove']
+__all__ = ['FORMAT', 'VERSION', 'TENSORS', 'SIDECAR', 'PICKLES', 'DAMAGE', 'state_of', 'flatten_optimizer', 'flat_copies', 'save',
+           'Checkpoint', 'load', 'copy_tensors', 'restore', 'remove']
 
 # %% ../../nbs/learn/checkpoint.ipynb #d7c4c082
 FORMAT, VERSION = "spectral-diffusion checkpoint", 1
@@ -84,6 +84,17 @@ def _to_disk(*paths: Path) -> None:
             os.close(handle)
 
 # %% ../../nbs/learn/checkpoint.ipynb #6d4cf220
+def flat_copies(
+    groups: Mapping[str, Mapping[str, Tensor]],  # group -> name -> tensor
+) -> dict[str, Tensor]:  # "group/name" -> a copy in ordinary memory
+    "All tensors of a checkpoint, as they are now."
+    return {
+        f"{group}/{k}": v.detach().cpu().contiguous().clone()
+        for group, part in groups.items()
+        for k, v in part.items()
+    }
+
+# %% ../../nbs/learn/checkpoint.ipynb #486e89de
 def save(
     path: Path | str,  # a folder that does not exist yet
     *,
@@ -101,11 +112,7 @@ def save(
         "optimizer": memory,
         "streams": {k: g.get_state() for k, g in (streams or {}).items()},
     }
-    flat = {
-        f"{group}/{k}": v.detach().cpu().contiguous().clone()
-        for group, part in groups.items()
-        for k, v in part.items()
-    }
+    flat = flat_copies(groups)
     with atomic_dir(path) as folder:
         _write_tensors(flat, folder / TENSORS)
         record = {

@@ -22,9 +22,9 @@ from ..signals.fourier import bin_weights, full_precision, radius, rfft2
 
 # %% auto #0
 __all__ = ['BANDWIDTHS', 'saliency', 'input_gradient', 'fused_attention', 'amplitude_spectrum', 'Spread', 'class_variance',
-           'SaliencyConsistency', 'gradient_ratio', 'loss_gradient', 'input_gradient_penalty', 'saliency_variation',
-           'jacobian_penalty', 'fourier_sensitivity', 'spectral_norm_penalty', 'FocalFrequency', 'InterScaleSimilarity',
-           'SpectralTruncation']
+           'check_unmixed', 'SaliencyConsistency', 'gradient_ratio', 'loss_gradient', 'input_gradient_penalty',
+           'saliency_variation', 'jacobian_penalty', 'fourier_sensitivity', 'spectral_norm_penalty', 'FocalFrequency',
+           'InterScaleSimilarity', 'SpectralTruncation']
 
 # %% ../../nbs/learn/regularizers.ipynb #8e385388
 _all_ = ["InterScaleSimilarity", "SpectralTruncation"]
@@ -124,6 +124,19 @@ def class_variance(
     return Spread(O.T @ (P - O @ mean).square().sum(1) / (count - int(unbiased)).clamp(min=1), count)
 
 # %% ../../nbs/learn/regularizers.ipynb #b73d7933
+def check_unmixed(
+    model: nn.Module,  # from inputs to scores; a plain function cannot be looked into
+) -> None:
+    "Raise where a sample's scores depend on the other samples."
+    parts = getattr(model, "named_modules", tuple)()
+    mixing = [name or "the model" for name, m in parts if isinstance(m, _BatchNorm) and m.training]
+    if mixing:
+        raise InputError(
+            f"{mixing[0]} is batch norm in training mode and mixes the samples; "
+            "hint: .eval() it for this pass, or SaliencyConsistency(mixed_samples=True)"
+        )
+
+# %% ../../nbs/learn/regularizers.ipynb #19145586
 @dataclass(frozen=True, kw_only=True)
 class SaliencyConsistency:
     "How much the spectra of the gradients of one class differ; zero when they agree."
@@ -147,13 +160,8 @@ class SaliencyConsistency:
         y: Int[Tensor, " n"],  # the class of each
     ) -> Float[Tensor, ""]:  # the penalty
         "The penalty from a forward pass of its own."
-        parts = getattr(model, "named_modules", tuple)()
-        mixing = [name or "the model" for name, m in parts if isinstance(m, _BatchNorm) and m.training]
-        if mixing and not self.mixed_samples:
-            raise InputError(
-                f"{mixing[0]} is batch norm in training mode and mixes the samples; "
-                "hint: .eval() it for this pass, or SaliencyConsistency(mixed_samples=True)"
-            )
+        if not self.mixed_samples:
+            check_unmixed(model)
         graph = torch.is_grad_enabled()
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             x = x if x.requires_grad else x.detach().clone().requires_grad_()

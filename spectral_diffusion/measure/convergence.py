@@ -20,7 +20,8 @@ from ..core.registry import InputError
 
 # %% auto #0
 __all__ = ['ROUNDING', 'read_curve', 'Line', 'bounded_line', 'Scan', 'scan', 'asymptote_range', 'Exponential', 'acceptance',
-           'rate_interval', 'fit_exponential', 'Shapes', 'compare_shapes', 'Published', 'fit_as_published']
+           'rate_interval', 'first_doubt', 'fit_exponential', 'Shapes', 'compare_shapes', 'Published',
+           'fit_as_published']
 
 # %% ../../nbs/measure/convergence.ipynb #389b9b67
 def read_curve(
@@ -209,6 +210,23 @@ def rate_interval(
     return low, high
 
 # %% ../../nbs/measure/convergence.ipynb #451cf193
+def first_doubt(
+    rates: tuple[float, float],  # interval of the rate, per step
+    turn: float,  # rate times the steps observed
+    straight: bool,  # a line fits as well
+    clipped: bool,  # the asymptote is held up by its bound
+) -> str:  # empty where there is none
+    "Why a fit is not to be trusted."
+    reasons = {
+        "the loss does not fall beyond its scatter": rates[0] == 0,
+        f"the curve has not bent yet, k times the steps observed is {turn:.2g}, below 1": turn < 1,
+        "a straight line fits as well": straight,
+        "the interval of k is open above, the fall is over before the second point": rates[1] == math.inf,
+        "scatter reaches below the asymptote, so its bound sets k; smooth the loss or raise ceiling": clipped,
+    }
+    return next((reason for reason, so in reasons.items() if so), "")
+
+# %% ../../nbs/measure/convergence.ipynb #e6ec2f43
 def fit_exponential(
     step: Sequence[float] | np.ndarray | Tensor,  # optimiser steps, rising
     loss: Sequence[float] | np.ndarray | Tensor,  # the loss at each, best on a fixed set of images
@@ -228,17 +246,7 @@ def fit_exponential(
     ranges = np.array([asymptote_range(np.exp(-k * u), y, limit, top) for k in inside])
     line, free = (bounded_line(np.exp(-rate * u), y, c) for c in (top, math.inf))
     straight = ((y - np.polyval(np.polyfit(u / u[-1], y, 1), u / u[-1])) ** 2).sum()
-    reasons = {
-        "the loss does not fall beyond its scatter": low == 0,
-        f"the curve has not bent yet, k times the steps observed is {rate * u[-1]:.2g}, below 1": (
-            rate * u[-1] < 1
-        ),
-        "a straight line fits as well": straight <= limit,
-        "the interval of k is open above, the fall is over before the second point": high == math.inf,
-        "scatter reaches below the asymptote, so its bound sets k; smooth the loss or raise ceiling": (
-            free.asymptote > top * (1 + 1e-9)
-        ),
-    }
+    clipped = free.asymptote > top * (1 + 1e-9)
     k, total = (rate if found.best and np.ptp(y) > 0 else 0.0), ((y - y.mean()) ** 2).sum()
     return Exponential(
         float(k),
@@ -250,7 +258,7 @@ def fit_exponential(
         (math.log(2) / high, math.log(2) / low if low else math.inf),
         (float(ranges[:, 0].min()), float(ranges[:, 1].max())),
         float(n[0]),
-        next((r for r, so in reasons.items() if so), ""),
+        first_doubt((low, high), rate * u[-1], straight <= limit, clipped),
     )
 
 # %% ../../nbs/measure/convergence.ipynb #010fc66b

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..core.registry import InputError
 from .blocks import zero_init
+from ..signals.bases import plane_size
 from ..signals.fourier import bin_weights, irfft2, no_autocast, radius, rfft2
 
 # %% auto #0
@@ -217,6 +218,8 @@ class Response(NamedTuple):
 class LearnableAdapter(nn.Module):
     "Adds a learned amount of a learned band, one for all channels or one each; starts as the identity."
 
+    temperature: Tensor  # width of the edges, cycles/pixel
+
     def __init__(
         self,
         channels: int,  # channels of the maps
@@ -383,7 +386,7 @@ class PhaseCorrection(nn.Module):
         e: Float[Tensor, "b d"] | None = None,  # ignored
     ) -> Float[Tensor, "b c h w"]:  # same shape and dtype
         "The maps with other phases and the same amplitudes."
-        X, size = spectrum(x, self.channels), tuple(x.shape[-2:])
+        X, size = spectrum(x, self.channels), plane_size(x)
         theta = self.angle(X, size)
         turn = torch.complex(
             -2 * (theta / 2).sin().square(), theta.sin()

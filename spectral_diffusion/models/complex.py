@@ -14,7 +14,7 @@ from ..core.registry import InputError, unknown_name
 from ..signals.fourier import full_precision
 
 # %% auto #0
-__all__ = ['FORMS', 'stack', 'unstack', 'three_products', 'four_products', 'ComplexLayer', 'ComplexConv2d',
+__all__ = ['FORMS', 'stack', 'unstack', 'three_products', 'four_products', 'ComplexLayer', 'block_kernel', 'ComplexConv2d',
            'ComplexConvTranspose2d', 'ComplexLinear', 'silu_pullback', 'complex_silu', 'open_silu', 'textbook_silu',
            'ComplexNorm', 'ComplexDropout', 'DualConv2d']
 
@@ -92,10 +92,19 @@ class ComplexLayer(nn.Module):
         if self.form == "block":
             return op(x, block(wr, wi), bias)
         products = three_products if self.form == "gauss" else four_products
-        y = products(op, *x.chunk(2, 1), wr, wi)
+        re, im = x.chunk(2, 1)
+        y = products(op, re, im, wr, wi)
         return y if bias is None else y + bias.reshape(1, -1, *(1,) * (y.ndim - 2))
 
 # %% ../../nbs/models/complex.ipynb #fa49097f
+def block_kernel(
+    wr: Float[Tensor, "o c *k"],  # real parts of the weights
+    wi: Float[Tensor, "o c *k"],  # imaginary parts
+) -> Float[Tensor, "2*o 2*c *k"]:  # weights of one real map
+    "The complex product as a real one of stacked parts."
+    return torch.cat([torch.cat([wr, -wi], 1), torch.cat([wi, wr], 1)])
+
+# %% ../../nbs/models/complex.ipynb #a343ba85
 class ComplexConv2d(ComplexLayer):
     "Complex convolution of stacked images."
 
@@ -135,11 +144,7 @@ class ComplexConv2d(ComplexLayer):
         pad = self.pad
         if self.padding == "circular" and pad:
             x, pad = F.pad(x, (pad,) * 4, mode="circular"), 0
-        return self.run(
-            x,
-            lambda y, w, b=None: F.conv2d(y, w, b, self.stride, pad),
-            lambda wr, wi: torch.cat([torch.cat([wr, -wi], 1), torch.cat([wi, wr], 1)]),
-        )
+        return self.run(x, lambda y, w, b=None: F.conv2d(y, w, b, self.stride, pad), block_kernel)
 
 # %% ../../nbs/models/complex.ipynb #0944338c
 class ComplexConvTranspose2d(ComplexLayer):
@@ -181,9 +186,7 @@ class ComplexLinear(ComplexLayer):
 
     def forward(self, x: Float[Tensor, "b 2*d"]) -> Float[Tensor, "b 2*o"]:
         "Multiply."
-        return self.run(
-            x, F.linear, lambda wr, wi: torch.cat([torch.cat([wr, -wi], 1), torch.cat([wi, wr], 1)])
-        )
+        return self.run(x, F.linear, block_kernel)
 
 # %% ../../nbs/models/complex.ipynb #50df08ce
 def silu_pullback(
@@ -218,17 +221,17 @@ class _ComplexSiLU(torch.autograd.Function):
         ctx.save_for_forward(*inputs)
 
     @staticmethod
-    def jvp(ctx, change):
-        return silu_pullback(ctx.saved_tensors[0], change)
+    def jvp(ctx, *changes):
+        return silu_pullback(ctx.saved_tensors[0], changes[0])
 
     @staticmethod
-    def vmap(info, axes, x):
-        x = x.movedim(axes[0], 0)  # images of all batches in one
+    def vmap(info, in_dims, *given):
+        x = given[0].movedim(in_dims[0], 0)  # images of all batches in one
         return _ComplexSiLU.apply(x.reshape(-1, *x.shape[2:])).reshape(x.shape), 0
 
     @staticmethod
-    def backward(ctx, up):
-        (x,) = ctx.saved_tensors
+    def backward(ctx, *ups):
+        (x,), (up,) = ctx.saved_tensors, ups
         if torch.is_grad_enabled():
             return silu_pullback(x, up)  # to be differentiated again
         (re, im), (ur, ui) = x.chunk(2, 1), up.chunk(2, 1)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..core.registry import Registry
 from .blocks import check_images
+from ..signals.bases import plane_size
 from ..signals.cosine import dct_matrix
 from ..signals.fourier import full_precision
 
@@ -92,4 +93,4 @@ class InDomain(nn.Module):
         if self.side == 1:
             return self.body(x, t).contiguous()
         y = self.body(to_blocks(x, self.side).to(x.dtype), t)
-        return from_blocks(y, self.side, tuple(x.shape[-2:])).to(x.dtype).contiguous()
+        return from_blocks(y, self.side, plane_size(x)).to(x.dtype).contiguous()

@@ -9,6 +9,7 @@ import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -152,7 +153,7 @@ def from_transformer(
 ) -> Source:  # in the precision of the file
     "All parameters of a pretrained model that is on this machine."
     try:
-        from transformers import AutoModel
+        from transformers import AutoModel  # pyright: ignore[reportMissingImports]  # an optional package
     except ImportError as error:
         raise InputError(
             "a source from a transformer needs the package transformers; hint: pip install -e"
@@ -178,7 +179,7 @@ MODES = {"matched": ("match", "weights"), "published": (1.0, "all")}
 def chosen(
     model: nn.Module,  # whose parameters may be replaced
     which: str,  # "weights" or "all"
-) -> dict[str, Tensor]:  # name -> parameter, in the model's order
+) -> dict[str, nn.Parameter]:  # name -> parameter, in the model's order
     "The parameters that an initialisation replaces."
     if which not in ("weights", "all"):
         raise unknown_name("choice of parameters", which, ["weights", "all"])
@@ -211,7 +212,7 @@ def planned(
             )
         values = centred * ((old - old.mean()).square().mean().sqrt().to(values.device) / spread)
     else:
-        values = values * scale
+        values = values * cast(float, scale)
     new = values.reshape(p.shape).to(p)
     if not new.isfinite().all():
         raise InputError(
@@ -231,10 +232,9 @@ def initialise(
     "Fill a network from a source, slice by slice; raises where nothing would change."
     if mode not in MODES:
         raise unknown_name("mode", mode, list(MODES))
-    scale, which = (
-        given if given is not None else default
-        for given, default in zip((scale, which), MODES[mode], strict=True)
-    )
+    usual_scale, usual_which = MODES[mode]
+    scale = usual_scale if scale is None else scale
+    which = usual_which if which is None else which
     if scale != "match" and (isinstance(scale, (bool, str)) or not math.isfinite(scale) or scale == 0):
         raise InputError(f"scale must be 'match' or a finite number other than 0, got {scale!r}")
     values, start, plan = source.values.detach().double(), 0, {}

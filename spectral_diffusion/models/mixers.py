@@ -82,7 +82,7 @@ class GlobalFilter(nn.Module):
 
     def __init__(self, channels: int, size: tuple[int, int]):
         super().__init__()
-        self.size = tuple(size)
+        self.size = (size[0], size[1])
         self.weight = nn.Parameter(torch.randn(2, channels, size[0], size[1] // 2 + 1) * 0.02)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
@@ -126,10 +126,10 @@ class BandFilter(nn.Module):
         "Multiply each band."
         X = rfft2(x)
         gain = self.gain + self.time(e).reshape(len(x), *self.gain.shape).to(self.gain.dtype)
-        response = torch.einsum(
-            "bcj,jhk->bchk", gain.to(X.real.dtype), _hats(*x.shape[-2:], self.bands, X.real.dtype, x.device)
-        )
-        return irfft2(X * response, tuple(x.shape[-2:])).to(x.dtype)
+        h, w = x.shape[-2:]
+        bands = _hats(h, w, self.bands, X.real.dtype, x.device)
+        response = torch.einsum("bcj,jhk->bchk", gain.to(X.real.dtype), bands)
+        return irfft2(X * response, (h, w)).to(x.dtype)
 
 # %% ../../nbs/models/mixers.ipynb #2afc680f
 class BandAttention(nn.Module):
@@ -143,9 +143,8 @@ class BandAttention(nn.Module):
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         "Read energies, attend, multiply."
         X = rfft2(x)
-        m = _hats(
-            *x.shape[-2:], self.bands, X.real.dtype, x.device
-        )  # energies do not fit into half precision
+        h, w = x.shape[-2:]
+        m = _hats(h, w, self.bands, X.real.dtype, x.device)  # energies do not fit into half precision
         energy = torch.einsum("bchk,jhk->bjc", X.abs().square(), m) / m.sum((-2, -1))[:, None]
         tokens = (
             energy / energy.mean((1, 2), keepdim=True).clamp(min=torch.finfo(m.dtype).tiny) + 1e-6
@@ -153,7 +152,7 @@ class BandAttention(nn.Module):
         place = torch.eye(self.bands, dtype=m.dtype, device=x.device).expand(len(x), -1, -1)
         q, k, v = self.read(torch.cat([tokens, place], -1).to(self.read.weight.dtype)).chunk(3, -1)
         gain = 1 + self.write(F.scaled_dot_product_attention(q, k, v))
-        return irfft2(X * torch.einsum("bjc,jhk->bchk", gain.to(m.dtype), m), tuple(x.shape[-2:])).to(x.dtype)
+        return irfft2(X * torch.einsum("bjc,jhk->bchk", gain.to(m.dtype), m), (h, w)).to(x.dtype)
 
 # %% ../../nbs/models/mixers.ipynb #a09c3cb7
 OFFSETS = ((0, 1), (1, -1), (1, 0), (1, 1))  # of a 3x3 kernel, one of each pair d, -d

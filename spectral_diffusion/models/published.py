@@ -153,7 +153,8 @@ class TimeGain(nn.Module):
 
     def forward(self, z: Tensor, e: Tensor) -> Tensor:
         "Multiply real and imaginary parts alike."
-        hats = _grid_hats(*z.shape[-2:], self.bands, z.dtype, z.device)
+        h, w = z.shape[-2:]
+        hats = _grid_hats(h, w, self.bands, z.dtype, z.device)
         gain = torch.einsum("bcj,jhk->bchk", self.gain(e).reshape(len(z), -1, self.bands), hats)
         return z * (1 + torch.cat([gain, gain], 1))
 

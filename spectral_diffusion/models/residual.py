@@ -17,7 +17,7 @@ from .blocks import TimeEmbedding, zero_init
 from .domains import DOMAINS, InDomain
 
 # %% auto #0
-__all__ = ['HEAD', 'PICTURE', 'group_norm', 'ResidualBlock', 'SelfAttention', 'Level', 'UNetBody', 'residual_unet']
+__all__ = ['HEAD', 'PICTURE', 'group_norm', 'ResidualBlock', 'SelfAttention', 'Level', 'doubled', 'UNetBody', 'residual_unet']
 
 # %% ../../nbs/models/residual.ipynb #c7d8f5da
 def group_norm(
@@ -105,6 +105,14 @@ class Level(nn.Module):
         return self.second(self.attention(self.first(x, e)), e)
 
 # %% ../../nbs/models/residual.ipynb #f30015b2
+def doubled(
+    x: Float[Tensor, "b c h w"],  # the coarse map
+    size: tuple[int, int],  # (h, w) wanted: twice the size, less one where odd
+) -> Float[Tensor, "b c h2 w2"]:  # a map of that size
+    "Each value four times, what is too much cut off."
+    return F.interpolate(x, scale_factor=2, mode="nearest")[..., : size[0], : size[1]]
+
+# %% ../../nbs/models/residual.ipynb #a00fff62
 PICTURE = 32  # side of the pictures for which `attention` names a size
 
 
@@ -147,9 +155,7 @@ class UNetBody(nn.Module):
         skips.pop()
         for narrow, blocks in zip(self.up, self.decoder, strict=True):
             skip = skips.pop()
-            wide = F.interpolate(narrow(y), scale_factor=2, mode="nearest")[
-                ..., : skip.shape[-2], : skip.shape[-1]
-            ]
+            wide = doubled(narrow(y), (skip.shape[-2], skip.shape[-1]))
             y = blocks(torch.cat([wide, skip], dim=1), e)
         return self.leave(F.silu(self.norm(y)))
 

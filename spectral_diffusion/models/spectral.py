@@ -5,6 +5,8 @@
 # %% ../../nbs/models/spectral.ipynb #60ef9af8
 from __future__ import annotations
 
+from typing import cast
+
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -108,10 +110,10 @@ class SpectralUNet(nn.Module):
             if number:
                 skips.append(y)
                 y = self.down[number - 1](resize(y, tuple(-(-n // 2) for n in y.shape[-2:])))
-            for layer in level:
+            for layer in cast(nn.ModuleList, level):
                 y = layer(y, e)
         for up, level, skip in zip(self.up, self.decoder, reversed(skips), strict=True):
             y = skip + resize(up(y), tuple(skip.shape[-2:]))
-            for layer in level:
+            for layer in cast(nn.ModuleList, level):
                 y = layer(y, e)
         return self.head(y)

@@ -5,6 +5,8 @@
 # %% ../../nbs/models/unet.ipynb #a8a07104
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 from ..core.registry import InputError
 from .blocks import ConvBlock, TimeEmbedding, check_images, zero_init
+from ..signals.bases import plane_size
 
 # %% auto #0
 __all__ = ['up', 'TinyUNet']
@@ -74,5 +77,5 @@ class TinyUNet(nn.Module):
             skips.append(y)
         y = self.middle(y, e)
         for conv, block, skip in zip(self.up, self.decoder, reversed(skips), strict=True):
-            y = block(torch.cat([up(conv, y, tuple(skip.shape[-2:])), skip], dim=1), e)
+            y = block(torch.cat([up(cast(nn.ConvTranspose2d, conv), y, plane_size(skip)), skip], dim=1), e)
         return self.head(y).contiguous()

@@ -12,7 +12,7 @@ import shutil
 import time
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -326,7 +326,7 @@ class Cost:
 
 def inputs(model: nn.Module) -> int:  # channels
     "Channels of the input: those of the image, as often as the network has views."
-    return model.channels * getattr(model, "views", 1)
+    return cast(int, model.channels) * getattr(model, "views", 1)
 
 # %% ../../nbs/models/zoo.ipynb #3dfd644e
 def cost(
@@ -416,7 +416,7 @@ def fuse(
     model: nn.Module,  # from this zoo; changed in place
 ) -> nn.Module:  # the same network
     "Let torch's compiler fuse the element-wise parts of each layer."
-    layers = [m for m in model.modules() if getattr(m, "activation", None) in FUSED]
+    layers: list[Any] = [m for m in model.modules() if getattr(m, "activation", None) in FUSED]
     if not layers:
         raise InputError(
             f"{type(model).__name__} has no parts that can be fused: the published networks, mixers, hybrid"

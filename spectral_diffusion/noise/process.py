@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -15,7 +16,7 @@ from torch import Tensor
 from ..core.registry import InputError, Registry, unknown_name, whole
 from ..core.runtime import randn, split
 from .schedules import SCHEDULES, Level
-from ..signals.bases import BASES, Basis
+from ..signals.bases import BASES, Basis, plane_size
 from ..signals.fourier import full_precision, rounded
 
 # %% auto #0
@@ -186,13 +187,13 @@ def target_edm(level: Level) -> tuple[Tensor, Tensor]:
 # %% ../../nbs/noise/process.ipynb #1bf85936
 def combine(
     basis: Basis,  # whose coefficients the gains belong to
-    terms: list[tuple[Tensor | float, Tensor]],  # (gain, image) pairs
+    terms: Sequence[tuple[Tensor | float, Tensor]],  # (gain, image) pairs
 ) -> Tensor:  # the sum of gain times image, in pixels
     "Weighted sum of images with gains per coefficient."
     first = terms[0][1]
     like = full_precision(first)
     z = sum((g.to(like) if isinstance(g, Tensor) else g) * basis.forward(x) for g, x in terms)
-    total = basis.inverse(z, tuple(like.shape[-2:]))
+    total = basis.inverse(cast(Tensor, z), plane_size(like))
     return total if first is like else rounded(total, first.dtype)
 
 # %% ../../nbs/noise/process.ipynb #65a73e51
@@ -237,7 +238,8 @@ class Process:
         options: dict | None = None,  # options of the shape, such as {"exponent": 1.0}
         blur: float = 0.0,  # standard deviation of the Gaussian blur of the signal at t = 1, pixels
     ):
-        self.size = None if size is None else tuple(whole("a side of the images", n) for n in size)
+        sides = None if size is None else tuple(whole("a side of the images", n) for n in size)
+        self.size = cast("tuple[int, int] | None", sides)
         self.schedule, self.shape, self.blur = schedule, shape, blur
         self.basis = BASES[basis] if isinstance(basis, str) else basis
         SCHEDULES[schedule]  # an unknown name raises
@@ -248,7 +250,7 @@ class Process:
         self.isotropic, self.masked = draw is white and blur == 0, False
         if self.isotropic:
             return
-        if size is None or self.basis.name == "pixel":
+        if self.size is None or self.basis.name == "pixel":
             what = f"noise shape {shape!r}" if draw is not white else "a blur"
             raise InputError(
                 f"{what} needs size=(h, w) and a basis with frequencies (fourier, dct), got size={size},"
@@ -290,7 +292,7 @@ class Process:
             return combine(self.basis, terms)
         first = terms[0][1]
         like = full_precision(first)
-        total = sum(g.to(like) * x for g, x in terms)
+        total = cast(Tensor, sum(g.to(like) * x for g, x in terms))
         return total if first is like else rounded(total, first.dtype)
 
     def diffuse(

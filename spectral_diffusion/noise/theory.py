@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -15,7 +16,7 @@ from ..core.registry import InputError, unknown_name, whole
 from ..core.runtime import randn, split
 from .process import TARGETS, Process, silent
 from .schedules import Level
-from ..signals.bases import BASES, Basis, color, pca_color
+from ..signals.bases import BASES, Basis, color, pca_color, plane_size
 from ..signals.fourier import full_precision, rounded
 
 # %% auto #0
@@ -61,7 +62,8 @@ class GaussianField:
     ):
         self.basis = BASES[basis] if isinstance(basis, str) else basis
         self.power = torch.as_tensor(power).double()
-        self.size = tuple(whole("a side of the images", n) for n in size)
+        sides = tuple(whole("a side of the images", n) for n in size)
+        self.size = cast("tuple[int, int]", sides)
         plane = self.basis.shape(*self.size)
         if self.power.ndim not in (2, 3) or tuple(self.power.shape[-2:]) != tuple(plane):
             raise InputError(
@@ -93,11 +95,10 @@ class GaussianField:
         basis = BASES[basis] if isinstance(basis, str) else basis
         if pca:
             basis = color(basis, pca_color(images))
-        mean = sum(part.double().sum(0) for part in images.split(1000)) / len(images)
-        power = sum(
-            basis.forward(part.double() - mean).abs().square().sum(0) for part in images.split(1000)
-        ) / len(images)
-        return cls(power, tuple(images.shape[-2:]), mean, basis)
+        mean = cast(Tensor, sum(part.double().sum(0) for part in images.split(1000))) / len(images)
+        squares = (basis.forward(part.double() - mean).abs().square().sum(0) for part in images.split(1000))
+        power = cast(Tensor, sum(squares)) / len(images)
+        return cls(power, plane_size(images), mean, basis)
 
     def variance(self) -> float:  # one number
         "Mean square of the data: what EDM's scalars use."
@@ -264,9 +265,8 @@ def linear_loss(
     target: str = "eps",  # a name in `TARGETS`
 ) -> float:  # mean over images, noise, pixels and times
     "Loss of the field's Wiener filter on given images, averaged over the noise in closed form."
-    seen = sum(
-        field.centred(part.double(), torch.ones(())).abs().square().sum(0) for part in images.split(1000)
-    ) / len(images)
+    centred = (field.centred(part.double(), torch.ones(())) for part in images.split(1000))
+    seen = cast(Tensor, sum(z.abs().square().sum(0) for z in centred)) / len(images)
     weights = field.basis.weights(*field.size).expand(seen.shape)
     total = 0.0
     for t in times:

@@ -22,7 +22,7 @@ from ..core.registry import InputError
 from ..core.runtime import atomic_file, environment, expand_home
 
 # %% auto #0
-__all__ = ['FACTS', 'results_root', 'check_name', 'run_path', 'run_lock', 'run_folder', 'clear_partials', 'finish_run',
+__all__ = ['CACHE', 'FACTS', 'results_root', 'check_name', 'run_path', 'run_lock', 'run_folder', 'clear_partials', 'finish_run',
            'write_json', 'write_config', 'write_csv', 'Record', 'read_facts', 'load_record', 'read_csv', 'save_record']
 
 # %% ../../nbs/run/record.ipynb #b073fbab
@@ -51,12 +51,18 @@ def check_name(
     return name
 
 # %% ../../nbs/run/record.ipynb #a201729c
+CACHE = ".runs"  # in the root of the results: single runs of benchmarks
+
+
 def run_path(
     config: object,  # dataclass with a field `bench`
     root: Path | str | None = None,  # of the results
 ) -> Path:  # exists only when the run is complete
-    "Where the record of a configuration is, or will be."
-    return results_root(root) / check_name(config.bench) / fingerprint(config)
+    "Where the run of a configuration is, or will be: for a benchmark page (b, two digits, _) in the cache."
+    named = results_root(root) / check_name(config.bench) / fingerprint(config)
+    if not re.match(r"b\d\d_", config.bench) or (named / "metrics.json").is_file():
+        return named
+    return results_root(root) / CACHE / named.name
 
 # %% ../../nbs/run/record.ipynb #c3bb732c
 @contextmanager
@@ -206,15 +212,24 @@ def read_csv(
         where = f"{path.name} of {path.parent.name!r}"
         raise InputError(f"{where} is no table that can be read: {error}") from error
 
-# %% ../../nbs/run/record.ipynb #3a6ad29d
+# %% ../../nbs/run/record.ipynb #381e4a54
 def save_record(
     out: Path | str,  # folder to fill; the page's runner makes it a record
     config: object,  # dataclass
-    metrics: dict[str, object],  # plain data
-    tables: dict[str, pd.DataFrame],  # name of a CSV file without its ending -> rows
+    metrics: dict[str, object],  # of the page as a whole; plain data
+    tables: dict[str, pd.DataFrame] | None = None,  # name of a CSV file without its ending -> rows
+    *,
+    runs: pd.DataFrame | None = None,  # one row a run, every metric: columns arm, seed, groups, metrics
+    history: pd.DataFrame | None = None,  # all curves: columns arm, seed, step, ...
 ) -> None:
     "Write what a benchmark has computed."
-    out = Path(out)
+    out, tables = Path(out), dict(tables or {})
+    for name, table in (("runs", runs), ("history", history)):
+        if table is None:
+            continue
+        if not {"arm", "seed"} <= set(table):
+            raise InputError(f"{name}.csv of a record needs the columns arm and seed, got {list(table)}")
+        tables[name] = table
     write_config(out / "config.yaml", config)
     write_json(out / "system.json", environment())
     write_json(out / "metrics.json", metrics)

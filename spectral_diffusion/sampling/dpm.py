@@ -82,7 +82,7 @@ def two_calls(
     x: Float[Tensor, "b c h w"],  # state at the first time
     first: Gains,  # step to where the second call is made
     at: Float[Tensor, " n"],  # the times of the second calls
-    second: tuple[Tensor, Tensor, Tensor, Tensor],  # gains of state, estimate, state there and estimate there
+    second: tuple[Tensor, ...],  # four gains: of state, estimate, state there and estimate there
     usable: Tensor,  # where the second call has a meaning; elsewhere `first` leads to the end of the step
 ) -> Iterator[tuple[Tensor, Tensor]]:  # (state, estimate) after each step
     "Walk with a second call in each step; a step in which no coefficient can use it makes one."

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import pkgutil
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import import_module
@@ -22,7 +23,7 @@ from ..core.runtime import progress as progress_bar
 from ..core.runtime import randn, split, stream
 from ..noise.process import Process, combine, silent
 from ..noise.schedules import Level
-from ..signals.bases import Basis
+from ..signals.bases import Basis, plane_size
 from ..signals.fourier import full_precision, rounded
 
 # %% auto #0
@@ -77,7 +78,7 @@ class Run(NamedTuple):
 class Step(NamedTuple):
     "What a sampler has done."
 
-    index: int  # 0 for the first step
+    index: int  # pyright: ignore[reportIncompatibleMethodOverride]  # 0 for the first step
     t: float  # where the step began
     t_next: float  # where it arrived
     x: Tensor  # the state at `t_next`
@@ -136,13 +137,13 @@ def mix(
     basis: Basis | None = None,  # whose coefficients they belong to instead
 ) -> Tensor:  # the sum, in pixels
     "Sum of gain times image; zero gains cost nothing, and gain one alone is exact."
-    kept = [(g, x) for g, x in terms if (g != 0 if type(g) is float else bool((g != 0).any()))]
+    kept = [(g, x) for g, x in terms if (bool((g != 0).any()) if isinstance(g, Tensor) else g != 0)]
     if not kept:
         return torch.zeros_like(terms[0][1])
     g, x = kept[0]
-    if len(kept) == 1 and (g == 1 if type(g) is float else bool((g == 1).all())):
+    if len(kept) == 1 and (bool((g == 1).all()) if isinstance(g, Tensor) else g == 1):
         return x
-    if any(type(g) is not float and g.numel() > 1 for g, _ in kept):
+    if any(isinstance(g, Tensor) and g.numel() > 1 for g, _ in kept):
         return combine(basis or process.basis, kept)
     total = full_precision(x) * float(g)
     for g, y in kept[1:]:
@@ -171,10 +172,8 @@ def check_run(
 ) -> list[torch.Generator] | None:  # one per sample
     "The generators of a run, after everything about its shape was checked."
     shape = check_shape(shape)
-    if not process.isotropic and tuple(process.size) != tuple(shape[-2:]):
-        raise InputError(
-            f"the process was made for images of size {tuple(process.size)}, got shape {tuple(shape)}"
-        )
+    if process.size is not None and not process.isotropic and process.size != shape[-2:]:
+        raise InputError(f"the process was made for images of size {process.size}, got shape {shape}")
     if start is not None and (tuple(start.shape) != tuple(shape) or not start.is_floating_point()):
         raise InputError(
             f"start is a floating-point tensor of shape {tuple(shape)}, got {start.dtype} "
@@ -265,12 +264,13 @@ def make_run(
         return randn(tuple(like.shape), generators, like=wide)
 
     def variance(t):
-        if not hasattr(denoiser, "variance"):
+        known = getattr(denoiser, "variance", None)
+        if known is None:
             raise InputError(
                 f"this sampler needs a denoiser that knows its variance, got {type(denoiser).__name__}; hint:"
                 " GaussianField.denoiser(process) does"
             )
-        return denoiser.variance(t)
+        return known(t)
 
     return Run(
         times,
@@ -278,7 +278,7 @@ def make_run(
         denoise,
         noise,
         partial(mix, process),
-        tuple(like.shape[-2:]),
+        plane_size(like),
         variance,
         getattr(denoiser, "basis", process.basis),
     )
@@ -362,11 +362,9 @@ def sample(
     "The last state of a trajectory."
     pairs, times = begin(denoiser, process, shape, sampler, steps, generator, times, start, like, options)
     with torch.set_grad_enabled(grad):
-        for step in (
-            progress_bar(pairs, total=len(times) - 1, desc=sampler, unit="step") if progress else pairs
-        ):
-            state = step[0]
-    return state
+        bar = progress_bar(pairs, total=len(times) - 1, desc=sampler, unit="step") if progress else pairs
+        (last,) = deque(bar, maxlen=1)
+    return last[0]
 
 # %% ../../nbs/sampling/engine.ipynb #5a65f887
 class Counter:
@@ -392,15 +390,16 @@ def network_calls(
 ) -> int:  # for each image
     "How many calls of the network a run with so many steps makes."
     channels = 1 if process.isotropic else max(1, process.factor.shape[:-2].numel())
-    start, counter = torch.zeros(1, channels, *(process.size or (8, 8))), Counter()
+    h, w = process.size or (8, 8)
+    shape, counter = (1, channels, h, w), Counter()
     sample(
         counter,
         process,
-        tuple(start.shape),
+        shape,
         sampler,
         steps,
         stream(0, "network calls"),
-        start=start,
+        start=torch.zeros(shape),
         options=options,
     )
     return counter.calls

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Float
@@ -71,7 +71,7 @@ class Impulse:
                 f"the sampler works in basis {basis.name!r}: its transfer needs a field in "
                 f"that basis, got {self.field.basis.name!r}"
             )
-        return sum(g * y for g, y in terms)
+        return cast(Tensor, sum(g * y for g, y in terms))
 
 # %% ../../nbs/sampling/transfer.ipynb #68bc9691
 LINEAR = 1e-6  # what float64 rounding may add in a thousand steps, as a share of the sum of all answers

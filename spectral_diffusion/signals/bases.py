@@ -28,7 +28,8 @@ def plane_size(
     z: Tensor,  # coefficients (..., h, w), as many as pixels
 ) -> tuple[int, int]:  # (h, w)
     "The size of the image: that of the plane of coefficients."
-    return tuple(z.shape[-2:])
+    h, w = z.shape[-2:]
+    return h, w
 
 # %% ../../nbs/signals/bases.ipynb #7b17d861
 @dataclass(frozen=True)
@@ -54,13 +55,13 @@ class Basis:
         ) = None,  # (h, w) of the image; found from the coefficients when not given
     ) -> Tensor:  # images
         "Images of coefficients."
-        size = tuple(size) if size is not None else self.guess(z)
-        if tuple(z.shape[-2:]) != tuple(self.shape(*size)):
+        h, w = self.guess(z) if size is None else size
+        if tuple(z.shape[-2:]) != tuple(self.shape(h, w)):
             raise InputError(
-                f"{self.name} coefficients of {size[0]} x {size[1]} images have shape (...,"
-                f" {', '.join(map(str, self.shape(*size)))}), got {tuple(z.shape)}; hint: check `size`"
+                f"{self.name} coefficients of {h} x {w} images have shape (...,"
+                f" {', '.join(map(str, self.shape(h, w)))}), got {tuple(z.shape)}; hint: check `size`"
             )
-        return self.backward(z, size)
+        return self.backward(z, (h, w))
 
 # %% ../../nbs/signals/bases.ipynb #bff9ca42
 BASES = Registry("basis")

@@ -60,16 +60,17 @@ class _Fast(torch.autograd.Function):
         ctx.inverse = inputs[1]
 
     @staticmethod
-    def backward(ctx, up):
-        return _Fast.apply(up, not ctx.inverse), None
+    def backward(ctx, *ups):
+        return _Fast.apply(ups[0], not ctx.inverse), None
 
     @staticmethod
-    def jvp(ctx, change, _):
-        return _Fast.apply(change, ctx.inverse)  # a linear map is its own derivative
+    def jvp(ctx, *changes):
+        return _Fast.apply(changes[0], ctx.inverse)  # a linear map is its own derivative
 
     @staticmethod
-    def vmap(info, axes, x, inverse):
-        return _Fast.apply(x.movedim(axes[0], 0), inverse), 0  # any leading axes will do
+    def vmap(info, in_dims, *given):
+        x, inverse = given
+        return _Fast.apply(x.movedim(in_dims[0], 0), inverse), 0  # any leading axes will do
 
 # %% ../../nbs/signals/cosine.ipynb #98c11657
 def _dct(x: Tensor, inverse: bool) -> Tensor:

@@ -52,7 +52,8 @@ class RadialPower(NamedTuple):
 
     k: Float[Tensor, " r"]  # mean frequency of the ring, cycles/pixel
     power: Float[Tensor, " r"]  # mean of |X|^2 with the orthonormal transform
-    count: Float[Tensor, " r"]  # coefficients of the full plane in the ring, of one channel of one image
+    # coefficients of the full plane in the ring, of one channel of one image
+    count: Float[Tensor, " r"]  # pyright: ignore[reportIncompatibleMethodOverride]
     images: int  # channels times images that were averaged
 
 # %% ../../nbs/signals/spectra.ipynb #47109afd
@@ -154,7 +155,8 @@ def swap_phase(
     z = rfft2(phase)
     size = z.abs()
     direction = torch.where(size > 0, z / size.clamp(min=torch.finfo(size.dtype).tiny), torch.ones_like(z))
-    return irfft2(rfft2(magnitude).abs() * direction, tuple(phase.shape[-2:]))
+    h, w = phase.shape[-2:]
+    return irfft2(rfft2(magnitude).abs() * direction, (h, w))
 
 # %% ../../nbs/signals/spectra.ipynb #b6488c52
 def phase_coherence(

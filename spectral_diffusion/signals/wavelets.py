@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -77,7 +77,7 @@ def _synthesise(
         pairs = torch.stack([low[..., :m] + high, low[..., :m] - high], -1).flatten(-2).mul_(bank[0, 0])
         return pairs if low.shape[-1] == m else torch.cat([pairs, low[..., m:]], -1)
     taps = torch.stack([low[..., :m], high], -1) @ bank
-    pairs = sum(taps[..., 2 * j : 2 * j + 2].roll(j, -2) for j in range(half))
+    pairs = cast(Tensor, sum(taps[..., 2 * j : 2 * j + 2].roll(j, -2) for j in range(half)))
     return torch.cat([pairs.flatten(-2).roll(1 - half, -1), low[..., m:]], -1)
 
 # %% ../../nbs/signals/wavelets.ipynb #99860e06

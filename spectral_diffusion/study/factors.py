@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -20,10 +20,11 @@ from ..core.registry import InputError, unknown_name
 from ..core.runtime import progress
 from ..doe.arrays import declared, level_text
 from ..doe.assign import assign
-from .rows import check_plain, each, read_rows
+from .engines import each
+from .settings import check_plain, read_rows
 
 # %% auto #0
-__all__ = ['Factors', 'read_factors', 'Plan', 'rows_of', 'NoEffect', 'varied', 'probe_settings', 'ask', 'judge_factor',
+__all__ = ['Factors', 'read_factors', 'Plan', 'rows_of', 'NoEffect', 'varied', 'probe_settings', 'ask', 'judge_factor', 'ask_all',
            'check_factors']
 
 # %% ../../nbs/study/factors.ipynb #c4774e60
@@ -194,10 +195,28 @@ def judge_factor(
     return f"{name} has levels that are the same run: {same}" if same else ""
 
 # %% ../../nbs/study/factors.ipynb #d11ef8fb
+def ask_all(
+    settings: list,  # from `probe_settings`: the first is asked again as the last
+    probe: Callable[[dict], dict],  # see `check_factors`
+    *,
+    engine: str,  # a name in `ENGINES`
+    jobs: int,  # at the same time
+    address: str | None,  # of a cluster
+) -> list[tuple]:  # number of the setting, fingerprint, loss with the hash of the model
+    "What the probe answers to every setting, in their order."
+    items = [(i, *s) for i, s in enumerate(settings)]
+    answers = each(partial(ask, probe=probe), items, engine=engine, jobs=jobs, address=address)
+    found = sorted(progress(answers, total=len(items), desc="factors"))
+    if found[0][1:] != found[-1][1:]:
+        raise NoEffect(
+            f"the probe answers one setting in two ways, {found[0][1:]} and {found[-1][1:]}: no difference"
+            " would mean anything; hint: draw from named streams"
+        )
+    return found
+
+# %% ../../nbs/study/factors.ipynb #528c46a2
 def check_factors(
-    probe: Callable[
-        [dict], dict
-    ],  # setting -> {"fingerprint": text, "loss": number, "model": hash, optional}
+    probe: Callable[[dict], dict],  # setting -> {"fingerprint": text, "loss": number, "model": hash or none}
     factors: Factors | dict[str, list],  # what is varied
     base: dict[str, object] | None = None,  # where the other factors stand; first levels when not given
     *,
@@ -208,27 +227,9 @@ def check_factors(
 ) -> pd.DataFrame:  # factor, level, fingerprint, loss
     "Move each factor alone; raise `NoEffect` with the names of those that do nothing."
     f = factors if isinstance(factors, Factors) else Factors(factors=factors)
-    f = Factors(
-        factors=f.factors,
-        noise=f.noise,
-        replicates=f.replicates,
-        dummy=tuple(dict.fromkeys([*f.dummy, *dummy])),
-    )
-    settings = probe_settings(f, base)
-    items = [(i, *s) for i, s in enumerate(settings)]
-    found = sorted(
-        progress(
-            each(partial(ask, probe=probe), items, engine=engine, jobs=jobs, address=address),
-            total=len(items),
-            desc="factors",
-        )
-    )
-    if found[0][1:] != found[-1][1:]:
-        raise NoEffect(
-            f"the probe answers one setting in two ways, {found[0][1:]} and {found[-1][1:]}: no difference"
-            " would mean anything; hint: draw from named streams"
-        )
-    said = []
+    f = replace(f, avoid=(), dummy=tuple(dict.fromkeys([*f.dummy, *dummy])))
+    settings, said = probe_settings(f, base), []
+    found = ask_all(settings, probe, engine=engine, jobs=jobs, address=address)
     for name, levels in varied(f).items():
         if len(levels) == 1:
             continue  # a noise factor that is only set
@@ -236,7 +237,5 @@ def check_factors(
         said.append(judge_factor(name, levels, [r[1] for r in rows], [r[2] for r in rows], name in f.dummy))
     if any(said):
         raise NoEffect("; ".join(s for s in said if s))
-    return pd.DataFrame(
-        [(s[0], s[1], r[1], r[2][0]) for r, s in zip(found, settings, strict=True) if s[0] is not None],
-        columns=["factor", "level", "fingerprint", "loss"],
-    )
+    moved = [(s[0], s[1], r[1], r[2][0]) for r, s in zip(found, settings, strict=True) if s[0] is not None]
+    return pd.DataFrame(moved, columns=["factor", "level", "fingerprint", "loss"])

@@ -14,11 +14,12 @@ import pandas as pd
 
 from ..core.registry import InputError
 from ..core.runtime import atomic_file
-from ..run.record import FACTS, load_record, results_root, write_csv
+from ..run.record import CACHE, FACTS, Record, load_record, read_csv, results_root, write_csv
 
 # %% auto #0
-__all__ = ['INDEX', 'flatten', 'run_folders', 'ledger_row', 'file_stamps', 'run_stamps', 'read_index', 'is_current',
-           'read_ledger', 'ledger_table', 'load_ledger', 'write_ledger']
+__all__ = ['ABOUT', 'COLUMNS', 'INDEX', 'flatten', 'run_folders', 'leaves', 'about_run', 'run_row', 'run_table', 'as_row',
+           'ledger_rows', 'file_stamps', 'run_stamps', 'read_index', 'is_current', 'read_ledger', 'ledger_table',
+           'load_ledger', 'write_ledger', 'HeldRun', 'held_runs']
 
 # %% ../../nbs/study/ledger.ipynb #136d16bd
 def flatten(
@@ -38,22 +39,93 @@ def flatten(
 def run_folders(
     root: Path | str | None = None,  # of the results
 ) -> list[Path]:  # sorted
-    "Folders of all complete runs."
+    "Folders of all complete runs, and of the records of benchmarks."
     found = results_root(root).glob("*/*/config.yaml")
     return sorted(p.parent for p in found if not p.parent.name.startswith("."))
 
 # %% ../../nbs/study/ledger.ipynb #20eb5a4b
-def ledger_row(
-    path: Path,  # folder of a complete run
-) -> dict:  # plain data
-    "What the ledger says of a run."
-    record = load_record(path)
-    metrics = {k: v for k, v in record.metrics.items() if not isinstance(v, (dict, list))}
-    machine = {name: record.system.get(name) for name in ("processor", "gpu", "commit")}
-    name = {"bench": path.parent.name, "fingerprint": path.name}
-    return name | flatten(record.config) | metrics | machine
+def leaves(
+    data: object,  # nested plain data
+    name: str = "",  # of the whole
+) -> dict:  # dotted name -> leaf
+    "Nested mappings and lists as one level: keys and positions joined by dots."
+    if not isinstance(data, (dict, list)):
+        return {name: data}
+    out = {}
+    for key, value in data.items() if isinstance(data, dict) else enumerate(data):
+        out |= leaves(value, f"{name}.{key}" if name else str(key))
+    return out
 
 # %% ../../nbs/study/ledger.ipynb #62dcd5c6
+ABOUT = {
+    "data": ("data.name", "data"),
+    "model": ("model.name", "model", "network", "net"),
+    "preconditioning": ("preconditioning",),
+    "steps": ("train.steps", "steps"),
+    "batch": ("train.batch", "batch"),
+}  # column -> where a configuration says so
+
+
+def about_run(
+    config: dict,  # of a run, or of a row of a sweep
+) -> dict:  # column of `ABOUT` -> leaf, or None
+    "What was trained on what, for how long."
+    flat = leaves(
+        {**config.get("parameters", {}), **config} if isinstance(config.get("parameters"), dict) else config
+    )
+    return {
+        column: next((flat[name] for name in names if flat.get(name) is not None), None)
+        for column, names in ABOUT.items()
+    }
+
+# %% ../../nbs/study/ledger.ipynb #760a0b9a
+def run_row(
+    record: Record,  # a single run
+) -> dict:  # plain data
+    "One run as a row of `runs.csv`: what it is, every metric, and where it comes from."
+    origin = {name: record.system.get(name) for name in ("date", "commit")}
+    return {"fingerprint": record.path.name, **about_run(record.config), **leaves(record.metrics), **origin}
+
+
+def run_table(
+    records: dict[tuple[str, int], Record],  # (arm, seed) -> run
+) -> pd.DataFrame:  # one row a run
+    "Runs as the table that a record keeps as `runs.csv`."
+    return pd.DataFrame([{"arm": arm, "seed": seed, **run_row(r)} for (arm, seed), r in records.items()])
+
+# %% ../../nbs/study/ledger.ipynb #25da4716
+COLUMNS = (
+    *("bench", "arm", "seed", "data", "model", "preconditioning", "steps", "loss", "seconds"),
+    *("images_per_second", "date", "commit", "fingerprint"),
+)  # of the ledger
+
+
+def as_row(
+    row: dict,  # of `runs.csv`, with bench
+) -> dict:  # with `COLUMNS`; plain data
+    "What the ledger says of a run."
+    work = [row.get(name) for name in ("steps", "batch", "seconds")]
+    known = all(isinstance(v, (int, float)) and 0 < v < 1e15 for v in work)
+    speed = {"images_per_second": round(work[0] * work[1] / work[2], 3)} if known else {}
+    return {name: {**row, **speed}.get(name) for name in COLUMNS}
+
+
+def ledger_rows(
+    path: Path,  # folder of a single run or of a record
+) -> list[dict]:  # plain data; one row a run
+    "The rows of one folder: the runs of a record, and one row for a run or for a record that has none."
+    record = load_record(path)
+    bench = path.parent.name if path.parent.name != CACHE else record.config.get("bench")
+    if (path / "runs.csv").is_file():
+        runs = read_csv(path / "runs.csv")
+        if "fingerprint" in runs:
+            plain = runs[runs.fingerprint.notna()].astype(object)
+            rows = plain.where(plain.notna(), None).to_dict("records")
+            return [as_row({**row, "bench": bench}) for row in rows]
+    named = {name: record.config.get(name) for name in ("arm", "seed")}
+    return [as_row({**named, **run_row(record), "bench": bench})]
+
+# %% ../../nbs/study/ledger.ipynb #d3bea040
 INDEX = ".ledger.json"  # in the root of the results
 
 
@@ -65,6 +137,10 @@ def file_stamps(
         files = [os.stat(f"{folder}/{name}") for name in FACTS]
     except (FileNotFoundError, NotADirectoryError):
         return [] if os.path.exists(f"{folder}/{FACTS[0]}") else None
+    try:
+        files.append(os.stat(f"{folder}/runs.csv"))
+    except FileNotFoundError:
+        files += []  # a single run has no such table
     return [n for f in files for n in (f.st_mtime_ns, f.st_size, f.st_ino)]
 
 # %% ../../nbs/study/ledger.ipynb #d6abf97d
@@ -83,7 +159,7 @@ def run_stamps(
 # %% ../../nbs/study/ledger.ipynb #ae6036c0
 def read_index(
     root: Path,  # of the results
-) -> dict:  # "bench/fingerprint" -> [stamp, row], as the file says
+) -> dict:  # "bench/fingerprint" -> [stamp, rows], as the file says
     "The index as it was written; one that is missing or damaged is empty."
     try:
         index = json.loads((root / INDEX).read_text(encoding="utf-8"))
@@ -96,11 +172,11 @@ def is_current(
     entry: object,  # of the index
     stamp: list[int],  # of the folder now
 ) -> bool:
-    "Whether an entry of the index is the row of the folder as it is."
+    "Whether an entry of the index is what the folder says as it is."
     return (
         isinstance(entry, list)
         and len(entry) == 2
-        and isinstance(entry[1], dict)
+        and isinstance(entry[1], list)
         and bool(stamp)
         and entry[0] == stamp
     )
@@ -108,7 +184,7 @@ def is_current(
 # %% ../../nbs/study/ledger.ipynb #5dfaeb69
 def read_ledger(
     root: Path,  # of the results
-) -> dict[str, list]:  # "bench/fingerprint" -> [stamp, row]
+) -> dict[str, list]:  # "bench/fingerprint" -> [stamp, rows]
     "The rows of all complete runs: from the index where nothing has changed, else from their folders."
     index, rows = read_index(root), {}
     for name, stamp in (run_stamps(root) if root.is_dir() else {}).items():
@@ -116,7 +192,7 @@ def read_ledger(
             rows[name] = index[name]
             continue
         try:
-            rows[name] = [stamp, ledger_row(root / name)]
+            rows[name] = [stamp, ledger_rows(root / name)]
         except InputError:
             if (root / name).exists():
                 raise  # else it was replaced at this moment
@@ -124,10 +200,16 @@ def read_ledger(
 
 # %% ../../nbs/study/ledger.ipynb #9d7491d6
 def ledger_table(
-    rows: dict[str, list],  # "bench/fingerprint" -> [stamp, row]
+    entries: dict[str, list],  # "bench/fingerprint" -> [stamp, rows]
 ) -> pd.DataFrame:
-    "The rows as a table, which has its first columns even without a row."
-    return pd.DataFrame([row for _, row in rows.values()], columns=None if rows else ["bench", "fingerprint"])
+    "The rows as a table; a single run that a record holds too has one row, that of the record."
+    held, found = set(), []
+    for name, (_, rows) in entries.items():
+        held |= {row["fingerprint"] for row in rows} - {name.split("/")[1]}
+    for name, (_, rows) in entries.items():
+        if name.split("/")[1] not in held:
+            found += rows
+    return pd.DataFrame(found, columns=list(COLUMNS), dtype=object).convert_dtypes()
 
 
 def load_ledger(
@@ -150,3 +232,33 @@ def write_ledger(
             partial.write_text(json.dumps(rows), encoding="utf-8")
         write_csv(root / "summary.csv", ledger_table(rows))
     return root / "summary.csv"
+
+# %% ../../nbs/study/ledger.ipynb #d2c2c944
+class HeldRun(Record):
+    "A run as a record holds it; its folder may be gone."
+
+    def history(self) -> pd.DataFrame:
+        "The curve of this run."
+        curves = read_csv(self.path.parent / "history.csv")
+        for name in [c for c in curves if c in self.config]:
+            curves = curves[curves[name] == self.config[name]]
+        return curves.drop(columns="arm")
+
+
+def held_runs(
+    record: Record,  # of a benchmark, or a single run
+) -> list[Record]:  # its runs; itself where it holds none with curves
+    "The runs of a record, each as a record of its own."
+    if not all((record.path / name).is_file() for name in ("runs.csv", "history.csv")):
+        return [record]
+    runs = read_csv(record.path / "runs.csv")
+    if "fingerprint" not in runs:
+        return [record]
+    is_number = {name: pd.api.types.is_numeric_dtype(runs[name]) and name != "seed" for name in runs}
+    out = []
+    for row in runs.dropna(subset="fingerprint").to_dict("records"):
+        known = {k: v for k, v in row.items() if pd.notna(v) and k != "fingerprint"}
+        config = {k: v for k, v in known.items() if not is_number[k]}
+        metrics = {k: v for k, v in known.items() if is_number[k]}
+        out.append(HeldRun(record.path / row["fingerprint"], config, record.system, metrics))
+    return out

@@ -5,342 +5,34 @@
 # %% ../../nbs/study/sweep.ipynb #e5327d1b
 from __future__ import annotations
 
-import ast
 import hashlib
-import itertools
-import json
-import logging
 import os
 import re
 import shutil
-import signal
 import tempfile
-import threading
 import unicodedata
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from .. import __version__
-from ..core.config import fingerprint, from_dict, parse_json, parse_yaml, read_text, to_dict
+from ..core.config import fingerprint, parse_json, parse_yaml, read_text
+from ..core.moved import names_elsewhere
 from ..core.registry import InputError, unknown_name
-from ..core.runtime import atomic_file, folder_of, say, set_mode, without_paths
-from ..doe.arrays import declared
-from ..run.record import check_name, results_root, write_json
-from .factors import Factors, Plan, check_factors, rows_of
-from spectral_diffusion.study.rows import (
-    Job,
-    Sweep,
-    check_engine,
-    read_mapping,
-    read_metrics,
-    read_rows,
-    run_rows,
-)
+from ..core.runtime import atomic_file, set_mode
+from ..run.record import Record, check_name, load_record, results_root, write_json
+from .engines import check_engine
+from .execute import BenchFailed, run_notebook
+from .jobs import read_mapping
+from .notebooks import complete, known_parameters, read_notebook
+from .rows import Sweep, run_rows
+from .settings import read_rows
 
 # %% auto #0
-__all__ = ['KERNEL', 'check_cell', 'page_language', 'read_notebook', 'complete', 'assigned', 'known_parameters',
-           'check_parameters', 'BenchFailed', 'afterwards', 'time_limit', 'run_notebook', 'some_home', 'tidy_or_say',
-           'tidy', 'project_root', 'bench_names', 'reading_order', 'source_mark', 'find_bench', 'run_bench',
-           'place_parameters', 'run_page', 'sweep_root', 'sweep_base', 'sweep_rows', 'run_sweep', 'answer_probe',
-           'probe_page', 'save_study', 'run_study', 'read_study']
-
-# %% ../../nbs/study/sweep.ipynb #ef07bffe
-KERNEL = {
-    "display_name": "python3",
-    "language": "python",
-    "name": "python3",
-}  # the kernel of this environment
-
-
-def check_cell(
-    cell: object,  # of a notebook
-    where: str,  # named in the error
-) -> None:
-    "Raise unless a cell has a kind, a source and plain tags."
-    if not isinstance(cell, dict) or cell.get("cell_type") not in ("code", "markdown", "raw"):
-        raise InputError(f"{where} must be a cell of code, markdown or raw text")
-    source, metadata = cell.get("source"), cell.get("metadata", {})
-    lines = source if isinstance(source, list) else [source]
-    if not all(isinstance(line, str) for line in lines):
-        raise InputError(f"{where} must have a source of text, got {type(source).__name__}")
-    tags = metadata.get("tags", []) if isinstance(metadata, dict) else None
-    if not isinstance(tags, list) or not all(isinstance(t, str) for t in tags):
-        raise InputError(f"{where} must have a mapping of metadata, with a list of names as tags")
-
-# %% ../../nbs/study/sweep.ipynb #afaa7820
-def page_language(metadata: dict) -> str:  # "" where the page does not say
-    "The language in which a notebook is written."
-    parts = [metadata.get("kernelspec", {}), metadata.get("language_info", {})]
-    if not all(isinstance(part, dict) for part in parts):
-        raise InputError("its kernelspec and language_info must be mappings")
-    return str(parts[0].get("language") or parts[1].get("name") or "")
-
-# %% ../../nbs/study/sweep.ipynb #37174901
-def read_notebook(
-    path: Path | str,  # an .ipynb file
-) -> dict[str, object]:  # as it stands in the file
-    "A notebook of format 4 in Python; anything else raises."
-    path = Path(path)
-    name = f"notebook {path.name!r}"
-    if not path.is_file():
-        raise InputError(f"{name} not found")
-    text = read_text(path, name)
-    if not text.strip():
-        raise InputError(f"{name} is empty")
-    if re.search(r"^(<<<<<<<|>>>>>>>)", text, re.MULTILINE):
-        raise InputError(f"{name} holds the marks of a merge conflict; hint: settle it first")
-    page = parse_json(text, name)
-    if not isinstance(page, dict) or not isinstance(page.get("nbformat"), int):
-        raise InputError(f"{name} is no notebook: it must be a mapping with a number nbformat")
-    if page["nbformat"] != 4:
-        raise InputError(
-            f"{name} has format {page['nbformat']}, allowed is 4; hint: jupyter nbconvert --to notebook"
-            f" --inplace {path.name}"
-        )
-    if not isinstance(page.get("cells"), list) or not isinstance(page.get("metadata", {}), dict):
-        raise InputError(f"{name} is no notebook: it must have a list of cells and a mapping of metadata")
-    for number, cell in enumerate(page["cells"], 1):
-        check_cell(cell, f"cell {number} of {name}")
-    try:
-        language = page_language(page.get("metadata", {}))
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from error
-    if not re.match(r"(i?python|$)", language.lower()):
-        raise InputError(f"{name} is written in {language!r}, allowed is python")
-    return page
-
-# %% ../../nbs/study/sweep.ipynb #6f158091
-def complete(
-    page: dict[str, object],  # from `read_notebook`
-    name: str,  # of the file
-) -> object:  # a NotebookNode, ready to be run
-    "The notebook with what other programs leave out, for the kernel of this environment."
-    from nbformat import from_dict as node_of
-    from nbformat.validator import ValidationError, normalize, validate
-
-    cells = []
-    for number, cell in enumerate(page["cells"]):
-        code = {"outputs": [], "execution_count": None} if cell["cell_type"] == "code" else {}
-        cells.append(
-            {"id": f"cell-{number}", "metadata": {}, **code, **cell, "source": "".join(cell["source"])}
-        )
-    metadata = {**page.get("metadata", {}), "kernelspec": KERNEL, "language_info": {"name": "python"}}
-    try:
-        node = normalize(node_of({**page, "nbformat_minor": 5, "cells": cells, "metadata": metadata}))[1]
-        validate(node)
-    except ValidationError as error:
-        raise InputError(
-            f"notebook {name!r} is no valid notebook: {str(error).splitlines()[0][:200]}"
-        ) from error
-    return node
-
-# %% ../../nbs/study/sweep.ipynb #5ae81623
-def assigned(
-    source: str,  # Python
-) -> list[str]:  # in order
-    "The names that a cell assigns to, outside of functions and blocks."
-    lines = ["" if line.startswith(("%", "!")) else line for line in source.splitlines()]  # orders to IPython
-    targets: list[ast.expr] = []
-    for statement in ast.parse("\n".join(lines)).body:
-        if isinstance(statement, ast.Assign):
-            targets += statement.targets
-        if isinstance(statement, ast.AnnAssign):
-            targets.append(statement.target)
-    parts = itertools.chain(*(ast.walk(target) for target in targets))
-    return list(dict.fromkeys(part.id for part in parts if isinstance(part, ast.Name)))
-
-# %% ../../nbs/study/sweep.ipynb #9c41c17d
-def known_parameters(
-    notebook: Path | str,  # an .ipynb file
-) -> list[str]:  # names, in order
-    "The parameters that a notebook declares; a notebook without the tagged cell raises."
-    name = Path(notebook).name
-    cells = [
-        c for c in read_notebook(notebook)["cells"] if "parameters" in c.get("metadata", {}).get("tags", [])
-    ]
-    if len(cells) != 1:
-        raise InputError(
-            f"notebook {name!r} needs exactly one cell tagged 'parameters', got {len(cells)}; hint: with"
-            " lines such as lr = 0.1"
-        )
-    try:
-        return assigned("".join(cells[0]["source"]))
-    except (SyntaxError, ValueError, RecursionError) as error:
-        raise InputError(f"the cell 'parameters' of notebook {name!r} is not Python: {error}") from error
-
-# %% ../../nbs/study/sweep.ipynb #cde0447a
-def check_parameters(
-    notebook: Path | str,  # an .ipynb file
-    parameters: dict[str, object],  # what shall be set
-) -> None:
-    "Raise when a parameter is not declared by the notebook."
-    known = known_parameters(notebook)
-    for name in parameters:
-        if name not in known:
-            raise unknown_name(f"parameter of {Path(notebook).name}", name, known)
-
-# %% ../../nbs/study/sweep.ipynb #1be2a43a
-class BenchFailed(RuntimeError):
-    "A notebook ended with an error that is not bad input; its executed copy tells where."
-
-    exit_code = 1  # of the command line, which needs no traceback for it
-
-# %% ../../nbs/study/sweep.ipynb #b8407fad
-async def afterwards(
-    work: Awaitable,  # when the cells are done
-    what: str,  # in words
-) -> None:
-    "A clean-up: its failure is said, and costs nothing of what was computed."
-    try:
-        await work
-    except Exception as error:
-        say(f"{what}: {type(error).__name__}: {error}")
-
-
-@contextmanager
-def time_limit(
-    limit: float | None,  # seconds; None is no limit
-) -> Iterator[tuple[type, threading.Event]]:  # a class of kernel managers, and whether time was up
-    "Kill the kernels that are started in the block, with all their children, when time is up."
-    from jupyter_client.manager import AsyncKernelManager
-
-    started, late, ended = [], threading.Event(), threading.Event()
-
-    class Known(AsyncKernelManager):
-        def __init__(self, **kw):
-            super().__init__(**kw)
-            started.append(self)
-
-        async def shutdown_kernel(self, *args, **kw):
-            await afterwards(super().shutdown_kernel(*args, **kw), "the kernel was not stopped")
-
-        async def cleanup_resources(self, *args, **kw):
-            await afterwards(super().cleanup_resources(*args, **kw), "the kernel was not cleaned up")
-
-    def watch() -> None:
-        if ended.wait(None if limit is None else min(limit, threading.TIMEOUT_MAX)):
-            return
-        late.set()
-        while not ended.wait(0.1):  # again, for a kernel that was just being started
-            for pid in [getattr(k.provisioner, "pid", None) for k in started]:
-                with suppress(ProcessLookupError):
-                    pid and os.killpg(pid, signal.SIGKILL)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield Known, late
-    finally:
-        ended.set()
-        watcher.join()
-
-# %% ../../nbs/study/sweep.ipynb #b20b7a05
-def run_notebook(
-    notebook: Path | str,  # an .ipynb file
-    parameters: dict[str, object],  # plain values
-    out: Path | str,  # where the executed copy goes
-    *,
-    cwd: Path | str | None = None,  # working folder of the kernel
-    limit: float | None = None,  # seconds after which the kernel is killed
-    bar: bool = False,  # show how many cells are done
-) -> Path:  # the executed copy
-    "Execute a notebook with parameters; unknown ones raise before any work."
-    from jupyter_client.kernelspec import NoSuchKernel
-    from nbclient.exceptions import DeadKernelError
-    from nbformat import write
-    from papermill import execute_notebook
-    from papermill.exceptions import PapermillExecutionError
-
-    check_parameters(notebook, parameters)
-    name, place = (
-        Path(notebook).name,
-        {"metadata": {"path": str(cwd or Path.cwd())}},
-    )  # not papermill's cwd, which moves this whole process
-    logging.getLogger("papermill").setLevel(logging.ERROR)  # it knows fewer parameters than we do
-    with (
-        time_limit(limit) as (kernels, late),
-        tempfile.TemporaryDirectory(prefix="page-", ignore_cleanup_errors=True) as room,
-        some_home(room),
-    ):
-        write(complete(read_notebook(notebook), name), Path(room) / "page.ipynb")
-        whole = str(out).replace("{", "{{").replace("}", "}}")  # papermill fills in what stands in braces
-        try:
-            execute_notebook(
-                str(Path(room) / "page.ipynb"),
-                whole,
-                parameters=parameters,
-                kernel_name=KERNEL["name"],
-                language="python",
-                resources=place,
-                kernel_manager_class=kernels,
-                extra_arguments=["--log-level=50"],
-                progress_bar=bar,
-                request_save_on_cell_execute=True,
-            )
-        except NoSuchKernel as error:
-            raise InputError(
-                f"no kernel {error.name!r} is installed here; hint: python -m ipykernel install --sys-prefix"
-            ) from None
-        except PapermillExecutionError as error:
-            if error.ename == "InputError":
-                raise InputError(error.evalue) from None
-            raise BenchFailed(f"{name} failed: {error.ename}: {error.evalue}") from None
-        except (DeadKernelError, RuntimeError) as error:
-            if late.is_set():
-                raise BenchFailed(f"{name} was stopped at its limit of {limit:g} s") from None
-            raise BenchFailed(f"{name} failed: its kernel died: {error}") from None
-        finally:
-            if Path(out).is_file():
-                tidy_or_say(Path(out))
-    return Path(out)
-
-# %% ../../nbs/study/sweep.ipynb #b27a2e16
-@contextmanager
-def some_home(
-    room: str,  # a folder that is there
-) -> Iterator[None]:
-    "A home for Jupyter and its kernels, where the user has none, as in many containers."
-    if folder_of(Path.home) is not None:
-        yield
-        return
-    os.environ["HOME"] = room
-    try:
-        yield
-    finally:
-        os.environ.pop("HOME", None)
-
-# %% ../../nbs/study/sweep.ipynb #2f694110
-def tidy_or_say(path: Path) -> None:
-    "Tidy an executed copy; one that cannot be tidied stays as it is, which is said."
-    try:
-        tidy(path)
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        say(f"the executed copy {path.name} is not tidied: {type(error).__name__}: {error}")
-
-# %% ../../nbs/study/sweep.ipynb #05c8abb8
-def tidy(
-    path: Path | str,  # an executed notebook, rewritten
-) -> None:
-    "Take out what papermill notes of the machine, progress bars, and the paths that errors name."
-    nb = parse_json(read_text(path))
-    nb["metadata"] = {"kernelspec": nb["metadata"]["kernelspec"], "language_info": {"name": "python"}}
-    for cell in nb["cells"]:
-        cell["metadata"] = {k: v for k, v in cell["metadata"].items() if k == "tags"}
-        keep = [
-            o
-            for o in cell.get("outputs", [])
-            if "application/vnd.jupyter.widget-view+json" not in o.get("data", {})
-        ]
-        if "outputs" in cell:
-            cell["outputs"] = [o for o in keep if o.get("name") != "stderr"]
-    Path(path).write_text(
-        without_paths(json.dumps(nb, indent=1, ensure_ascii=False)) + "\n", encoding="utf-8"
-    )
+__all__ = ['project_root', 'bench_names', 'reading_order', 'source_mark', 'find_bench', 'best_record', 'run_bench',
+           'place_parameters', 'run_page', 'sweep_root', 'sweep_base', 'sweep_rows', 'run_sweep']
 
 # %% ../../nbs/study/sweep.ipynb #1aaa3b87
 def project_root() -> Path:
@@ -389,6 +81,8 @@ def find_bench(
     "Records of a benchmark that the present page has written at a preset."
     mark, found = source_mark(project_root() / "nbs" / "bench" / f"{name}.ipynb"), []
     for notebook in (results_root(root) / name).glob("*/notebook.ipynb"):
+        if notebook.parent.name.startswith(f"{preset}-"):
+            continue  # a record with changed settings is not the one of the preset
         config = parse_yaml(read_text(notebook.parent / "config.yaml"), "config.yaml")
         system = parse_json(read_text(notebook.parent / "system.json"), "system.json")
         for name, part in (("config.yaml", config), ("system.json", system)):
@@ -399,6 +93,15 @@ def find_bench(
     return sorted(found)
 
 # %% ../../nbs/study/sweep.ipynb #40b74908
+def best_record(
+    name: str,  # benchmark
+    root: Path | str | None = None,  # of the results
+) -> Record | None:  # of the largest preset; None when the present page has not been run
+    "The record that reports quote: of the page as it is now, gpu before cpu."
+    found = [path for preset in ("gpu", "cpu") for path in find_bench(name, preset, root)]
+    return load_record(found[0]) if found else None
+
+# %% ../../nbs/study/sweep.ipynb #45d59019
 def run_bench(
     name: str,  # benchmark, a notebook of nbs/bench
     preset: str = "smoke",  # smoke, cpu or gpu
@@ -439,7 +142,8 @@ def run_bench(
         )
         system = read_mapping(work / "system.json")
         write_json(work / "system.json", {**system, "page": source_mark(notebook)})
-        final, old = folder / fingerprint(config), work.with_name(work.name + "-old")
+        own = f"{preset}-{fingerprint(config)}" if changes else preset  # changed settings replace nothing
+        final, old = folder / own, work.with_name(work.name + "-old")
         set_mode(work, 0o755)
         if final.exists():
             os.replace(final, old)
@@ -547,9 +251,7 @@ def run_sweep(
     limit: float | None = None,  # seconds for a row
     cwd: Path | str | None = None,  # working folder of the kernels; this one when not given
     strict: bool = True,  # raise `SweepFailed` at the end when a row has failed; otherwise look at `.failed`
-    run: (
-        Callable[[dict, Path], object] | None
-    ) = None,  # in place of papermill: parameters and a folder to fill
+    run: Callable[[dict, Path], object] | None = None,  # in place of papermill: parameters and a folder
 ) -> Sweep:  # .failed, .ran, .table, .root
     "Execute a notebook once for each row that is not done, in parallel; resumable."
     check_engine(engine, jobs, address)
@@ -572,162 +274,4 @@ def run_sweep(
     )
 
 # %% ../../nbs/study/sweep.ipynb #27634478
-def answer_probe(
-    out: Path | str,  # parameter `out` of the page
-    config: object,  # dataclass, or plain data: what the run has understood of its parameters
-    loss: float,  # that everything varied has reached
-    model: str | None = None,  # hash of the built model, where the loss does not show it
-) -> None:
-    """Write `probe.json` and stop the page there, without an error; the configuration of a training run is
-    rehearsed first."""
-    from spectral_diffusion.run.experiment import rehearse_run
-    from spectral_diffusion.run.settings import RunConfig, build_denoiser, resolve
-
-    if isinstance(config, RunConfig):
-        setting = resolve(config)
-        rehearse_run(setting, build_denoiser(setting))
-    write_json(
-        Path(out) / "probe.json", {"fingerprint": fingerprint(config), "loss": float(loss), "model": model}
-    )
-    raise SystemExit(0)
-
-# %% ../../nbs/study/sweep.ipynb #46344d0d
-def probe_page(
-    setting: dict[str, object],  # names, dotted ones too
-    *,
-    known: Sequence[str],  # parameters of the page
-    run: Callable[[dict, Path], object],  # executes it: parameters and a folder to fill
-) -> dict[str, object]:  # fingerprint and loss
-    "What a page answers when it is probed."
-    with tempfile.TemporaryDirectory(prefix="probe-", ignore_cleanup_errors=True) as work:
-        try:
-            run({**place_parameters(setting, known), "probe": True}, Path(work))
-        except SystemExit as stop:
-            if stop.code:
-                raise
-        return read_metrics(Path(work), "probe.json")
-
-# %% ../../nbs/study/sweep.ipynb #327f6db2
-def save_study(
-    root: Path,  # folder of the sweep
-    factors: Factors,  # what is varied
-    plan: Plan,  # its rows
-    names: Sequence[str],  # of the rows
-    checked: str | None,  # fingerprint of what was probed
-) -> None:
-    "Keep what was planned beside the rows."
-    design = {
-        name: [levels[i] for i in plan.design[name].cat.codes] for name, levels in factors.factors.items()
-    }
-    write_json(
-        root / "study.json",
-        {
-            "array": plan.array,
-            "columns": {k: int(v) for k, v in plan.columns.items()},
-            "factors": to_dict(factors),
-            "design": design,
-            "outer": plan.outer,
-            "rows": list(names),
-            "checked": checked,
-        },
-    )
-
-# %% ../../nbs/study/sweep.ipynb #3d70a0d1
-def run_study(
-    notebook: Path | str,  # a page with the parameters `out` and, to be checked, `probe`
-    factors: Factors | dict[str, list],  # what is varied
-    array: str | None = None,  # orthogonal array; the smallest that works when not given
-    engine: str = "loky",  # sequential, loky, dask or ray
-    *,
-    root: Path | str | None = None,  # folder of the sweep
-    base: dict[str, object] | None = None,  # where the other factors stand while one is probed
-    jobs: int = -1,  # rows at the same time
-    address: str | None = None,  # of a cluster
-    retry_failed: bool = False,  # run rows again that failed before
-    limit: float | None = None,  # seconds for a row
-    cwd: Path | str | None = None,  # working folder of the kernels
-    strict: bool = True,  # raise `SweepFailed` when a row has failed
-    run: (
-        Callable[[dict, Path], object] | None
-    ) = None,  # in place of papermill: parameters and a folder to fill
-) -> Sweep:
-    "Check that every factor does something, then execute the rows of the array."
-    check_engine(engine, jobs, address)
-    factors = factors if isinstance(factors, Factors) else Factors(factors=factors)
-    plan, known, root, here = (
-        rows_of(array, factors),
-        known_parameters(notebook),
-        sweep_root(notebook, root),
-        Path(cwd or Path.cwd()).resolve(),
-    )
-    rows = sweep_rows(notebook, plan.rows, limit, run)
-    names = [Job(root, sweep_base(notebook), row).name for row in rows]
-    mark = (
-        fingerprint({"factors": to_dict(factors), "base": base or {}, **sweep_base(notebook)})
-        if "probe" in known
-        else None
-    )
-    old = read_mapping(root / "study.json") if (root / "study.json").is_file() else {}
-    if mark and old.get("checked") != mark:
-        execute = run or partial(run_page, notebook=Path(notebook).resolve(), cwd=here, limit=limit)
-        check_factors(
-            partial(probe_page, known=known, run=execute),
-            factors,
-            base,
-            engine=engine,
-            jobs=jobs,
-            address=address,
-        )
-    root.mkdir(parents=True, exist_ok=True)
-    save_study(root, factors, plan, names, mark)
-    return run_sweep(
-        notebook,
-        rows,
-        engine,
-        jobs=jobs,
-        address=address,
-        root=root,
-        retry_failed=retry_failed,
-        limit=limit,
-        cwd=here,
-        strict=strict,
-        run=run,
-    )
-
-# %% ../../nbs/study/sweep.ipynb #39bbb6b4
-def read_study(
-    root: Path | str,  # folder of a sweep made from factors
-    metric: str,  # a key of metrics.json; dotted where it is nested
-) -> tuple[pd.DataFrame, np.ndarray, Factors]:  # design, responses (runs x outer), what was varied
-    "The design of a study and the responses of its rows."
-    path = Path(root) / "study.json"
-    if not path.is_file():
-        raise InputError(
-            f"folder {Path(root).name!r} holds no study.json; hint: it is made by `spectral-diffusion sweep"
-            " NOTEBOOK --factors FILE --root DIR`"
-        )
-    study = read_mapping(path, rows=list, design=dict, outer=int, factors=dict)
-    for name in study["rows"]:
-        if not isinstance(name, str) or not re.fullmatch(r"[0-9a-f]{12}", name):
-            raise InputError(f"study.json of {path.parent.name!r} is damaged: {name!r} is no name of a row")
-    values, missing = [], [n for n in study["rows"] if not (Path(root) / n).is_dir()]
-    if missing:
-        raise InputError(
-            f"{len(missing)} of {len(study['rows'])} rows have no result: {', '.join(missing[:5])}; hint: run"
-            " the same sweep again, with --retry-failed"
-        )
-    for name in study["rows"]:
-        metrics = pd.json_normalize(read_metrics(Path(root) / name)).iloc[0].to_dict()
-        if metric not in metrics:
-            raise unknown_name("metric", metric, list(metrics))
-        if type(metrics[metric]) not in (int, float):
-            raise InputError(f"metric {metric!r} of row {name} must be a number, got {metrics[metric]!r}")
-        values.append(float(metrics[metric]))
-    try:
-        factors = from_dict(Factors, study["factors"])
-        design = pd.DataFrame(
-            {name: declared(study["design"][name], levels) for name, levels in factors.factors.items()}
-        )
-        return design, np.array(values).reshape(len(design), study["outer"]), factors
-    except (ValueError, TypeError, LookupError) as error:
-        raise InputError(f"study.json of {path.parent.name!r} is damaged: {error}") from error
+__getattr__ = names_elsewhere("spectral_diffusion.study.sweep")

@@ -678,9 +678,9 @@ def readers(book: Book, room: Path, short: bool) -> None:
     from spectral_diffusion.core.config import dump_yaml, fingerprint, from_dict, load_yaml, to_dict
     from spectral_diffusion.core.registry import InputError
     from spectral_diffusion.core.runtime import environment
-    from spectral_diffusion.run.settings import RunConfig
     from spectral_diffusion.learn.checkpoint import SIDECAR, TENSORS, load, restore, save
     from spectral_diffusion.run.record import load_record
+    from spectral_diffusion.run.settings import RunConfig
     from spectral_diffusion.study.factors import read_factors
     from spectral_diffusion.study.ledger import load_ledger
     from spectral_diffusion.study.rows import run_rows, sweep_table
@@ -797,8 +797,12 @@ def readers(book: Book, room: Path, short: bool) -> None:
             "core/config.py",
             "run/record.py",
             "study/ledger.py",
+            "study/settings.py",
+            "study/jobs.py",
             "study/rows.py",
+            "study/notebooks.py",
             "study/sweep.py",
+            "study/studies.py",
             "study/factors.py",
             "learn/checkpoint.py",
         )

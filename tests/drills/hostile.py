@@ -128,7 +128,8 @@ def pickles(book: Book, room: Path, short: bool) -> None:
     import numpy as np
     import torch
 
-    from spectral_diffusion.data.real import read_pickle, read_signals
+    from spectral_diffusion.data.mnist1d import read_signals
+    from spectral_diffusion.data.real import read_pickle
     from spectral_diffusion.learn.checkpoint import load
     from spectral_diffusion.models.initial import from_file
 
@@ -192,9 +193,9 @@ def bombs() -> dict[str, str]:
 def texts(book: Book, room: Path, short: bool) -> None:
     "YAML with tags, aliases and depth; JSON of a million nested lists, in every file that is read."
     from spectral_diffusion.core.config import fingerprint, load_yaml
-    from spectral_diffusion.run.settings import RunConfig
     from spectral_diffusion.learn.checkpoint import SIDECAR, load
     from spectral_diffusion.run.record import load_record
+    from spectral_diffusion.run.settings import RunConfig
     from spectral_diffusion.study.ledger import load_ledger
     from spectral_diffusion.study.rows import read_metrics, run_rows, sweep_table
     from spectral_diffusion.study.sweep import read_study
@@ -269,8 +270,8 @@ def names(book: Book, room: Path, short: bool) -> None:
     from spectral_diffusion.core.config import from_dict
     from spectral_diffusion.data.real import fetch_cifar10, unpack_sheets
     from spectral_diffusion.lab.cli import run_sample, run_taguchi
-    from spectral_diffusion.run.settings import RunConfig
     from spectral_diffusion.run.record import load_record, run_folder, save_record, write_json
+    from spectral_diffusion.run.settings import RunConfig
     from spectral_diffusion.study.sweep import read_study, run_bench
 
     warm()
@@ -425,7 +426,7 @@ def pictures(book: Book, room: Path, short: bool) -> None:
     """Pictures that promise billions of pixels, hide megabytes in their comments, or are programs: refused
     before their pixels are unpacked."""
     from spectral_diffusion.codec.files import read_image
-    from spectral_diffusion.data.real import read_photograph
+    from spectral_diffusion.data.photographs import read_photograph
     from spectral_diffusion.lab.evaluate import evaluate_folders
     from spectral_diffusion.run.pictures import load_samples
 
@@ -516,9 +517,9 @@ def headers(book: Book, room: Path, short: bool) -> None:
     from spectral_diffusion.codec.bitstream import HEADER, MAGIC, VERSION, decompress, fingerprint
     from spectral_diffusion.codec.hierarchical import load_codec
     from spectral_diffusion.core.config import dump_yaml, to_dict
-    from spectral_diffusion.run.saved import load_denoiser
     from spectral_diffusion.learn.checkpoint import load, save
     from spectral_diffusion.run.record import load_record
+    from spectral_diffusion.run.saved import load_denoiser
 
     def header(text: str | bytes, size: int | None = None, body: bytes = b"") -> bytes:
         text = text.encode() if isinstance(text, str) else text
