@@ -20,6 +20,7 @@ from spectral_diffusion.lab import cli, experiment
 from spectral_diffusion.learn.checkpoint import SIDECAR, load, save
 from spectral_diffusion.models.zoo import MODELS, build_model
 from spectral_diffusion.run import record as records
+from spectral_diffusion.run import training
 from spectral_diffusion.run.experiment import train_run
 from spectral_diffusion.run.pictures import load_samples
 from spectral_diffusion.run.record import load_record, run_folder, run_path, write_json
@@ -73,7 +74,7 @@ def test_killed_between_checkpoint_and_history(quiet, tmp_path, monkeypatch):
         calls.append(Path(path).name)
         return calls.count("rows.json") == 2
 
-    cut(monkeypatch, experiment, "write_json", second)
+    cut(monkeypatch, training, "write_json", second)
     with pytest.raises(Cut):
         train_run(small(), tmp_path)
     goes_on(quiet, tmp_path)
@@ -94,7 +95,7 @@ def test_killed_while_the_old_checkpoint_is_removed(quiet, tmp_path, monkeypatch
     "The folder of an older checkpoint has lost its sidecar and not its tensors."
     cut(
         monkeypatch,
-        experiment,
+        training,
         "write_json",
         lambda path, data: Path(path).name == "rows.json" and data[-1]["step"] > 8,
     )
@@ -107,7 +108,7 @@ def test_killed_while_the_old_checkpoint_is_removed(quiet, tmp_path, monkeypatch
 
 
 def test_killed_between_the_last_step_and_the_final_network(quiet, tmp_path, monkeypatch):
-    cut(monkeypatch, experiment, "save_denoiser", lambda denoiser, path: path.name == "final")
+    cut(monkeypatch, training, "save_denoiser", lambda denoiser, path: path.name == "final")
     with pytest.raises(Cut):
         train_run(small(), tmp_path)
     goes_on(quiet, tmp_path)
@@ -121,7 +122,7 @@ def test_killed_while_it_cleans_up(quiet, tmp_path, monkeypatch):
 
 
 def test_what_a_killed_process_left_is_taken_away(quiet, tmp_path, monkeypatch):
-    cut(monkeypatch, experiment, "save_denoiser", lambda denoiser, path: path.name == "final")
+    cut(monkeypatch, training, "save_denoiser", lambda denoiser, path: path.name == "final")
     with pytest.raises(Cut):
         train_run(small(), tmp_path)
     work = next(tmp_path.glob("runs/.partial-*"))
@@ -205,12 +206,12 @@ def test_full_disk_is_one_line_and_exit_code_1(quiet, tmp_path, capsys):
 
 
 def poison(monkeypatch, *steps):
-    real = experiment.batch
+    real = training.batch
     monkeypatch.setattr(
-        experiment,
+        training,
         "batch",
-        lambda images, seed, i, size: (
-            torch.full((size, 3, 32, 32), float("nan")) if i in steps else real(images, seed, i, size)
+        lambda images, seed, i, size, **more: (
+            torch.full((size, 3, 32, 32), float("nan")) if i in steps else real(images, seed, i, size, **more)
         ),
     )
 
@@ -231,21 +232,21 @@ def test_nan_is_skipped_and_counted_when_asked(tmp_path, monkeypatch):
 
 
 def test_interrupt_finishes_the_step_and_saves_it(quiet, tmp_path, monkeypatch):
-    real, handler = experiment.batch, signal.signal(signal.SIGINT, signal.default_int_handler)
+    real, handler = training.batch, signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def interrupted(images, seed, i, size):
+    def interrupted(images, seed, i, size, **more):
         if i == 5:
             signal.raise_signal(signal.SIGINT)
-        return real(images, seed, i, size)
+        return real(images, seed, i, size, **more)
 
-    monkeypatch.setattr(experiment, "batch", interrupted)
+    monkeypatch.setattr(training, "batch", interrupted)
     try:
         with pytest.raises(KeyboardInterrupt):
             train_run(small(), tmp_path)
     finally:
         signal.signal(signal.SIGINT, handler)
     assert [p.name for p in tmp_path.rglob("step-*")] == ["step-00000006"]
-    monkeypatch.setattr(experiment, "batch", real)
+    monkeypatch.setattr(training, "batch", real)
     goes_on(quiet, tmp_path)
 
 
@@ -410,6 +411,7 @@ def test_a_key_that_is_no_name(tmp_path, text):
         load_ledger(tmp_path)
 
 
+@pytest.mark.long
 def test_keys_are_counted_in_linear_time():
     import time
 
