@@ -1,8 +1,7 @@
-"""One thread, no window, the same hypothesis examples every time, and long forms
-only when they are asked for.
+"""One thread, no window, the same hypothesis examples every time; long forms when they are asked for.
 
-`pytest` runs the short forms; `pytest --long` (`make test-all`) all of it: what is marked `long`, more
-random cases, more kills, every drill.
+`pytest` runs the short forms; `pytest --long` (`make test-all`) all of it: what is marked `long`, more random
+cases, more kills, every drill.
 """
 
 import os
@@ -17,14 +16,13 @@ house = settings(deadline=None, derandomize=True, database=None, print_blob=True
 settings.register_profile("short", house, max_examples=20)
 settings.register_profile("long", house, max_examples=200)
 
-# Files with few tests that take long: begun first, so that no worker is left alone with one of them
-# at the end.
+# Files with few tests that take long are begun first: no worker is left alone with one of them at the end.
 FIRST = (
     "test_drills.py",
     "test_site_pages.py",
     "test_study_sweep.py",
     "test_learn_distributed.py",
-    "test_lab_preflight.py",
+    "test_run_preflight.py",
     "test_reliability.py",
     "test_doors.py",
 )

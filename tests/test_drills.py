@@ -1,7 +1,6 @@
 """Drills in their short forms, and that a drill can lose.
 
-A few of each kind run with every `make test`; what a drill has found stands in test_reliability, once more
-and small.
+A few run with every `make test`; what a drill has found stands in test_reliability, once more and small.
 """
 
 import json

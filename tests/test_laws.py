@@ -3,6 +3,7 @@ and turns red."""
 
 import base64
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -552,6 +553,38 @@ def test_check_takes_several_stages(monkeypatch):
         assert check.main(words) == 0 and ran == stages
     with pytest.raises(SystemExit, match="2"):
         check.main(["--only", "ruff", "levles"])
+
+
+class Ended:
+    "In the place of a process of pytest that is over."
+
+    stdout = ("1 passed\n",)
+
+    def wait(self):
+        return 0
+
+
+def test_laws_are_asked_once_and_long_forms_when_wanted(monkeypatch):
+    seen = []
+    monkeypatch.setattr(check, "LONG", False)
+    monkeypatch.setattr(check.subprocess, "Popen", lambda command, **options: seen.append(command) or Ended())
+    again = "tests/test_laws.py::test_the_tree_keeps_the_law"
+    for rows in ([], [("clean", "ok", 1.0, "")], [("clean", "ok", 1.0, ""), ("levels", "ok", 1.0, "")]):
+        check.tests(rows)
+    assert [again in command for command in seen] == [False, False, True]
+    assert not any("--long" in command for command in seen)
+    assert check.main(["--only", "tests", "--long"]) == 0 and "--long" in seen[-1]
+
+
+def test_the_long_forms_run_once_a_week():
+    import yaml
+
+    flow = yaml.safe_load((ROOT / ".github" / "workflows" / "test-all.yml").read_text())
+    (when,) = flow[True]["schedule"]  # YAML 1.1 takes the key `on` for a truth
+    assert re.fullmatch(r"\d+ \d+ \* \* [0-6]", when["cron"])
+    assert {"run": "make test-all"} in flow["jobs"]["test"]["steps"]
+    shown = subprocess.run(["make", "-n", "test-all"], cwd=ROOT, capture_output=True, text=True).stdout
+    assert "tools/check.py --long" in shown
 
 
 BOOKS = """SOURCES = '''

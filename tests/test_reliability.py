@@ -413,6 +413,7 @@ def test_a_key_that_is_no_name(tmp_path, text):
         load_ledger(tmp_path)
 
 
+@pytest.mark.long
 def test_keys_are_counted_in_linear_time():
     import time
 

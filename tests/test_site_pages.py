@@ -1,7 +1,6 @@
 """The built site in a real browser: no errors, no request to the outside, nothing cut on a phone, axe-core.
 
-`make test` builds the site before the tests, and a few pages of it are looked at; every page in the long
-form.
+`make test` builds the site before the tests. The short form looks at a few pages, the long one at each.
 Skipped, with the reason, where there is no site or no browser.
 """
 

@@ -192,8 +192,8 @@ def perceptual(
                 from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity as make
         except ImportError as error:
             raise InputError(
-                f"{measure} needs a package that is not installed; hint: pip install -e"
-                " '.[metrics]' in a checkout"
+                f"{measure} needs a package that is not installed; hint: pip install -e '.[metrics]'"
+                " in a checkout of this project"
             ) from error
     try:
         return make(normalize=True) if measure == "fid" else make(net_type="alex")

@@ -69,7 +69,8 @@ class Drill:
 
     @property
     def what(self) -> str:
-        return (self.run.__doc__ or "").strip().splitlines()[0]
+        "The first paragraph of its docstring, in one line."
+        return " ".join((self.run.__doc__ or "").split("\n\n")[0].split())
 
 
 DRILLS: dict[str, Drill] = {}
