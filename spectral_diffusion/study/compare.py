@@ -20,6 +20,7 @@ from ..run.experiment import rehearse_run, train_run
 from ..run.pictures import load_samples
 from ..run.record import Record, load_record, run_path, write_csv, write_json
 from ..run.settings import RunConfig, at_least, build_denoiser, resolve
+from .engines import each
 
 # %% auto #0
 __all__ = ['Comparison', 'arm_config', 'plan', 'Runs', 'read_runs', 'run_plan', 'compare', 'save_comparison']
@@ -94,13 +95,13 @@ def run_plan(
     desc: str = "runs",  # beside the bar
 ) -> Runs:
     "Compute the runs that are missing and read all of them."
-    from joblib import Parallel, delayed
-
     where, missing = device(on), [c for _, _, c in rows if not run_path(c, root).exists()]
     jobs = jobs or (1 if where.type != "cpu" else os.cpu_count())
-    work = Parallel(n_jobs=max(1, min(jobs, len(missing))), return_as="generator_unordered")(
-        delayed(compute)(c, root, on=str(where)) for c in missing
-    )
+
+    def one(config: object) -> object:
+        return compute(config, root, on=str(where))
+
+    work = each(one, missing, jobs=max(1, min(jobs, len(missing))))
     for _ in progress(work, total=len(missing), desc=desc, unit="run"):
         pass
     return read_runs(rows, root)

@@ -12,10 +12,13 @@ from itertools import islice
 from ..core.registry import InputError, unknown_name
 
 # %% auto #0
-__all__ = ['ENGINES', 'check_engine', 'broken_pool', 'dask_client', 'on_dask', 'ray_pool', 'each']
+__all__ = ['ENGINES', 'IDLE', 'check_engine', 'broken_pool', 'dask_client', 'on_dask', 'ray_pool', 'each']
 
 # %% ../../nbs/study/engines.ipynb #83d13e5d
 ENGINES = ("sequential", "loky", "dask", "ray")
+IDLE = (
+    10  # seconds until processes without work end: a program that ends waits for them, by itself five minutes
+)
 
 
 def check_engine(
@@ -152,6 +155,7 @@ def each(
         return
     # loky starts as many processes as it is asked for
     jobs = 1 if engine == "sequential" else min(jobs, max(2, len(items)))
-    with parallel_config(backend=engine):
+    options = {"idle_worker_timeout": IDLE} if engine == "loky" else {}
+    with parallel_config(backend=engine, **options):
         workers = Parallel(n_jobs=jobs, batch_size=1, return_as="generator_unordered")
         yield from workers(delayed(function)(x) for x in items)
