@@ -45,7 +45,7 @@ def rehearse_run(
     setting: Setting,  # of the run
     denoiser: NetworkDenoiser,  # untrained, on its device; left as it is
 ) -> None:
-    "Do all that the run will do once with two images, and write nothing: see [preflight](preflight.ipynb)."
+    "Do all that the run will do once with two images, and write nothing: see `run.preflight`."
     few, c = setting.held_out.first(2), setting.config
 
     def finish(trained: NetworkDenoiser, samples: Tensor, folder: Path) -> float:
