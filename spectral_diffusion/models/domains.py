@@ -16,7 +16,7 @@ from ..core.registry import Registry
 from .blocks import check_images
 from ..signals.bases import plane_size
 from ..signals.cosine import dct_matrix
-from ..signals.fourier import full_precision
+from ..signals.fourier import full_precision, no_autocast
 
 # %% auto #0
 __all__ = ['DOMAINS', 'block_filters', 'to_blocks', 'from_blocks', 'InDomain']
@@ -52,7 +52,7 @@ def to_blocks(
     down, right = (-n % side for n in x.shape[-2:])
     if down or right:
         x = F.pad(x, (0, right, 0, down), mode="replicate")
-    with torch.autocast(x.device.type, enabled=False):
+    with no_autocast(x):
         return F.conv2d(x, block_filters(side, x.shape[1], x.dtype, x.device), stride=side)
 
 # %% ../../nbs/models/domains.ipynb #d8e70518
@@ -64,7 +64,7 @@ def from_blocks(
     "The inverse: the transposed convolution with the same kernels, cropped."
     y = full_precision(y)
     kernels = block_filters(side, y.shape[1] // side**2, y.dtype, y.device)
-    with torch.autocast(y.device.type, enabled=False):
+    with no_autocast(y):
         return F.conv_transpose2d(y, kernels, stride=side)[..., : size[0], : size[1]]
 
 # %% ../../nbs/models/domains.ipynb #f4b6d0cc
