@@ -155,5 +155,6 @@ def test_search_and_theme_answer(browser, address):
     tab.locator("#quarto-search button, #quarto-search a, .sd-search-toggle, #quarto-search").first.click()
     tab.keyboard.type("preconditioning", delay=5)
     tab.wait_for_function("""() => [...document.querySelectorAll('a')].some(a => a.offsetParent
-      && /noise.preconditioning/.test(a.href) && a.closest('[class*=search], [id*=search], dialog, [class*=aa-]'))""")
+      && /noise.preconditioning/.test(a.href)
+      && a.closest('[class*=search], [id*=search], dialog, [class*=aa-]'))""")
     assert not wrong
