@@ -26,7 +26,7 @@ from spectral_diffusion.data.pictures import (
     resized,
 )
 from ..data.real import to_float
-from ..measure.features import EXTRACTORS, unbiased_distance
+from ..measure.features import EXTRACTORS, content_hashes, unbiased_distance
 from ..measure.pixel import decibels, mae, mse, ssim
 from ..measure.spectral import ring_powers, rms_decibels
 
@@ -148,6 +148,7 @@ class SetMeasures:
     ):
         self.extract, self.features, self.power = EXTRACTORS[extractor], None, 0.0
         self.row = {name: i for i, name in enumerate(sorted(names))}
+        self.hashes: dict[str, bytes] = {}
 
     def add(self, names: list[str], x: Float[Tensor, "n 3 h w"]) -> None:
         "Count some pictures."
@@ -155,8 +156,13 @@ class SetMeasures:
         if self.features is None:  # room for all, so that nothing that stays is made between what goes
             self.features = found.new_empty(len(self.row), found.shape[1])
         self.features[[self.row[name] for name in names]] = found
+        self.hashes |= dict(zip(names, content_hashes(x), strict=True))
         if x.shape[-2] * x.shape[-1] > 1:  # one pixel has no frequency but zero
             self.power = self.power + ring_powers(x).sum(0)
+
+    def ordered(self) -> Float[Tensor, "n d"]:
+        "The features in an order that follows from the pictures, whatever their names and batches are."
+        return self.features[[self.row[name] for name in sorted(self.row, key=self.hashes.__getitem__)]]
 
 # %% ../../nbs/lab/evaluate.ipynb #a7c88db8
 def set_distances(
@@ -174,7 +180,7 @@ def set_distances(
     far = rms_decibels(a.power / n, b.power / m).item() if torch.is_tensor(a.power) else math.inf
     out = {"psd_distance": far if math.isfinite(far) else None}
     if min(n, m) >= 8:  # fewer have no covariance worth the name
-        value, unbiased = unbiased_distance(a.features, b.features)
+        value, unbiased = unbiased_distance(a.ordered(), b.ordered())
         out |= {f"frechet ({extractor})": value, f"frechet ({extractor}), unbiased": unbiased}
     return out
 

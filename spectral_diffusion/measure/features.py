@@ -23,8 +23,8 @@ from ..signals.wavelets import dwt2
 
 # %% auto #0
 __all__ = ['EXTRACTORS', 'WIDTHS', 'DRAWS', 'CIFAR10_WIDTHS', 'pixels', 'wavelet', 'random_conv', 'Frechet', 'gaussian_distance',
-           'content_order', 'halved', 'features_of', 'unbiased_distance', 'frechet_distance', 'cifar10_network',
-           'cifar10_weights', 'packaged', 'cifar10_features', 'cifar10_logits', 'sample_bias']
+           'content_hashes', 'content_order', 'halved', 'features_of', 'unbiased_distance', 'frechet_distance',
+           'cifar10_network', 'cifar10_weights', 'packaged', 'cifar10_features', 'cifar10_logits', 'sample_bias']
 
 # %% ../../nbs/measure/features.ipynb #593db254
 EXTRACTORS = Registry("extractor")
@@ -94,15 +94,24 @@ def gaussian_distance(
     return ((x.mean(0) - y.mean(0)).square().sum() + a.trace() + b.trace() - 2 * cross).item()
 
 # %% ../../nbs/measure/features.ipynb #876310f3
-def content_order(
-    rows: Float[Tensor, "n ..."],  # pictures or features
-) -> Int64[Tensor, " n"]:  # every index once
-    "An order that follows from the rows as a set: by the hash of each."
+def content_hashes(
+    x: Float[Tensor, "n c h w"],  # pictures
+) -> list[bytes]:  # one a picture
+    "What names a picture by its content."
 
     def digest(row):
         return hashlib.sha256(row.contiguous().view(torch.uint8).numpy()).digest()
 
-    known = [digest(row) for row in rows.detach().cpu()]
+    return [digest(row) for row in x.detach().cpu()]
+
+
+def content_order(
+    x: Float[
+        Tensor, "n c h w"
+    ],  # pictures: their features are rounded, and would be another set in another batch
+) -> Int64[Tensor, " n"]:  # every index once
+    "An order that follows from the pictures as a set: by the hash of each."
+    known = content_hashes(x)
     return torch.tensor(sorted(range(len(known)), key=known.__getitem__))
 
 # %% ../../nbs/measure/features.ipynb #ce5f621e
@@ -129,11 +138,10 @@ def features_of(
 
 # %% ../../nbs/measure/features.ipynb #5201e098
 def unbiased_distance(
-    x: Float[Tensor, "n d"],  # features
-    y: Float[Tensor, "m d"],  # features
+    x: Float[Tensor, "n d"],  # features, in the `content_order` of their pictures
+    y: Float[Tensor, "m d"],  # features, likewise
 ) -> tuple[float, float]:  # as it is; continued to infinitely many
     "The squared distance of two samples, and the line through it and that of the halves at 1/n = 0."
-    x, y = (z[content_order(z)] for z in (x, y))
     whole = gaussian_distance(x, y)
     halves = [
         gaussian_distance(p, q)
