@@ -162,7 +162,8 @@ class SetMeasures:
 
     def ordered(self) -> Float[Tensor, "n d"]:
         "The features in an order that follows from the pictures, whatever their names and batches are."
-        return self.features[[self.row[name] for name in sorted(self.row, key=self.hashes.__getitem__)]]
+        kept = torch.empty(0) if self.features is None else self.features  # no picture has come
+        return kept[[self.row[name] for name in sorted(self.row, key=self.hashes.__getitem__)]]
 
 # %% ../../nbs/lab/evaluate.ipynb #a7c88db8
 def set_distances(
