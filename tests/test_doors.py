@@ -63,6 +63,12 @@ def call(capsys, *words) -> tuple[int, str, str]:
     return code, said.out, said.err.strip()
 
 
+def sweep(capsys, place) -> tuple[int, str, str]:
+    "A sweep of the notebook n.ipynb over the factors in f.yaml, with its results in s."
+    factors, root = ("--factors", place / "f.yaml"), ("--root", place / "s")
+    return call(capsys, "sweep", place / "n.ipynb", *factors, *root, "--engine", "sequential")
+
+
 @pytest.fixture
 def place(tmp_path):
     (tmp_path / "f.yaml").write_text("factors:\n  lr: [0.1, 0.2]\n  width: [1, 2]\n")
@@ -122,17 +128,7 @@ BROKEN = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_damaged_notebook_is_one_line(place, capsys, name):
     (place / "n.ipynb").write_bytes(BROKEN[name])
-    code, out, err = call(
-        capsys,
-        "sweep",
-        place / "n.ipynb",
-        "--factors",
-        place / "f.yaml",
-        "--engine",
-        "sequential",
-        "--root",
-        place / "s",
-    )
+    code, out, err = sweep(capsys, place)
     lines = [line for line in err.splitlines() if "factors are not checked" not in line]
     assert (
         code == 2
@@ -529,17 +525,7 @@ def test_names_of_terms_are_read_back():
 def test_bad_factors_are_one_line(place, capsys, text, says):
     (place / "n.ipynb").write_text(json.dumps(page(head=HEAD + "probe = False\noverrides = {}\n")))
     (place / "f.yaml").write_text(text)
-    code, out, err = call(
-        capsys,
-        "sweep",
-        place / "n.ipynb",
-        "--factors",
-        place / "f.yaml",
-        "--engine",
-        "sequential",
-        "--root",
-        place / "s",
-    )
+    code, out, err = sweep(capsys, place)
     assert code == 2 and says in err and len(err.splitlines()) == 1 and not (place / "s").exists()
 
 
@@ -687,17 +673,7 @@ def test_a_sweep_without_a_home(place, capsys, monkeypatch):
     with pytest.raises(RuntimeError, match="home"):
         Path.home()
     (place / "n.ipynb").write_text(GOOD)
-    code, out, err = call(
-        capsys,
-        "sweep",
-        place / "n.ipynb",
-        "--factors",
-        place / "f.yaml",
-        "--engine",
-        "sequential",
-        "--root",
-        place / "s",
-    )
+    code, out, err = sweep(capsys, place)
     assert code == 0 and len(list((place / "s").glob("*/metrics.json"))) == 4, err
     assert "HOME" not in os.environ
 
@@ -882,17 +858,7 @@ def test_a_kernel_that_cannot_be_cleaned_up(place, capsys, caplog, monkeypatch):
     monkeypatch.setattr(AsyncKernelManager, "cleanup_resources", fails)
     (place / "n.ipynb").write_text(GOOD)
     (place / "f.yaml").write_text("factors: {lr: [0.1, 0.2]}")
-    code, out, err = call(
-        capsys,
-        "sweep",
-        place / "n.ipynb",
-        "--factors",
-        place / "f.yaml",
-        "--engine",
-        "sequential",
-        "--root",
-        place / "s",
-    )
+    code, out, err = sweep(capsys, place)
     assert code == 0 and len(list((place / "s").glob("*/metrics.json"))) == 2
     assert "connection file is held" in caplog.text and all(
         "\n" not in r.getMessage() for r in caplog.records
@@ -908,17 +874,7 @@ def test_a_copy_that_cannot_be_tidied(place, capsys, caplog, monkeypatch):
     monkeypatch.setattr(execute, "tidy", fails)
     (place / "n.ipynb").write_text(GOOD)
     (place / "f.yaml").write_text("factors: {lr: [0.1, 0.2]}")
-    code, out, err = call(
-        capsys,
-        "sweep",
-        place / "n.ipynb",
-        "--factors",
-        place / "f.yaml",
-        "--engine",
-        "sequential",
-        "--root",
-        place / "s",
-    )
+    code, out, err = sweep(capsys, place)
     assert code == 0 and "is not tidied" in caplog.text
 
 
