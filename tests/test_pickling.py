@@ -13,6 +13,7 @@ from spectral_diffusion.core.registry import InputError
 from spectral_diffusion.core.runtime import stream
 from spectral_diffusion.data.synthetic import make
 from spectral_diffusion.doe.arrays import bush, from_hadamard, hadamard, rao_hamming
+from spectral_diffusion.lab.interop_diffusers import table_schedule
 from spectral_diffusion.models.zoo import MODELS, build_model, cost
 from spectral_diffusion.noise.denoiser import PRECONDITIONINGS, wrap
 from spectral_diffusion.noise.oracles import MemoryDenoiser
@@ -41,9 +42,9 @@ def fields():
 def callables():
     "What goes to a worker, each with the answer that it must give there."
     found = {}
-    # tables of schedulers are registered by other tests, and not in the worker
-    for name in (n for n in SCHEDULES if not n.startswith("table-")):
+    for name in SCHEDULES:
         found[f"process {name}"] = Process(name)
+    found["process of a table"] = Process(table_schedule([0.9, 0.5, 0.1]))
     for name in ("fourier", "dct", "haar"):
         found[f"blur {name}"] = Process("flow", "power_law", name, size=(8, 8), blur=2.0)
     field = fields()

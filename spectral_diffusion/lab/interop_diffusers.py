@@ -5,7 +5,8 @@
 # %% ../../nbs/lab/interop_diffusers.ipynb #7fd6c318
 from __future__ import annotations
 
-import hashlib
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -23,14 +24,14 @@ from spectral_diffusion.noise.preconditioning import (
     usable_targets,
 )
 from ..noise.process import Process
-from ..noise.schedules import SCHEDULES, Level, check_time
+from ..noise.schedules import Level, check_time
 from ..sampling.engine import SAMPLERS, check_options, check_times, make_run, mix, time_grid
 from ..signals.bases import BASES
 
 # %% auto #0
-__all__ = ['TABLES', 'PREDICTIONS', 'table_schedule', 'process_from', 'LetterBox', 'check_single_call', 'SpectralScheduler',
-           'IndexedUNet', 'build_network', 'bits', 'tensor_shapes', 'SpectralModel', 'process_config', 'model_from',
-           'SpectralPipeline']
+__all__ = ['PREDICTIONS', 'TableSchedule', 'table_schedule', 'process_from', 'LetterBox', 'check_single_call',
+           'SpectralScheduler', 'IndexedUNet', 'build_network', 'bits', 'tensor_shapes', 'SpectralModel',
+           'process_config', 'model_from', 'SpectralPipeline']
 
 # %% ../../nbs/lab/interop_diffusers.ipynb #4da18ae5
 try:
@@ -45,13 +46,27 @@ except ImportError as error:
     ) from error
 
 # %% ../../nbs/lab/interop_diffusers.ipynb #4ee7d3b6
-TABLES: dict[str, list[float]] = {}  # name of a schedule -> its list
+@dataclass(frozen=True)
+class TableSchedule:
+    "A schedule made of a list, by interpolation and exact at the indices; it travels with its process."
+
+    alphas: tuple[float, ...]  # squared gain of the signal after each step, falling
+    name: ClassVar[str] = "table"
+
+    def __call__(self, t: Float[Tensor, "*b"] | float) -> Level:
+        "Gains of a variance-preserving process."
+        table, n = torch.tensor((1.0, *self.alphas), dtype=torch.float64).sqrt(), len(self.alphas)
+        at = n * check_time(t)
+        low = at.floor().clamp(max=n - 1).long()
+        known = table.to(at.device)
+        a = torch.lerp(known[low], known[low + 1], at - low)
+        return Level(a, (1 - a.square()).sqrt())
 
 
 def table_schedule(
     alphas_cumprod: list[float],  # squared gain of the signal after each step, falling
-) -> str:  # a name in `SCHEDULES`, the same for the same list
-    "Make a list of a variance-preserving chain a schedule of this library."
+) -> TableSchedule:  # equal for equal lists
+    "The list of a variance-preserving chain as a schedule of this library."
     table = torch.tensor(alphas_cumprod, dtype=torch.float64)
     if (
         table.ndim != 1
@@ -63,20 +78,7 @@ def table_schedule(
             "alphas_cumprod is a falling list of at least two numbers between 1 and 0, got shape"
             f" {tuple(table.shape)}"
         )
-    gains, n = torch.cat([table.new_ones(1), table.sqrt()]), len(table)
-
-    def schedule(t: Float[Tensor, "*b"]) -> Level:
-        "Gains by interpolation; exact at the indices."
-        at = n * check_time(t)
-        low = at.floor().clamp(max=n - 1).long()
-        known = gains.to(at.device)
-        a = torch.lerp(known[low], known[low + 1], at - low)
-        return Level(a, (1 - a.square()).sqrt())
-
-    name = f"table-{hashlib.sha256(table.numpy().tobytes()).hexdigest()[:12]}"
-    SCHEDULES.register(name)(schedule)
-    TABLES[name] = table.tolist()
-    return name
+    return TableSchedule(tuple(table.tolist()))
 
 # %% ../../nbs/lab/interop_diffusers.ipynb #46805750
 def process_from(
@@ -87,9 +89,8 @@ def process_from(
     alphas_cumprod: list[float] | None = None,  # the table of a schedule
 ) -> Process:
     "The process of a configuration."
-    if alphas_cumprod is not None:
-        schedule = table_schedule(alphas_cumprod)
-    return Process(schedule, noise, basis, size=None if size is None else tuple(size))
+    rule = schedule if alphas_cumprod is None else table_schedule(alphas_cumprod)
+    return Process(rule, noise, basis, size=None if size is None else tuple(size))
 
 # %% ../../nbs/lab/interop_diffusers.ipynb #49bae59a
 PREDICTIONS = {
@@ -388,9 +389,9 @@ def process_config(
     process: Process,  # of a denoiser
 ) -> dict:  # arguments of `process_from`
     "A process as literals; one that they cannot describe raises."
-    alphas = TABLES.get(process.schedule)
+    alphas = list(process.rule.alphas) if isinstance(process.rule, TableSchedule) else None
     config = {
-        "schedule": "table" if alphas else process.schedule,
+        "schedule": process.schedule,
         "noise": process.shape,
         "basis": process.basis.name,
         "size": None if process.size is None else list(process.size),

@@ -230,7 +230,7 @@ class Process:
 
     def __init__(
         self,
-        schedule: str = "cosine",  # a name in `SCHEDULES`
+        schedule: str | Callable[..., Level] = "cosine",  # a name in `SCHEDULES`, or a schedule with a name
         shape: str = "white",  # a name in `SHAPES`
         basis: str | Basis = "pixel",  # a name in `BASES`; a coloured shape needs one with frequencies
         *,
@@ -240,9 +240,13 @@ class Process:
     ):
         sides = None if size is None else tuple(whole("a side of the images", n) for n in size)
         self.size = cast("tuple[int, int] | None", sides)
-        self.schedule, self.shape, self.blur = schedule, shape, blur
+        self.rule = (
+            None if isinstance(schedule, str) else schedule
+        )  # what has a name is looked up, also by a worker
+        self.schedule = schedule if isinstance(schedule, str) else getattr(schedule, "name", "own")
+        self.shape, self.blur = shape, blur
         self.basis = BASES[basis] if isinstance(basis, str) else basis
-        SCHEDULES[schedule]  # an unknown name raises
+        self.level(0.0)  # an unknown name raises
         draw, self.options = SHAPES[shape], dict(options or {})
         check_shape_options(shape, self.options)
         if not 0 <= blur < float("inf"):
@@ -260,12 +264,20 @@ class Process:
         self.factor = draw(self.frequency, self.basis.weights(*self.size), **self.options)
         self.masked = bool((self.factor == 0).any())
 
+    def level(
+        self,
+        t: Float[Tensor, "*b"] | float,  # times in [0, 1]
+    ) -> Level:  # float64, (*b)
+        "Gains of the schedule alone, before a shape or a blur."
+        rule = SCHEDULES[self.schedule] if self.rule is None else self.rule
+        return rule(t)
+
     def gains(
         self,
         t: Float[Tensor, "*b"] | float,  # times in [0, 1]
     ) -> Level:  # float64, (*b, 1, 1, 1) when isotropic, else (*b, 1 or c, h, k)
         "Gains of signal and noise, shaped to multiply coefficients (b, c, h, k)."
-        a, s = SCHEDULES[self.schedule](t)
+        a, s = self.level(t)
         a, s = a[..., None, None, None], s[..., None, None, None]
         if self.isotropic:
             return Level(a, s)

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from ..core.registry import InputError, Registry
 from ..noise.process import Process
-from ..noise.schedules import SCHEDULES
 from ..noise.theory import GaussianField, gains_for
 from .engine import check_times, time_grid
 from .linear import SOLVERS, Variance
@@ -190,7 +189,7 @@ def ratio_at(
     t: Float[Tensor, "*b"] | float,  # times
 ) -> Float[Tensor, "*b"]:  # sigma = s/a before any colour of the noise; infinite without signal
     "Noise over signal of the schedule."
-    a, s = SCHEDULES[process.schedule](t)
+    a, s = process.level(t)
     return torch.where(a > 0, s / torch.where(a > 0, a, 1.0), math.inf)
 
 # %% ../../nbs/sampling/lists.ipynb #5371ba95

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..core.registry import InputError, unknown_name
 from ..noise.process import Process
-from ..noise.schedules import SCHEDULES, Level
+from ..noise.schedules import Level
 from ..noise.theory import GaussianField, total_power
 from .engine import check_times
 from .linear import SOLVERS, at, levels, variances
@@ -95,7 +95,7 @@ def list_error(
     check_choice(solver, distance, initial, robust)
     data, t = coefficients(field, process, distance), torch.as_tensor(times, dtype=torch.float64)
     exact = binned(data, len(data.power))  # equal powers are one entry, nothing else is merged
-    return judged(exact, Level(*SCHEDULES[process.schedule](t)), solver, distance, initial, robust, options)
+    return judged(exact, process.level(t), solver, distance, initial, robust, options)
 
 # %% ../../nbs/sampling/steps.ipynb #e29a787d
 MOST_RATIO = 1e3  # of the largest step to the smallest
@@ -249,7 +249,7 @@ def band_errors(
     edges = torch.linspace(place.min(), place.max(), bands + 1, dtype=torch.float64)
     band = torch.bucketize(place, edges[1:-1], right=True)
     power, index = distinct(data.power)
-    level = levels(Level(*SCHEDULES[process.schedule](times)))
+    level = levels(process.level(times))
     first = level.s[0].square().expand_as(power) if initial == "prior" else None
     with torch.no_grad():
         v = variances(solver, level, power, initial=first, error=robust)
@@ -354,7 +354,7 @@ def steps(
     data = binned(coefficients(field, process, distance), MOST_POWERS)
 
     def error(t, delta):
-        level = Level(*SCHEDULES[process.schedule](t))
+        level = process.level(t)
         with torch.no_grad():
             return judged(data, level, solver, distance, initial, delta).item()
 
