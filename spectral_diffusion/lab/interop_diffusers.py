@@ -90,7 +90,7 @@ def process_from(
 ) -> Process:
     "The process of a configuration."
     rule = schedule if alphas_cumprod is None else table_schedule(alphas_cumprod)
-    return Process(rule, noise, basis, size=None if size is None else tuple(size))
+    return Process(rule, noise, basis, size=None if size is None else (size[0], size[1]))
 
 # %% ../../nbs/lab/interop_diffusers.ipynb #49bae59a
 PREDICTIONS = {
