@@ -351,7 +351,7 @@ def unipc(rows: Rows, x: Tensor, level: Level) -> Tensor:
     now, last, guess = None, None, x
     for i in range(n):
         answer = rows.estimate(guess, at(level, i))
-        if i > 0:  # correct the step that led here
+        if now is not None:  # correct the step that led here
             j, past = i - 1, 0.0 if last is None else last - now
             guess = keep[j] * x + estimate[j] * (now + old[j] * past + new[j] * (answer - now))
         x, now, last = guess, answer, now

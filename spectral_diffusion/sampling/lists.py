@@ -479,7 +479,8 @@ def arc_levels(
     "Equal steps of ds^2 = sum_k w_k d theta_k^2, reweighted by what each coefficient loses."
     scale = scale_of(e)
     outer = torch.tensor([e.high, e.low], dtype=torch.float64)
-    x = torch.linspace(*scale.forward(outer).tolist(), POINTS, dtype=torch.float64)
+    first, last = scale.forward(outer).tolist()
+    x = torch.linspace(first, last, POINTS, dtype=torch.float64)
     sigma = torch.cat([outer[:1], scale.back(x[1:-1]), outer[1:]])
     turned = torch.atan2(sigma[:, None], spectrum.power.sqrt()).diff(dim=0).square()
     base = spectrum.weight * spectrum.power.pow(exponent)

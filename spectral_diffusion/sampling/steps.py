@@ -162,10 +162,10 @@ def descend(
     logits = (logits - logits.mean()).clamp(-bound, bound).numpy()
 
     def value(z: np.ndarray) -> tuple[float, np.ndarray]:
-        z = torch.from_numpy(z.copy()).requires_grad_()
-        loss = problem.loss(problem.levels(z.softmax(0)))
-        loss.backward()
-        return loss.item(), z.grad.numpy()
+        point = torch.from_numpy(z.copy()).requires_grad_()
+        loss = problem.loss(problem.levels(point.softmax(0)))
+        (slope,) = torch.autograd.grad(loss, point)
+        return loss.item(), slope.numpy()
 
     stop = {"maxiter": most, "maxfun": 2 * most, "ftol": 1e-8, "gtol": 1e-5}
     bounds = [(-bound, bound)] * len(logits)
@@ -286,14 +286,14 @@ FEW_STARTS = 12  # with more steps than this the first two starts are enough
 
 def optimise(
     wish: Ask,  # what the list is for
-    family: list[GaussianField | Spectrum],  # further data; the worst counts
+    family: list[GaussianField | Spectrum],  # the data; the worst counts
     initial: str,  # prior or marginal
     robust: float,  # delta
 ) -> tuple[Tensor, dict[str, float], float]:  # times, error over power from each start, spread of the minima
     "Times of the best minimum found."
     if wish.n == 1:
         return torch.tensor([wish.ends.start, wish.ends.end], dtype=torch.float64), {}, 0.0
-    spectra = [binned(coefficients(data, wish.process, wish.distance)) for data in (wish.field, *family)]
+    spectra = [binned(coefficients(data, wish.process, wish.distance)) for data in family]
     problem = Problem(spectra, wish.ends, scale_of(wish.ends), wish.solver, wish.distance, initial, robust)
     found = optima(problem, wish, STARTS if wish.n <= FEW_STARTS else STARTS[:2])
     logs = torch.stack([problem.scale.forward(inner) for inner, _ in found.values()])
@@ -307,7 +307,7 @@ def optimal(wish: Ask) -> Tensor:
     "The least error for the solver that is found by descent."
     if wish.field is None:
         raise InputError("list 'optimal' is made from a spectrum; hint: field=GaussianField.fit(images)")
-    return optimise(wish, [], "prior", 0.0)[0]
+    return optimise(wish, [wish.field], "prior", 0.0)[0]
 
 # %% ../../nbs/sampling/steps.ipynb #a8e8d67c
 ROBUST = 0.1  # delta of the list that is made for networks: one per cent of excess loss
@@ -318,7 +318,7 @@ def robust_list(wish: Ask) -> Tensor:
     "The least expected error when the denoiser's loss is one per cent above its floor."
     if wish.field is None:
         raise InputError("list 'robust' is made from a spectrum; hint: field=GaussianField.fit(images)")
-    return optimise(wish, [], "prior", ROBUST)[0]
+    return optimise(wish, [wish.field], "prior", ROBUST)[0]
 
 # %% ../../nbs/sampling/steps.ipynb #99a0dbff
 def usual(wish: Ask) -> dict[str, Tensor]:
@@ -350,7 +350,7 @@ def steps(
     wish = ask(n, field, process, solver, distance, start, end)
     if n > MOST_STEPS:
         raise InputError(f"steps are optimised for up to {MOST_STEPS}, got n={n}; hint: LISTS['log_sigma']")
-    times, found, spread = optimise(wish, list(family), initial, robust)
+    times, found, spread = optimise(wish, [field, *family], initial, robust)
     data = binned(coefficients(field, process, distance), MOST_POWERS)
 
     def error(t, delta):
