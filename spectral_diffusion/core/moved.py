@@ -63,6 +63,7 @@ MOVED = {  # old address -> where its names are now
         "study.reach",
     ),
     "noise.denoiser": ("noise.preconditioning",),
+    "noise.process": ("noise.shapes", "noise.targets"),
 }
 RENAMED = {  # a name of an old address that has another name now
     "lab.experiment": {

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ..core.moved import names_elsewhere
 from .preconditioning import PRECONDITIONINGS, Plain, check_target
-from .process import TARGETS, Process, target_of  # noqa: F401
+from .process import Process
+from .targets import TARGETS, target_of  # noqa: F401
 from .theory import GaussianField
 from ..signals.bases import plane_size
 from ..signals.fourier import full_precision, rounded

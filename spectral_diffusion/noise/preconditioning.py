@@ -14,8 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core.registry import InputError, Registry
-from .process import TARGETS, Process, silent
+from .process import Process
 from .schedules import Level
+from .targets import TARGETS, silent
 from .theory import GaussianField, posterior_variance, total_power, wiener_gain
 from ..signals.bases import BASES, Basis, color, plane_size
 

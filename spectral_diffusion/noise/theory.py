@@ -14,8 +14,9 @@ from torch import Tensor
 
 from ..core.registry import InputError, unknown_name, whole
 from ..core.runtime import randn, split
-from .process import TARGETS, Process, silent
+from .process import Process
 from .schedules import Level
+from .targets import TARGETS, silent
 from ..signals.bases import BASES, Basis, color, pca_color, plane_size
 from ..signals.fourier import full_precision, rounded
 

@@ -21,8 +21,10 @@ from ..learn.losses import FREQUENCY_WEIGHTS, TIME_WEIGHTS
 from ..models.zoo import MODELS, build_model, check_options
 from ..noise.denoiser import NetworkDenoiser, wrap
 from ..noise.preconditioning import PRECONDITIONINGS, check_target
-from ..noise.process import SHAPES, TARGETS, Process, required_options
+from ..noise.process import Process
 from ..noise.schedules import SCHEDULES
+from ..noise.shapes import SHAPES, required_options
+from ..noise.targets import TARGETS
 from ..noise.theory import GaussianField
 from .held_out import EvaluationSet, evaluation_set
 from ..sampling.engine import SAMPLERS

@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core.registry import InputError
-from ..noise.process import silent
 from ..noise.schedules import Level
+from ..noise.targets import silent
 from .engine import Run, register_sampler
 from ..signals.bases import Basis
 

@@ -21,8 +21,9 @@ from torch import Tensor
 from ..core.registry import InputError, Registry, unknown_name, whole
 from ..core.runtime import progress as progress_bar
 from ..core.runtime import randn, split, stream
-from ..noise.process import Process, combine, silent
+from ..noise.process import Process, combine
 from ..noise.schedules import Level
+from ..noise.targets import silent
 from ..signals.bases import Basis, plane_size
 from ..signals.fourier import full_precision, rounded
 
