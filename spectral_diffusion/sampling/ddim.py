@@ -15,7 +15,7 @@ from torch import Tensor
 from ..core.registry import InputError
 from ..noise.schedules import Level
 from ..noise.targets import silent
-from .engine import Run, register_sampler
+from .samplers import Run, register_sampler
 from ..signals.bases import Basis
 
 # %% auto #0

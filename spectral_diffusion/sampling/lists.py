@@ -18,8 +18,8 @@ from torch import Tensor
 from ..core.registry import InputError, Registry
 from ..noise.process import Process
 from ..noise.theory import GaussianField, gains_for
-from .engine import check_times, time_grid
 from .linear import SOLVERS, Variance
+from .samplers import check_times, time_grid
 
 # %% auto #0
 __all__ = ['DISTANCES', 'PIXELS_PER_DEGREE', 'CIFAR10_BINS', 'FIRST', 'LISTS', 'DEFAULT_SOLVER', 'RHO', 'BETA', 'AYS', 'POINTS',

@@ -18,7 +18,6 @@ from ..core.registry import InputError, unknown_name
 from ..noise.process import Process
 from ..noise.schedules import Level
 from ..noise.theory import GaussianField, total_power
-from .engine import check_times
 from .linear import SOLVERS, at, levels, variances
 from spectral_diffusion.sampling.lists import (
     DEFAULT_SOLVER,
@@ -37,6 +36,7 @@ from spectral_diffusion.sampling.lists import (
     scale_of,
     step_list,
 )
+from .samplers import check_times
 
 # %% auto #0
 __all__ = ['INITIAL', 'MOST_RATIO', 'STARTS', 'SHARPNESS', 'ENOUGH', 'BANDS', 'MOST_POWERS', 'FEW_STARTS', 'ROBUST', 'MOST_STEPS',
