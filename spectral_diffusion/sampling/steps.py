@@ -18,25 +18,19 @@ from ..core.registry import InputError, unknown_name
 from ..noise.process import Process
 from ..noise.schedules import Level
 from ..noise.theory import GaussianField, total_power
+from .levels import Ends, Scale, ratio_at, scale_of
 from .linear import SOLVERS, at, levels, variances
 from spectral_diffusion.sampling.lists import (
     DEFAULT_SOLVER,
-    DISTANCES,
     LISTS,
     Ask,
-    Ends,
     FirstOrder,
-    Scale,
-    Spectrum,
     ask,
-    binned,
-    coefficients,
     from_levels,
-    ratio_at,
-    scale_of,
     step_list,
 )
 from .samplers import check_times
+from .spectrum import DISTANCES, Spectrum, binned, coefficients
 
 # %% auto #0
 __all__ = ['INITIAL', 'MOST_RATIO', 'STARTS', 'SHARPNESS', 'ENOUGH', 'BANDS', 'MOST_POWERS', 'FEW_STARTS', 'ROBUST', 'MOST_STEPS',
