@@ -65,6 +65,7 @@ MOVED = {  # old address -> where its names are now
     "noise.denoiser": ("noise.preconditioning",),
     "noise.process": ("noise.shapes", "noise.targets"),
     "sampling.steps": ("sampling.list_errors",),
+    "sampling.linear": ("sampling.rows",),
     "sampling.lists": ("sampling.spectrum", "sampling.levels"),
     "sampling.engine": ("sampling.samplers", "sampling.checks"),
     "noise.theory": ("noise.fields", "noise.distances", "noise.arc"),

@@ -16,8 +16,8 @@ from ..core.registry import InputError, unknown_name
 from ..noise.process import Process
 from ..noise.schedules import Level
 from ..noise.theory import GaussianField, total_power
-from .linear import SOLVERS, at, levels, variances
 from .lists import DEFAULT_SOLVER
+from .rows import SOLVERS, at, levels, variances
 from .samplers import check_times
 from .spectrum import DISTANCES, Spectrum, binned, coefficients
 

@@ -20,7 +20,7 @@ from ..core.registry import InputError, Registry
 from ..noise.process import Process
 from ..noise.theory import GaussianField
 from .levels import Ends, ends, scale_of, time_at
-from .linear import SOLVERS
+from .rows import SOLVERS
 from .samplers import check_times, time_grid
 from .spectrum import DISTANCES, Spectrum, binned, coefficients
 

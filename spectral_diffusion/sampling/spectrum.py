@@ -15,7 +15,7 @@ from torch import Tensor
 from ..core.registry import InputError, Registry
 from ..noise.process import Process
 from ..noise.theory import GaussianField, gains_for
-from .linear import Variance
+from .rows import Variance
 
 # %% auto #0
 __all__ = ['DISTANCES', 'PIXELS_PER_DEGREE', 'CIFAR10_BINS', 'Distance', 'divergence', 'wasserstein', 'visibility', 'Spectrum',
