@@ -19,6 +19,8 @@ __all__ = ['PACKAGE', 'MOVED', 'RENAMED', 'names_elsewhere', 'MovedModules', 'fi
 # %% ../../nbs/core/moved.ipynb #f20b927a
 PACKAGE = "spectral_diffusion"
 MOVED = {  # old address -> where its names are now, in a line
+    "core.config": "core.parse core.files",
+    "core.runtime": "core.files core.environment",
     "codec.hierarchical": "codec.layers codec.training codec.bitstream",
     "data.real": "data.photographs data.mnist1d data.sets",
     "doe.arrays": "doe.balance doe.fields doe.constructions doe.aliasing doe.assign",
