@@ -332,8 +332,8 @@ def writers(book: Book, room: Path, short: bool) -> None:
     """Eight writers on one folder of results, two of them killed again and again: the ledger equals the
     folders."""
     import pandas as pd
-    from spectral_diffusion.core.environment import commit
 
+    from spectral_diffusion.core.environment import commit
     from spectral_diffusion.run.record import load_record
     from spectral_diffusion.study.ledger import INDEX, load_ledger, run_folders, write_ledger
 

@@ -34,7 +34,6 @@ def small(**changes):
 def warm() -> None:
     "Images in the cache before anything is forked."
     from spectral_diffusion.core.environment import commit
-
     from spectral_diffusion.data.sets import load_images
 
     load_images("power_law")
@@ -65,7 +64,6 @@ def command(config, root: Path, file: Path):
 def essence(config, root: Path) -> dict:
     "Everything of a record that must repeat: history, metrics, weights, samples, and the names of its files."
     from spectral_diffusion.core.files import sha256
-
     from spectral_diffusion.run.record import load_record, run_path
 
     record = load_record(run_path(config, root))
