@@ -13,7 +13,8 @@ from pathlib import Path
 import pandas as pd
 from scipy import stats
 
-from ..core.config import parse_json, read_text
+from ..core.files import read_text
+from ..core.parse import parse_json
 from ..core.registry import InputError, unknown_name
 from ..run.record import load_record, read_csv, write_json
 from .informative import ORACLE, uninformative
