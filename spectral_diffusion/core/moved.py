@@ -31,6 +31,7 @@ MOVED = {  # old address -> where its names are now
         "doe.confirm",
         "doe.ranking",
     ),
+    "learn.loop": ("learn.averages", "learn.state", "learn.rate", "learn.step", "measure.crossing"),
     "lab.records": ("run.record", "study.ledger"),
     "lab.widgets": ("lab.panel", "lab.masks", "lab.scrubbers", "lab.browsers", "lab.monitor"),
     "lab.timing": ("measure.timing",),
