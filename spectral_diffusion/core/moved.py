@@ -32,6 +32,8 @@ MOVED = {  # old address -> where its names are now
         "doe.ranking",
     ),
     "learn.loop": ("learn.averages", "learn.state", "learn.rate", "learn.step", "measure.crossing"),
+    "measure.convergence": ("measure.profile",),
+    "models.zoo": ("models.cost", "models.fuse"),
     "lab.records": ("run.record", "study.ledger"),
     "lab.widgets": ("lab.panel", "lab.masks", "lab.scrubbers", "lab.browsers", "lab.monitor"),
     "lab.timing": ("measure.timing",),

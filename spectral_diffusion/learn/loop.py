@@ -158,8 +158,8 @@ def why_stopped(
         hint += ", or on_nan='skip' to leave such steps out"
     return (
         f"training stopped at step {step + 1}: {seen}; batch {step} of seed {run.plan.draws.seed}; weights"
-        f" are those of step {step}; last good checkpoint: {run.saved[-1] if run.saved else 'none was saved'};"
-        f" hint: {hint}"
+        f" are those of step {step}; last good checkpoint: {run.saved[-1] if run.saved else 'none was saved'}"
+        f"; hint: {hint}"
     )
 
 # %% ../../nbs/learn/loop.ipynb #824e0dff
