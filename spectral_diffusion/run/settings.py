@@ -16,8 +16,8 @@ from ..core.config import later, open_mapping
 from ..core.environment import device
 from ..core.registry import InputError, unknown_name
 from ..data.sets import DATASETS, TrainTest, floats, load_images
-from ..learn.loop import check_decay
 from ..learn.losses import FREQUENCY_WEIGHTS, TIME_WEIGHTS
+from ..learn.rate import check_decay
 from ..models.zoo import MODELS, build_model, check_options
 from ..noise.denoiser import NetworkDenoiser, wrap
 from ..noise.preconditioning import PRECONDITIONINGS, check_target
