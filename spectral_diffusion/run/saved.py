@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..core.config import from_dict
 from ..core.registry import InputError
-from ..learn.checkpoint import Checkpoint, load, restore, save
+from ..learn.checkpoint import Checkpoint, load, save
+from ..learn.restore import restore
 from ..models.zoo import MODELS, build_model, check_options
 from ..noise.denoiser import NetworkDenoiser
 from ..noise.preconditioning import PRECONDITIONINGS

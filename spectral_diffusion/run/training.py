@@ -15,9 +15,10 @@ from torch import Tensor
 
 from ..core.runtime import hold_interrupt, progress
 from ..data.stream import batch
-from ..learn.checkpoint import load, restore
+from ..learn.checkpoint import load
 from ..learn.distributed import ALONE, Workers
 from ..learn.loop import train
+from ..learn.restore import restore
 from ..learn.state import TrainState, latest
 from ..noise.denoiser import NetworkDenoiser
 from .held_out import EvaluationSet, eps_errors, image_losses, squared_errors
