@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import pandas as pd
 import torch
@@ -27,7 +27,7 @@ from ..measure.features import EXTRACTORS, features_of, unbiased_distance
 from ..measure.spectral import ring_powers, rms_decibels
 from ..noise.process import Process
 from ..noise.theory import GaussianField
-from ..run.record import load_record, read_csv, write_csv
+from ..run.record import check_name, load_record, read_csv, write_csv
 from ..run.saved import load_denoiser
 from ..run.settings import RunConfig, resolve
 from ..sampling.engine import SAMPLERS, sample
@@ -37,8 +37,8 @@ from ..sampling.steps import LISTS  # with those that are made by descent
 
 # %% auto #0
 __all__ = ['REFERENCE', 'FLOOR', 'KEYS', 'StepCells', 'check_cells', 'steps_within', 'Source', 'starts', 'ends_of', 'times_of',
-           'reference_part', 'reference_floor', 'Paired', 'paired', 'Target', 'cell_row', 'cell_keys',
-           'measured_already', 'known_rows', 'step_evidence', 'evidence_of_run']
+           'reference_part', 'reference_floor', 'Paired', 'paired', 'Target', 'cell_row', 'cell_keys', 'known_rows',
+           'step_evidence', 'evidence_of_run']
 
 # %% ../../nbs/study/step_evidence.ipynb #68a3b3ed
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +117,8 @@ def ends_of(
     times: Tensor,  # a list
 ) -> Float[Tensor, "n c h w"]:  # on the CPU
     "Pictures at the end of a list."
-    last = sample(source.denoiser, source.process, tuple(x.shape), solver, times=times, start=x)
+    shape = (len(x), *source.shape)
+    last = sample(source.denoiser, source.process, shape, solver, times=times, start=x)
     return last.detach().cpu()
 
 # %% ../../nbs/study/step_evidence.ipynb #8fae7fb3
@@ -247,24 +248,13 @@ def cell_keys(
     order = product(cells.solvers, cells.calls, cells.lists)
     return [{"network": network, "solver": s, "list": name, "calls": n, **fixed} for s, n, name in order]
 
-
-def measured_already(
-    table: pd.DataFrame,  # rows so far
-    key: dict[str, object],  # names a cell
-) -> bool:
-    "Whether a cell is in the table."
-    if table.empty:
-        return False
-    same = [table[name].astype(str) == str(value) for name, value in key.items()]
-    return bool(pd.concat(same, axis=1).all(axis=1).any())
-
 # %% ../../nbs/study/step_evidence.ipynb #6a8e09bf
 def known_rows(
     path: Path,  # a CSV that `step_evidence` wrote, or none
 ) -> pd.DataFrame:  # empty where there is no file
     "The rows of a table; another table raises."
     if not path.exists():
-        return pd.DataFrame()
+        return pd.DataFrame(columns=pd.Index(KEYS))
     table = read_csv(path)
     missing = [name for name in (*KEYS, "paired", "finite") if name not in table]
     if missing:
@@ -286,27 +276,27 @@ def step_evidence(
     chunk: int = 64,  # pictures at a time
 ) -> pd.DataFrame:  # one row a cell, those of the file first
     "Measure lists on a denoiser by pairs; resumes where the file ends."
-    cells, path = cells or StepCells(), Path(path)
+    cells, path, network = cells or StepCells(), Path(path), check_name(network)
     check_cells(cells)
     rows = known_rows(path)
-    wanted = [key for key in cell_keys(network, cells) if not measured_already(rows, key)]
+    known = set(rows[list(KEYS)].astype(str).itertuples(index=False, name=None))
+    wanted = [key for key in cell_keys(network, cells) if tuple(map(str, key.values())) not in known]
     if not wanted:
         return rows
     like = torch.zeros(1) if like is None else like
     source = Source(denoiser, process, shape, like, whole("chunk", chunk))
-    kept = path.with_name(f"{path.stem}_{network}_{cells.seed}_{cells.reference}_{cells.samples}")
+    kept = path.with_name("_".join([path.stem, network, *(str(getattr(cells, name)) for name in KEYS[4:-1])]))
     parts = enumerate(starts(source, cells))
-    reference = torch.cat(
-        [reference_part(source, cells, x, kept / f"{chunk}_{i}.safetensors") for i, x in parts]
-    )
+    files = [(x, kept / f"{chunk}_{i}.safetensors") for i, x in parts]
+    reference = torch.cat([reference_part(source, cells, x, file) for x, file in files])
     floor = reference_floor(source, cells, reference)
     sets = {"reference": reference} | ({} if data is None else {"data": data[: cells.samples]})
     targets = {name: Target.of(x, cells.extractor) for name, x in sets.items()}
+    records = rows.to_dict("records")
     for key in wanted:
-        row = cell_row(source, cells, key, field, targets, reference) | {"floor": floor}
-        rows = pd.concat([rows, pd.DataFrame([row])], ignore_index=True)
-        write_csv(path, rows)
-    return rows
+        records.append(cell_row(source, cells, key, field, targets, reference) | {"floor": floor})
+        write_csv(path, pd.DataFrame(records))
+    return pd.DataFrame(records)
 
 # %% ../../nbs/study/step_evidence.ipynb #402acdee
 def evidence_of_run(
@@ -320,7 +310,8 @@ def evidence_of_run(
 ) -> pd.DataFrame:  # one row a cell
     "Measure lists on the network of a run."
     record = load_record(folder)
-    denoiser, setting = load_denoiser(record).to(on), resolve(from_dict(RunConfig, record.config))
+    config = cast(RunConfig, from_dict(RunConfig, record.config))
+    denoiser, setting = load_denoiser(record).to(on), resolve(config)
     return step_evidence(
         denoiser,
         denoiser.process,
