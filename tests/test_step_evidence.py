@@ -20,15 +20,13 @@ from spectral_diffusion.run.settings import RunConfig
 from spectral_diffusion.sampling.lists import Spectrum, ratio_at
 from spectral_diffusion.sampling.steps import LISTS, judged
 from spectral_diffusion.sampling.transfer import transfer
-from spectral_diffusion.study.step_evidence import (
+from spectral_diffusion.study.step_evidence import evidence_of_run, known_rows, step_evidence
+from spectral_diffusion.study.step_pairs import (
     Source,
     StepCells,
     check_cells,
-    evidence_of_run,
-    known_rows,
     paired,
     starts,
-    step_evidence,
     steps_within,
     times_of,
 )
