@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..core.registry import InputError, whole
-from ..core.runtime import atomic_file, randn, split, stream
+from ..core.files import atomic_file
+from ..core.runtime import randn, split, stream
 from ..measure.features import EXTRACTORS, features_of, unbiased_distance
 from ..measure.spectral import ring_powers, rms_decibels
 from ..noise.process import Process
