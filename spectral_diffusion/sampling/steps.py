@@ -170,6 +170,8 @@ class StepList(NamedTuple):
 FEW_STARTS = 12  # with more steps than this the first two starts are enough
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()  # a sampler asks for its list where gradients are off
 def optimise(
     wish: Ask,  # what the list is for
     family: list[GaussianField | Spectrum],  # the data; the worst counts
