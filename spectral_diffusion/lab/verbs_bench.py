@@ -9,7 +9,15 @@ import argparse
 import time
 
 from ..core.registry import InputError, unknown_name
-from .options import add_changes, add_preset, add_results, plain_path, read_changes
+from spectral_diffusion.lab.options import (
+    add_changes,
+    add_folder,
+    add_preset,
+    add_results,
+    folder_changes,
+    plain_path,
+    read_changes,
+)
 
 # %% auto #0
 __all__ = ['write_test_pictures', 'run_data', 'data_options', 'run_and_tell', 'run_bench_verb', 'bench_options', 'run_report',
@@ -83,7 +91,8 @@ def run_bench_verb(args: argparse.Namespace) -> int:
     # smoke runs show that a page works; they are no results and stay out of the ledger
     root = args.results or (results_root() / ".smoke" if args.preset == "smoke" else None)
     for name in bench_names() if args.name == "all" else [args.name]:
-        run_and_tell(name, args.preset, read_changes(args.set), root)
+        changes = folder_changes(args, "run.data") | read_changes(args.set)
+        run_and_tell(name, args.preset, changes, root)
     return 0
 
 # %% ../../nbs/lab/verbs_bench.ipynb #1bef790d
@@ -92,6 +101,7 @@ def bench_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("name", help="a notebook of nbs/bench, or all")
     add_preset(options)
     add_changes(options)
+    add_folder(options, "in place of the images of a page that trains on one data set (run.data)")
     add_results(options)
 
 # %% ../../nbs/lab/verbs_bench.ipynb #abe32451
