@@ -94,6 +94,8 @@ def test_a_folder_is_trained_on_sampled_evaluated_and_gone_on_with(album, tmp_pa
     losses = [json.loads((run / "metrics.json").read_text())["loss"] for run in (one, two)]
     assert one.name == two.name and losses[0] == losses[1]
 
+    metrics = json.loads((one / "metrics.json").read_text())
+    assert sum(metrics["pictures"].values()) == 200 and metrics["pictures"]["unreadable"] == 0
     kept = (one / "config.yaml").read_text()
     assert content_of(files_of(album)) in kept and "folder_album_" in kept
     code, out, err = call("sample", one, "--num-samples", 9, "--num-steps", 2, "--data", album)

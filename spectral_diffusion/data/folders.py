@@ -33,7 +33,7 @@ from .sets import DATASETS, TrainTest, register_dataset
 
 # %% auto #0
 __all__ = ['CROPS', 'centre', 'stretch', 'Part', 'Pictures', 'Request', 'frame', 'converted', 'refuse', 'part_of', 'pictures',
-           'FolderRequest', 'folder_images', 'name_folder']
+           'FolderRequest', 'counts_of', 'folder_images', 'name_folder']
 
 # %% ../../nbs/data/folders.ipynb #b0f4d62c
 CROPS = Registry("crop")
@@ -222,6 +222,14 @@ class FolderRequest(NamedTuple):
         )
 
 # %% ../../nbs/data/folders.ipynb #02ab00e2
+def counts_of(
+    found: Pictures,  # of a folder
+) -> dict[str, int]:  # train, validation, test, unreadable
+    "How many pictures a folder has of each kind."
+    counts = {split: len(part.x) for split, part in zip(SPLITS, found[:3], strict=True)}
+    return {**counts, "unreadable": len(found.unreadable)}
+
+# %% ../../nbs/data/folders.ipynb #da3f0527
 def folder_images(
     request: FolderRequest,  # a folder and what is made of it
     content: str,  # the fingerprint that its pictures must have
@@ -233,9 +241,9 @@ def folder_images(
             f"the pictures of {request.folder!r} have changed: their content was {content} and is"
             f" {found.content}; hint: bring them back, or leave data.name and data.content out for a new run"
         )
-    counts = {split: len(part.x) for split, part in zip(SPLITS, found[:3], strict=True)}
+    counts = counts_of(found)
     if not counts["train"] or not counts[request.held_out]:
-        told = ", ".join(f"{n} {split}" for split, n in counts.items())
+        told = ", ".join(f"{n} {what}" for what, n in counts.items())
         raise InputError(
             f"folder {request.folder!r} has too few pictures: {told}; hint: some dozens are needed"
         )

@@ -51,9 +51,7 @@ class DataConfig:
     size: int = later(32)  # side of a folder's pictures in pixels
     channels: int = later(3)  # of a folder's pictures: 1 grey, 3 colour
     crop: str = later("centre")  # of a folder's pictures, a name in CROPS
-    background: int | None = later(
-        None
-    )  # 0 to 255, shines through transparent pixels; None: they are refused
+    background: int | None = later(None)  # behind transparent pixels, 0 to 255; None: they are refused
     held_out: str = later("test")  # split of a folder on which runs are measured: test, or validation
     skip_unreadable: bool = later(False)  # leave out pictures of a folder that cannot be read
     content: str | None = later(None)  # fingerprint of a folder's pictures; found where it is not given
