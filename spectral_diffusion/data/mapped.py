@@ -57,7 +57,7 @@ MOST_AT_ONCE = 256  # pictures that are held at a time
 
 
 def attempt(
-    read: Callable[[int], UInt8[Tensor, "*shape"]],  # makes the picture of a number
+    read: Callable[[int], UInt8[Tensor, "*s"]],  # makes the picture of a number
     i: int,  # the number
     shape: tuple[int, ...],  # that every picture must have
 ) -> tuple[bytes, str | None]:  # its bytes and None, or nothing and why
@@ -74,7 +74,7 @@ def attempt(
 def fill(
     work: Path,  # a folder, empty or left by an earlier attempt
     n: int,  # pictures
-    read: Callable[[int], UInt8[Tensor, "*shape"]],  # makes the picture of a number; `InputError` is noted
+    read: Callable[[int], UInt8[Tensor, "*s"]],  # makes the picture of a number; `InputError` is noted
     shape: tuple[int, ...],  # of a picture
     desc: str,  # what the progress bar says
 ) -> None:
@@ -110,7 +110,7 @@ def alone(
 class Mapped(NamedTuple):
     "Pictures in a file, and those that could not be read."
 
-    x: UInt8[Tensor, "m *shape"]  # backed by the file; what is written to it stays in memory
+    x: UInt8[Tensor, "n ..."]  # backed by the file; what is written to it stays in memory
     there: list[int]  # the number of each picture in `x`, rising
     failed: dict[int, str]  # number -> why it could not be read
 
@@ -143,7 +143,7 @@ def open_rows(
 def mapped(
     folder: Path | str,  # where the conversion lies, or will lie
     n: int,  # pictures
-    read: Callable[[int], UInt8[Tensor, "*shape"]],  # makes the picture of a number; `InputError` is noted
+    read: Callable[[int], UInt8[Tensor, "*s"]],  # makes the picture of a number; `InputError` is noted
     shape: tuple[int, ...],  # of a picture
     *,
     desc: str = "converting",  # what the progress bar says

@@ -37,8 +37,8 @@ def power_spectrogram(
 
     if window < 2 or window % 2 or hop < 1 or x.shape[-1] < window:
         raise InputError(
-            "a spectrogram needs an even window of at least 2 samples, a hop of at least 1 and a sound as long as"
-            f" the window; got window={window}, hop={hop} and {x.shape[-1]} samples"
+            "a spectrogram needs an even window of at least 2 samples, a hop of at least 1 and a sound as"
+            f" long as the window; got window={window}, hop={hop} and {x.shape[-1]} samples"
         )
     overlap = max(window - hop, 0)
     frames = x.unfold(-1, window, hop) if hop > window else x

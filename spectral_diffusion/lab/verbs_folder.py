@@ -83,7 +83,7 @@ def beside_folder(
     crop: str = "centre",  # of the folder's pictures
     split: str = "test",  # of the folder: test or validation
 ) -> dict[str, object]:  # plain data, for a description of the samples
-    "How far the spectrum of samples is from that of the held-out pictures of a folder; nothing without --data."
+    "How far the spectrum of samples is from that of held-out pictures of a folder; nothing without --data."
     if not args.data:
         return {}
     found = held_out_like(x, args, crop, split)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -105,7 +106,7 @@ def image_size(
     "The size of the images that a run was trained on."
     side = config.data.size
     h, w = getattr(denoiser.field, "size", None) or denoiser.process.size or (side, side)
-    return denoiser.network.channels, h, w
+    return cast(int, denoiser.network.channels), int(h), int(w)
 
 # %% ../../nbs/run/saved.ipynb #e0c3ed27
 MOST = 4_096  # of any size of a network that a record may ask for
