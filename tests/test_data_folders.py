@@ -4,6 +4,7 @@ in memory."""
 import io
 import json
 import os
+import pickle
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -17,9 +18,16 @@ from spectral_diffusion.core.config import fingerprint
 from spectral_diffusion.core.registry import InputError
 from spectral_diffusion.data.contents import cache_of, content_of, files_of, split_of
 from spectral_diffusion.data.folders import pictures
-from spectral_diffusion.data.sets import load_images
+from spectral_diffusion.data.sets import DATASETS, load_images
 from spectral_diffusion.lab.cli import main
-from spectral_diffusion.run.settings import DataConfig, RunConfig, fitted_statistics
+from spectral_diffusion.run.settings import (
+    DataConfig,
+    EvalConfig,
+    RunConfig,
+    TrainConfig,
+    fitted_statistics,
+    resolve,
+)
 
 TINY = (
     "data.size=8",
@@ -126,6 +134,18 @@ def test_one_more_picture_is_another_run_and_moves_no_other(album):
         assert set(old.names) == set(new.names) - {"cats/new.png"}
 
 
+def test_a_process_that_is_handed_a_configuration_knows_its_pictures(album, monkeypatch):
+    "Reading a pickle makes no configuration, so nothing has registered the folder there."
+    config = RunConfig(
+        data=DataConfig(folder=str(album), size=8),
+        evaluation=EvalConfig(images=4),
+        train=TrainConfig(batch=4),
+    )
+    handed = pickle.loads(pickle.dumps(config))
+    monkeypatch.delitem(DATASETS._items, config.data.name)
+    assert resolve(handed).size == (3, 8, 8)
+
+
 def test_ids_of_configurations_without_a_folder_have_not_changed():
     "Written down before folders were there."
     assert fingerprint(RunConfig()) == "344a7a750d64"
@@ -220,3 +240,23 @@ def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path):
     each = (peaks[3_000] - peaks[300]) / 2_700
     assert each < 3 * 64 * 64 / 5, peaks
     assert 100_000 * each < 2**29, peaks
+
+
+def test_recordings_become_a_folder_to_train_on(tmp_path):
+    from scipy.io import wavfile
+
+    (tmp_path / "wav").mkdir()
+    for i in range(4):
+        sound = np.random.default_rng(i).normal(size=8_000 * 30) * 2_000
+        wavfile.write(tmp_path / "wav" / f"{i}.wav", 8_000, sound.astype(np.int16))
+    code, _, err = call("data", "--wav", tmp_path / "wav")
+    assert code == 2 and "--wav needs --out" in err
+    code, out, err = call("data", "--wav", tmp_path / "wav", "--out", tmp_path / "pictures")
+    assert code == 0 and out.startswith("120 spectrograms"), err
+    words = ["train", "--data", tmp_path / "pictures", *settings(*TINY, "data.channels=1"), "--device", "cpu"]
+    code, _, err = call(*words, "--results", tmp_path / "out")
+    assert code == 0, err
+    run = next((tmp_path / "out").glob("runs/*/metrics.json")).parent
+    assert call("sample", run, "--num-samples", 2, "--num-steps", 2)[0] == 0
+    with Image.open(run / "samples" / "cli" / "sample_000.png") as image:
+        assert (image.size, image.mode) == ((8, 8), "L")

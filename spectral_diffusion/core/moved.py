@@ -20,7 +20,8 @@ __all__ = ['PACKAGE', 'MOVED', 'RENAMED', 'names_elsewhere', 'MovedModules', 'fi
 PACKAGE = "spectral_diffusion"
 MOVED = {  # old address -> where its names are now
     "codec.hierarchical": ("codec.layers", "codec.training", "codec.bitstream"),
-    "data.real": ("data.photographs", "data.mnist1d", "data.sets"),
+    "data.pictures": ("data.tones", "data.listing"),
+    "data.real": ("data.pixels", "data.waiting", "data.photographs", "data.mnist1d", "data.sets"),
     "doe.arrays": ("doe.balance", "doe.fields", "doe.constructions", "doe.aliasing", "doe.assign"),
     "doe.taguchi": (
         "doe.signal_to_noise",

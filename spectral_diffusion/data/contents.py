@@ -16,7 +16,7 @@ from typing import NamedTuple
 from ..core.config import fingerprint, parse_json, read_text
 from ..core.registry import InputError
 from ..core.runtime import atomic_file, expand_home, progress, sha256
-from .pictures import SUFFIXES, picture_files, picture_name
+from .listing import SUFFIXES, picture_files, picture_name
 from .real import data_folders
 
 # %% auto #0

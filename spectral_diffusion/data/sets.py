@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ..core.registry import Registry
 from ..core.runtime import randn, split, stream
-from .real import cifar10, to_float
+from .pixels import to_float
+from .real import cifar10
 from .spectrograms import spectrogram  # noqa: F401 - registers its family
 from .synthetic import make, power_law_spectrum
 from ..signals.fourier import irfft2, rfft2

@@ -16,16 +16,9 @@ from torch import Tensor
 from ..codec.hierarchical import MAX_PIXELS
 from ..core.registry import InputError, unknown_name
 from ..core.runtime import progress
-from spectral_diffusion.data.pictures import (
-    MOST_PIXELS,
-    SUFFIXES,
-    check_request,
-    picture_files,
-    picture_name,
-    read_picture,
-    resized,
-)
-from ..data.real import to_float
+from ..data.listing import SUFFIXES, picture_files, picture_name
+from ..data.pictures import MOST_PIXELS, check_request, read_picture, resized
+from ..data.pixels import to_float
 from ..measure.features import EXTRACTORS, content_hashes, unbiased_distance
 from ..measure.pixel import decibels, mae, mse, ssim
 from ..measure.spectral import ring_powers, rms_decibels

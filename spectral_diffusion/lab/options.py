@@ -120,7 +120,7 @@ def folder_changes(
     "What --data and --skip-unreadable change in a configuration."
     changes: dict[str, object] = {}
     if args.data:
-        changes[f"{section}.folder"] = args.data
+        changes |= {f"{section}.folder": args.data, f"{section}.name": "folder"}  # whatever a file names
     if args.skip_unreadable:
         changes[f"{section}.skip_unreadable"] = True
     return changes

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..core.registry import InputError
 from ..data.folders import Pictures, pictures
 from ..data.pictures import read_picture
-from ..data.real import to_float
+from ..data.pixels import to_float
 from .evaluate import SetMeasures, check_apart, list_folder, read_batch, set_distances
 from ..measure.features import EXTRACTORS
 from ..measure.spectral import log_psd_distance

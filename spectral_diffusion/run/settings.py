@@ -62,7 +62,7 @@ class DataConfig:
             check_no_folder(self)
             DATASETS[self.name]  # raises with the known names
             return
-        if self.name != "cifar10" and not self.name.startswith("folder_"):
+        if self.name not in ("cifar10", "folder") and not self.name.startswith("folder_"):
             raise InputError(f"data.name {self.name!r} and data.folder {self.folder!r}: give one of them")
         name, content = name_folder(folder_request(self), self.name, self.content)
         object.__setattr__(self, "name", name)  # frozen for everybody else
@@ -242,6 +242,7 @@ def resolve(
 ) -> Setting:  # things
     "Look up all that a configuration names; whatever is wrong raises here."
     if config.data.folder is not None:
+        name_folder(folder_request(config.data), config.data.name, config.data.content)  # new to a worker
         check_takes(config)  # before thousands of pictures are converted
     images, fit = load_images(config.data.name), partial(field_of, config)
     if config.data.folder is not None:
