@@ -23,8 +23,8 @@ from .pixels import to_uint8
 from .synthetic import FAMILIES, uniform
 
 # %% auto #0
-__all__ = ['FLOOR', 'SOUNDS', 'FAINT', 'FRAME', 'power_spectrogram', 'gapless', 'decibel_picture', 'chirps', 'harmonics',
-           'bursts', 'spectrogram', 'Sound', 'read_wav', 'recording_pictures', 'write_recordings']
+__all__ = ['FLOOR', 'SOUNDS', 'FAINT', 'FRAME', 'power_spectrogram', 'decibel_picture', 'chirps', 'harmonics', 'bursts',
+           'spectrogram', 'Sound', 'read_wav', 'recording_pictures', 'write_recordings']
 
 # %% ../../nbs/data/spectrograms.ipynb #559d2523
 def power_spectrogram(
@@ -33,33 +33,16 @@ def power_spectrogram(
     hop: int,  # samples from one frame to the next
 ) -> Float[Tensor, "*b k m"]:  # power of each frequency and frame; 1 for a sine of amplitude one
     "Short-time power with Hann's window."
-    from scipy.signal import spectrogram as transform
+    from scipy.signal import get_window
 
     if window < 2 or window % 2 or hop < 1 or x.shape[-1] < window:
         raise InputError(
             "a spectrogram needs an even window of at least 2 samples, a hop of at least 1 and a sound as"
             f" long as the window; got window={window}, hop={hop} and {x.shape[-1]} samples"
         )
-    step, frames = (hop, x) if hop <= window else (window, gapless(x, window, hop))
-    _, _, z = transform(
-        frames.numpy(),
-        window="hann",
-        nperseg=window,
-        noverlap=window - step,
-        detrend=False,
-        scaling="spectrum",
-        mode="complex",
-    )
-    return torch.from_numpy(4 * np.abs(z[..., :-1, :]) ** 2).to(x.dtype)
-
-
-def gapless(
-    x: Float[Tensor, "*b n"],  # sounds
-    window: int,  # samples of a frame
-    hop: int,  # samples from one frame to the next, more than a frame has
-) -> Float[Tensor, "*b m"]:
-    "The frames of a sound, one behind the other: what lies between them is left out."
-    return x.unfold(-1, window, hop).flatten(-2)
+    w = torch.from_numpy(get_window("hann", window)).to(x)
+    z = torch.fft.rfft(x.unfold(-1, window, hop) * w)[..., :-1] / w.sum()
+    return 4 * z.abs().square().transpose(-1, -2)
 
 # %% ../../nbs/data/spectrograms.ipynb #df5ea921
 FLOOR = -60.0  # decibels that are black

@@ -6,14 +6,16 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from ..core.registry import InputError
 
 if TYPE_CHECKING:
+    from PIL._imagingcms import CmsProfile
     from PIL.Image import Image as Picture
+    from PIL.ImageCms import ImageCmsTransform
 
 # %% auto #0
 __all__ = ['BITS', 'WHITE_IS_ZERO', 'SAMPLE_FORMAT', 'SIGNED', 'STRETCH', 'SAME_COLOURS', 'depth_of', 'to_depth_8', 'alpha_of',
@@ -28,7 +30,9 @@ def depth_of(
     file: Picture,  # opened, with one grey channel of more than eight bits
 ) -> tuple[int, bool, bool]:  # bits, whether they are signed, whether white is zero
     "How the grey values of a file are stored."
-    if file.format != "TIFF":
+    from PIL.TiffImagePlugin import TiffImageFile
+
+    if not isinstance(file, TiffImageFile):
         return 16, False, False
     tags = file.tag_v2
     signed = tags.get(SAMPLE_FORMAT, (1,))[0] == SIGNED
@@ -109,7 +113,7 @@ def to_srgb(
 
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
-        space = profile.profile.xcolor_space.strip()
+        space = cast("CmsProfile", profile.profile).xcolor_space.strip()
     except (OSError, ImageCms.PyCMSError) as error:
         raise InputError(f"has a damaged colour profile: {error}; hint: save it without") from error
     grey = image.mode == "L"
@@ -122,12 +126,12 @@ def to_srgb(
     change = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), image.mode, "RGB")
     if image.mode != "CMYK" and moves(change, image.mode) <= SAME_COLOURS:
         return image.convert("L") if grey else image
-    image = ImageCms.applyTransform(image, change)
+    image = cast("Picture", ImageCms.applyTransform(image, change))
     return image.convert("L") if grey else image
 
 # %% ../../nbs/data/tones.ipynb #3c8affbb
 def moves(
-    change: object,  # a transform of littlecms
+    change: ImageCmsTransform,  # of littlecms
     mode: str,  # L or RGB: what it takes
 ) -> int:  # levels
     "The largest change of a colour, over a grid."
@@ -151,9 +155,8 @@ def colours_of(
     modes = {"1": "L", "LA": "L", "P": "RGB", "PA": "RGB", "RGBA": "RGB", "RGBX": "RGB", "YCbCr": "RGB"}
     profile = image.info.get("icc_profile")
     if image.mode == "LAB":
-        return ImageCms.profileToProfile(
-            image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB"
-        )
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        return cast("Picture", ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB"))
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA")  # a palette may hold transparent colours
     image = image.convert(modes.get(image.mode, image.mode))

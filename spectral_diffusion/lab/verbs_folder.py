@@ -71,7 +71,8 @@ def held_out_like(
     split: str = "test",  # of the folder: test or validation
 ) -> Pictures:
     "The pictures of a folder in the size of the samples; without held-out ones it raises."
-    found = pictures(args.data, tuple(x.shape[-2:]), x.shape[1], crop, skip_unreadable=args.skip_unreadable)
+    h, w = x.shape[2], x.shape[3]
+    found = pictures(args.data, (h, w), x.shape[1], crop, skip_unreadable=args.skip_unreadable)
     if not getattr(found, split).names:
         raise InputError(f"folder {args.data!r} has no {split} picture among its {len(found.train.x)} others")
     return found
@@ -107,23 +108,20 @@ def evaluate_beside(
     check_apart(Path(generated), Path(args.data))
     files = list_folder(generated, endings=True)
     first = read_picture(min(files.items())[1], None, args.background)
-    channels = 1 if first.shape[0] < 3 else 3
-    like = torch.empty(0, channels, *first.shape[1:])
+    h, w, channels = first.shape[1], first.shape[2], 1 if first.shape[0] < 3 else 3
+    like = torch.empty(0, channels, h, w)
     test = held_out_like(like, args).test
     of_files, of_test = SetMeasures(list(files), args.features), SetMeasures(test.names, args.features)
     names = sorted(files)
     for i in range(0, len(names), FEW):
         some = names[i : i + FEW]
-        of_files.add(
-            some, read_batch([files[n] for n in some], None, tuple(first.shape[1:]), args.background)
-        )
+        of_files.add(some, read_batch([files[n] for n in some], None, (h, w), args.background))
     for i in range(0, len(test.names), FEW):
         of_test.add(test.names[i : i + FEW], to_float(test.x[i : i + FEW]).expand(-1, 3, -1, -1))
-    size = list(first.shape[1:])
     return {
         "generated": len(files),
         "held out": len(test.names),
-        "size": size,
+        "size": [h, w],
         **set_distances(of_files, of_test, args.features),
     }
 
@@ -138,5 +136,5 @@ def run_evaluate_folder(
         EXTRACTORS[args.features]  # raises with the known names
     if args.generated_dir:
         return evaluate_beside(args.generated_dir, args)
-    size = tuple(args.image_size) if args.image_size else 32
-    return describe(pictures(args.data, size, skip_unreadable=args.skip_unreadable))
+    h, w = args.image_size or (32, 32)
+    return describe(pictures(args.data, (h, w), skip_unreadable=args.skip_unreadable))

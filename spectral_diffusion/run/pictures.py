@@ -16,7 +16,7 @@ from torch import Tensor
 from ..core.registry import InputError
 from ..core.runtime import atomic_dir, atomic_file, split, stream
 from ..data.pictures import read_picture
-from ..data.real import to_float, to_uint8
+from ..data.pixels import to_float, to_uint8
 from ..noise.denoiser import NetworkDenoiser
 from .preflight import clipped
 from .record import write_csv, write_json

@@ -294,8 +294,6 @@ def check_batch(
     n: int,  # training pictures in it
 ) -> None:
     "Raise for a batch that is larger than all there is."
-    if n < config.train.batch:
-        raise InputError(
-            f"folder {config.data.folder!r} has {n} training pictures, fewer than a batch of"
-            f" {config.train.batch}; hint: --set train.batch={n}"
-        )
+    size = config.train.batch
+    if n < size:
+        raise InputError(f"{n} training pictures, fewer than a batch of {size}; hint: --set train.batch={n}")
