@@ -13,9 +13,11 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from ..core.config import fingerprint, parse_json, read_text
+from ..core.config import fingerprint
+from ..core.files import atomic_file, expand_home, read_text, sha256
+from ..core.parse import parse_json
 from ..core.registry import InputError
-from ..core.runtime import atomic_file, expand_home, progress, sha256
+from ..core.runtime import progress
 from .listing import SUFFIXES, picture_files, picture_name
 from .real import data_folders
 

@@ -16,8 +16,8 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from ..core.config import fingerprint
+from ..core.files import expand_home, say
 from ..core.registry import InputError, Registry, two_sides, unknown_name
-from ..core.runtime import expand_home, say
 from spectral_diffusion.data.contents import (
     SPLITS,
     PictureFile,

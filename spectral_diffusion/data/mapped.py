@@ -20,8 +20,9 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from ..core.files import room_for
 from ..core.registry import InputError
-from ..core.runtime import progress, room_for
+from ..core.runtime import progress
 
 # %% auto #0
 __all__ = ['ROWS', 'LOG', 'HANDFUL', 'MOST_AT_ONCE', 'read_log', 'trusted', 'attempt', 'fill', 'alone', 'Mapped', 'complete',

@@ -23,9 +23,9 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from ..core.files import atomic_dir, expand_home, folder_of
 from ..core.moved import names_elsewhere
 from ..core.registry import InputError, Registry, unknown_name
-from ..core.runtime import atomic_dir, expand_home, folder_of
 from .waiting import reach, run_watched
 
 # %% auto #0

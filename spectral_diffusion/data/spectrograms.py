@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from ..core.files import atomic_dir, expand_home
 from ..core.registry import InputError, two_sides, unknown_name
-from ..core.runtime import atomic_dir, expand_home, progress
+from ..core.runtime import progress
 from .pixels import to_uint8
 from .synthetic import FAMILIES, uniform
 
