@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,8 +21,8 @@ from ..core.registry import InputError, Registry
 
 # %% auto #0
 __all__ = ['FAMILIES', 'LEAST', 'MOST_SYMBOLS', 'FARTHEST', 'LENGTHS', 'round_through', 'add_uniform', 'gaussian', 'logistic',
-           'code_length', 'probabilities', 'integer_counts', 'Tables', 'range_coder', 'make_models', 'split_excess',
-           'Writer', 'Reader']
+           'code_length', 'probabilities', 'integer_counts', 'within_limit', 'Tables', 'range_coder', 'make_models',
+           'split_excess', 'Writer', 'Reader', 'Decoder', 'decode', 'decode_escapes']
 
 # %% ../../nbs/codec/entropy.ipynb #0c9fdaac
 def round_through(
@@ -101,6 +102,20 @@ def integer_counts(
 MOST_SYMBOLS = 1 << 18  # of all tables together
 
 
+def within_limit(
+    tables: Iterable[list[int]],  # made one after another
+) -> list[list[int]]:  # the same
+    "Tables that are not too many symbols; the first one too many ends the making."
+    found, size = [], 0
+    for counts in tables:
+        size += len(counts)
+        if size > MOST_SYMBOLS:
+            hint = "hint: fewer or smaller scales, or a larger tail"
+            raise InputError(f"Tables: allowed are {MOST_SYMBOLS} symbols in all, these have more; {hint}")
+        found.append(counts)
+    return found
+
+# %% ../../nbs/codec/entropy.ipynb #55edd487
 @dataclass(frozen=True, kw_only=True)
 class Tables:
     "Integer tables of a family on a log grid of scales."
@@ -114,16 +129,10 @@ class Tables:
 
     def __post_init__(self):
         FAMILIES[self.family]
-        if not (
-            0 < self.smallest < self.largest < 4096
-            and 2 <= self.levels <= 256
-            and 14 <= self.precision <= 22
-            and 2.0**-24 <= self.tail < 0.1
-        ):
-            raise InputError(
-                "Tables: allowed 0 < smallest < largest < 4096, 2..256 levels, 14..22 bits and a tail from"
-                f" 2^-24 to 0.1, got {self}"
-            )
+        scales = 0 < self.smallest < self.largest < 4096 and 2 <= self.levels <= 256
+        if not (scales and 14 <= self.precision <= 22 and 2.0**-24 <= self.tail < 0.1):
+            allowed = "0 < smallest < largest < 4096, 2..256 levels, 14..22 bits and a tail from 2^-24 to 0.1"
+            raise InputError(f"Tables: allowed {allowed}, got {self}")
 
     @property
     def step(self) -> float:  # ratio of neighbouring scales, as a log
@@ -135,16 +144,8 @@ class Tables:
 
     @cached_property
     def counts(self) -> list[list[int]]:  # a list a scale, the escape last
-        found, size = [], 0
-        for scale in self.scales:
-            found.append(integer_counts(probabilities(scale, self.family, self.tail), 1 << self.precision))
-            size += len(found[-1])
-            if size > MOST_SYMBOLS:
-                raise InputError(
-                    f"Tables: allowed are {MOST_SYMBOLS} symbols in all, these have more; hint: fewer or"
-                    " smaller scales, or a larger tail"
-                )
-        return found
+        each = (probabilities(scale, self.family, self.tail) for scale in self.scales)
+        return within_limit(integer_counts(p, 1 << self.precision) for p in each)
 
     @cached_property
     def mark(self) -> str:  # 16 hexadecimal digits
@@ -251,13 +252,6 @@ class Reader:
         self.tables, self.models = tables, make_models(tables)
         self.coder = range_coder().queue.RangeDecoder(np.frombuffer(data, dtype="<u4").astype(np.uint32))
 
-    def _decode(self, model, n: int) -> np.ndarray:
-        "Symbols of one model; impossible bytes raise."
-        try:
-            return np.asarray(self.coder.decode(model, n), dtype=np.int64)
-        except (AssertionError, ValueError) as error:
-            raise InputError(f"the coded symbols are damaged: {error}") from error
-
     def take(
         self,
         index: Int[np.ndarray, " n"],  # the table of each symbol
@@ -267,27 +261,49 @@ class Reader:
         symbols = np.zeros(len(index), dtype=np.int64)
         for i in np.unique(index):
             top = len(self.tables.counts[i]) // 2 - 1
-            k = self._decode(self.models(int(i)), int((index == i).sum())) - top
+            k = decode(self.coder, self.models(int(i)), int((index == i).sum())) - top
             out = k > top
             if out.any():
-                k[out] = self._escape(int(out.sum()), top)
+                k[out] = decode_escapes(self.coder, int(out.sum()), top)
             symbols[index == i] = k
         return symbols
-
-    def _escape(self, n: int, top: int) -> np.ndarray:
-        "Symbols beyond a table."
-        uniform = range_coder().model.Uniform
-        head = self._decode(uniform(2 * LENGTHS), n)
-        bits, size = head // 2 + 1, np.ones(n, dtype=np.int64)
-        for b in np.unique(bits[bits > 1]):
-            size[bits == b] = (1 << int(b - 1)) + self._decode(
-                uniform(1 << int(b - 1)), int((bits == b).sum())
-            )
-        if (size + top > FARTHEST).any():
-            raise InputError(f"the coded symbols are damaged: one lies beyond {FARTHEST}")
-        return np.where(head % 2 == 1, -1, 1) * (size + top)
 
     def finish(self) -> None:
         "Raise when bytes are left over."
         if not self.coder.maybe_exhausted():
             raise InputError("the coded symbols are damaged: bytes are left over")
+
+# %% ../../nbs/codec/entropy.ipynb #d0a7e4c3
+class Decoder(Protocol):
+    "What is used of the decoder of constriction."
+
+    def decode(self, model: object, n: int) -> object: ...
+
+
+def decode(
+    coder: Decoder,  # its state moves on
+    model: object,  # of constriction
+    n: int,  # how many symbols
+) -> Int[np.ndarray, " n"]:
+    "The next symbols under one model; impossible bytes raise."
+    try:
+        return np.asarray(coder.decode(model, n), dtype=np.int64)
+    except (AssertionError, ValueError) as error:
+        raise InputError(f"the coded symbols are damaged: {error}") from error
+
+# %% ../../nbs/codec/entropy.ipynb #edd5ca4d
+def decode_escapes(
+    coder: Decoder,  # its state moves on
+    n: int,  # how many symbols
+    top: int,  # the largest number in their table
+) -> Int[np.ndarray, " n"]:
+    "The next symbols beyond a table: heads first, then what is left of each length."
+    uniform = range_coder().model.Uniform
+    head = decode(coder, uniform(2 * LENGTHS), n)
+    bits, size = head // 2 + 1, np.ones(n, dtype=np.int64)
+    for b in np.unique(bits[bits > 1]):
+        low, same = 1 << int(b - 1), bits == b
+        size[same] = low + decode(coder, uniform(low), int(same.sum()))
+    if (size + top > FARTHEST).any():
+        raise InputError(f"the coded symbols are damaged: one lies beyond {FARTHEST}")
+    return np.where(head % 2 == 1, -1, 1) * (size + top)

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Float
@@ -25,8 +25,9 @@ from ..core.runtime import stream
 from ..learn.checkpoint import copy_tensors, load, save
 
 # %% auto #0
-__all__ = ['Coded', 'Prior', 'check_pictures', 'CodecLayers', 'Codec', 'code_pictures', 'set_priors', 'build_codec',
-           'count_parameters', 'single_scale', 'single_scale_twin', 'sizes_of', 'sizes_in', 'save_codec', 'load_codec']
+__all__ = ['Coded', 'Prior', 'check_pictures', 'scale_prior', 'CodecLayers', 'Codec', 'code_pictures', 'set_priors',
+           'build_codec', 'count_parameters', 'single_scale', 'single_scale_twin', 'sizes_of', 'sizes_in', 'save_codec',
+           'load_codec']
 
 # %% ../../nbs/codec/hierarchical.ipynb #3f105d3c
 class Coded(NamedTuple):
@@ -57,6 +58,19 @@ def check_pictures(
         )
 
 # %% ../../nbs/codec/hierarchical.ipynb #b857ef01
+def scale_prior(
+    scale: Scale,  # the layers of a scale
+    d: Float[Tensor, "b w h k"],  # features before its numbers are known
+    u: Float[Tensor, " b"],  # qualities
+    tables: Tables,  # whose scales bound the prior
+) -> Prior:
+    "The prior of a scale: no narrower than the first table, no wider than the last."
+    mean, raw = scale.prior(d).chunk(2, 1)
+    gain = scale.log_gain(u)
+    low, high = math.log(tables.smallest), math.log(tables.largest)
+    return Prior(mean, (low + F.softplus(raw + gain - low)).clamp(max=high), gain.exp())
+
+# %% ../../nbs/codec/hierarchical.ipynb #d01fbcf0
 class CodecLayers(nn.Module):
     "The layers of a codec, and the way down its scales."
 
@@ -64,16 +78,15 @@ class CodecLayers(nn.Module):
         super().__init__()
         self.config = config = config or CodecConfig()
         self.tables = tables or Tables()
-        w, coarser = config.widths, len(config.channels) - 1
+        w, e, coarser = config.widths, config.embedding, len(config.channels) - 1
         pyramid = [BlockTransform(3, 2, colors=False) for _ in range(coarser)]
         self.transforms = nn.ModuleList([BlockTransform(3, config.patch, colors=True), *pyramid])
         sizes = [3 * config.patch**2, *[12] * coarser]
         bands = [*(size - 3 for size in sizes[:-1]), sizes[-1]]  # the means go on to the next scale
         logs = (math.log(config.weights[0]), math.log(config.weights[1]))
         each = zip(bands, config.channels, w, config.encoder, config.decoder, strict=True)
-        self.scales = nn.ModuleList(Scale(*args, config.embedding, logs) for args in each)
-        first, second = nn.Linear(1, config.embedding), nn.Linear(config.embedding, config.embedding)
-        self.embed = nn.Sequential(first, nn.SiLU(), second, nn.SiLU())
+        self.scales = nn.ModuleList(Scale(*args, e, logs) for args in each)
+        self.embed = nn.Sequential(nn.Linear(1, e), nn.SiLU(), nn.Linear(e, e), nn.SiLU())
         self.stem = nn.Conv2d(sizes[0], w[0], 3, padding=1)
         self.head = zero(nn.Conv2d(w[0], sizes[0], 3, padding=1))
         self.down = nn.ModuleList(nn.Conv2d(4 * a, b, 1) for a, b in zip(w, w[1:], strict=False))
@@ -93,10 +106,7 @@ class CodecLayers(nn.Module):
         d = self.top.expand(len(u), -1, *size) if d is None else F.pixel_shuffle(self.up[i](d), 2)
         for block in scale.before:
             d = block(d, e)
-        mean, raw = scale.prior(d).chunk(2, 1)
-        gain = scale.log_gain(u)
-        low, high = math.log(self.tables.smallest), math.log(self.tables.largest)
-        return d, Prior(mean, (low + F.softplus(raw + gain - low)).clamp(max=high), gain.exp())
+        return cast(Tensor, d), scale_prior(cast(Scale, scale), cast(Tensor, d), u, self.tables)
 
     def leave(self, i: int, d: Tensor, z: Tensor, e: Tensor) -> Tensor:
         "Take the numbers of a scale into the features."

@@ -22,8 +22,9 @@ from ..noise.information import multiplicity, rate_distortion
 from ..noise.theory import GaussianField
 
 # %% auto #0
-__all__ = ['BD_METHODS', 'EXPONENTS', 'ANCHORS', 'pchip', 'akima', 'cubic', 'check_curve', 'bd_rate', 'ms_ssim', 'Anchor',
-           'missing', 'classical', 'Point', 'measure_file', 'curve', 'bd_points', 'bound_bits']
+__all__ = ['BD_METHODS', 'EXPONENTS', 'ANCHORS', 'AVIF', 'pchip', 'akima', 'cubic', 'check_curve', 'bd_rate', 'ms_ssim', 'Anchor',
+           'jpeg', 'jpeg2000_options', 'missing', 'classical', 'Point', 'measure_file', 'curve', 'bd_points',
+           'bound_bits']
 
 # %% ../../nbs/codec/rate_distortion.ipynb #ae004013
 BD_METHODS = Registry("way to interpolate")  # (psnr, log rate, from, to) -> integral
@@ -127,43 +128,34 @@ class Anchor(NamedTuple):
 
 # %% ../../nbs/codec/rate_distortion.ipynb #785f793f
 ANCHORS = Registry("anchor")
-ANCHORS.register("jpeg")(
-    Anchor(
-        "JPEG",
-        "jpg",
-        lambda q: {"quality": int(q), "subsampling": "4:2:0", "optimize": True},
-        (5, 8, 12, 18, 27, 40, 60),
-    )
-)
-ANCHORS.register("jpeg444")(
-    Anchor(
-        "JPEG",
-        "jpg",
-        lambda q: {"quality": int(q), "subsampling": "4:4:4", "optimize": True},
-        (5, 8, 12, 18, 27, 40, 60),
-    )
-)
+
+
+def jpeg(subsampling: str) -> Anchor:
+    "JPEG whose colours have the resolution of the picture (4:4:4) or half of it (4:2:0)."
+    options = {"subsampling": subsampling, "optimize": True}
+    return Anchor("JPEG", "jpg", lambda q: {"quality": int(q), **options}, (5, 8, 12, 18, 27, 40, 60))
+
+
+def jpeg2000_options(rate: float) -> dict[str, object]:  # of Pillow
+    "JPEG 2000 at a number of bits per pixel, by the lossy transform, in a bare file."
+    size = {"quality_mode": "rates", "quality_layers": [24 / rate]}
+    return {**size, "irreversible": True, "no_jp2": True}
+
+# %% ../../nbs/codec/rate_distortion.ipynb #0147c3f3
+ANCHORS.register("jpeg")(jpeg("4:2:0"))
+ANCHORS.register("jpeg444")(jpeg("4:4:4"))
 ANCHORS.register("jpeg2000")(
-    Anchor(
-        "JPEG2000",
-        "jpg_2000",
-        lambda r: {"quality_mode": "rates", "quality_layers": [24 / r], "irreversible": True, "no_jp2": True},
-        (0.08, 0.13, 0.2, 0.3, 0.45, 0.7, 1.0),
-    )
+    Anchor("JPEG2000", "jpg_2000", jpeg2000_options, (0.08, 0.13, 0.2, 0.3, 0.45, 0.7, 1.0))
 )
 ANCHORS.register("webp")(
     Anchor("WEBP", "webp", lambda q: {"quality": int(q), "method": 6}, (1, 8, 20, 40, 60, 75, 85))
 )
+AVIF = {"subsampling": "4:2:0", "speed": 6}
 ANCHORS.register("avif")(
-    Anchor(
-        "AVIF",
-        "avif",
-        lambda q: {"quality": int(q), "subsampling": "4:2:0", "speed": 6},
-        (12, 22, 32, 42, 52, 62, 72),
-    )
+    Anchor("AVIF", "avif", lambda q: {"quality": int(q), **AVIF}, (12, 22, 32, 42, 52, 62, 72))
 )
 
-
+# %% ../../nbs/codec/rate_distortion.ipynb #defbee9c
 def missing(
     name: str,  # an anchor
 ) -> str | None:  # why it cannot run; None when it can

@@ -6,101 +6,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..codec.hierarchical import MAX_PIXELS
+from ..core.moved import names_elsewhere
 from ..core.registry import InputError, unknown_name
 from ..core.runtime import progress
-from ..data.listing import SUFFIXES, picture_files, picture_name
-from ..data.pictures import MOST_PIXELS, check_request, read_picture, resized
-from ..data.pixels import to_float
+from ..data.pictures import check_request
+from .folders import batches, check_apart, check_size, list_folder, pair_names
 from ..measure.features import EXTRACTORS, content_hashes, unbiased_distance
 from ..measure.pixel import decibels, mae, mse, ssim
 from ..measure.spectral import ring_powers, rms_decibels
 
 # %% auto #0
-__all__ = ['PERCEPTUAL', 'CHUNK', 'list_folder', 'check_size', 'read_batch', 'pair_names', 'PairMeasures', 'SetMeasures',
-           'set_distances', 'perceptual', 'batches', 'evaluate_folders', 'update_metrics', 'check_apart']
-
-# %% ../../nbs/lab/evaluate.ipynb #dbb9c4fc
-def list_folder(
-    folder: Path | str,  # with image files, and folders of these
-    *,
-    endings: bool = False,  # keep the endings in the names; without them, two files of one name are refused
-) -> dict[str, Path]:  # name -> file
-    "The pictures of a folder, by name."
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder.name!r} is not a folder")
-    found: dict[str, Path] = {}
-    for path in picture_files(folder):
-        name = picture_name(path, folder)
-        name = name if endings else PurePosixPath(name).with_suffix("").as_posix()
-        if name in found:
-            raise InputError(
-                f"folder {folder.name!r} has two files called {name!r}, with two endings or in two forms of"
-                " Unicode: pairs are made by name; hint: remove one"
-            )
-        found[name] = path
-    if not found:
-        raise InputError(f"folder {folder.name!r} has no pictures; endings read: {', '.join(SUFFIXES)}")
-    return found
-
-# %% ../../nbs/lab/evaluate.ipynb #d45d730a
-def check_size(
-    size: tuple[int, int] | None,  # height and width to resize to
-) -> None:
-    "Raise `InputError` unless a picture can have this size."
-    if size is not None and not (min(size) >= 1 and size[0] * size[1] <= MAX_PIXELS):
-        raise InputError(
-            f"--image-size takes a height and a width of at least 1, and at most {MAX_PIXELS} pixels; got"
-            f" {size[0]} {size[1]}"
-        )
-
-# %% ../../nbs/lab/evaluate.ipynb #61d06ea0
-def read_batch(
-    paths: list[Path],  # of picture files
-    size: tuple[int, int] | None = None,  # height and width to resize to
-    shape: (
-        tuple[int, int] | None
-    ) = None,  # the height and width that all must have; those of the first when not given
-    background: (
-        int | tuple[int, int, int] | None
-    ) = None,  # what shines through transparent pixels; without it they are refused
-) -> Float[Tensor, "n 3 h w"]:  # in [-1, 1]
-    "Pictures of one size."
-    pictures = []
-    for path in paths:
-        x = read_picture(path, 3, background, max_pixels=MAX_PIXELS if size is None else MOST_PIXELS)
-        x = x if size is None else resized(x, size)
-        shape = shape or tuple(x.shape[1:])
-        if tuple(x.shape[1:]) != shape:
-            raise InputError(
-                f"the pictures differ in size: {path} has {tuple(x.shape[1:])} pixels, others {shape}; hint:"
-                " --image-size HEIGHT WIDTH resizes them"
-            )
-        pictures.append(x)
-    return to_float(torch.stack(pictures))
-
-# %% ../../nbs/lab/evaluate.ipynb #2f4ad48e
-def pair_names(
-    a: dict[str, object],  # pictures by name
-    b: dict[str, object],  # pictures by name
-    strict: bool,  # refuse names that are in one folder only
-) -> tuple[list[str], list[str]]:  # in both; in one only
-    "Names in both folders, and those left over."
-    both, alone = sorted(a.keys() & b.keys()), sorted(a.keys() ^ b.keys())
-    if strict and alone:
-        raise InputError(
-            f"{len(alone)} names are in one folder only: {', '.join(alone[:5])}; hint: --no-strict-filenames"
-            f" compares the {len(both)} that are in both"
-        )
-    return both, alone
+__all__ = ['PERCEPTUAL', 'PairMeasures', 'SetMeasures', 'set_distances', 'Metric', 'perceptual', 'update_metrics', 'Comparison',
+           'evaluate_folders']
 
 # %% ../../nbs/lab/evaluate.ipynb #8d23d826
 class PairMeasures:
@@ -179,10 +104,22 @@ def set_distances(
     return out
 
 # %% ../../nbs/lab/evaluate.ipynb #5a097d7a
+class Metric(Protocol):
+    "What is used of a metric of torchmetrics."
+
+    def update(self, x: Tensor, y: Tensor | None = None, *, real: bool | None = None) -> None: ...
+
+    def compute(self) -> Tensor: ...
+
+
+# names in the table
+PERCEPTUAL = {"fid": "fid (Inception, torchmetrics)", "lpips": "lpips (AlexNet, torchmetrics)"}
+
+
 def perceptual(
     measure: str,  # "fid" or "lpips"
     make: Callable | None = None,  # builds the metric, in place of torchmetrics'
-) -> object:  # with `update` and `compute`
+) -> Metric:
     "The metric for FID or LPIPS of torchmetrics, with its own networks and weights."
     if make is None:
         try:
@@ -204,42 +141,56 @@ def perceptual(
         ) from error
 
 # %% ../../nbs/lab/evaluate.ipynb #a4b1138d
-PERCEPTUAL = {
-    "fid": "fid (Inception, torchmetrics)",
-    "lpips": "lpips (AlexNet, torchmetrics)",
-}  # name in the table
-CHUNK = 1 << 18  # pixels that are measured at a time; a larger picture is measured alone
-
-
-def batches(
-    a: dict[str, Path],  # pictures by name
-    b: dict[str, Path],  # pictures by name
-    both: list[str],  # names that are compared as pairs
-    size: tuple[int, int] | None,  # height and width to resize to
-    background: int | tuple[int, int, int] | None,  # what shines through transparent pixels
-) -> Iterator[tuple[list[str], Tensor | None, Tensor | None]]:  # names; pictures of a, of b
-    "Some pairs at a time, then what is left of each folder."
-    first = [read_batch([min(found.items())[1]], size, None, background) for found in (a, b)]
-    shapes = [tuple(x.shape[-2:]) for x in first]
-    if shapes[0] != shapes[1]:
-        raise InputError(
-            f"pictures have {shapes[0]} and {shapes[1]} pixels; hint: --image-size HEIGHT WIDTH resizes both"
-        )
-    step = max(1, CHUNK // (shapes[0][0] * shapes[0][1]))
-
-    def read(found: dict[str, Path], names: list[str]) -> Tensor:
-        return read_batch([found[n] for n in names], size, shapes[0], background)
-
-    for i in range(0, len(both), step):
-        names = both[i : i + step]
-        yield names, read(a, names), read(b, names)
-    for found, other in ((a, False), (b, True)):
-        rest = sorted(found.keys() - set(both))
-        for i in range(0, len(rest), step):
-            x = read(found, rest[i : i + step])
-            yield (rest[i : i + step], None, x) if other else (rest[i : i + step], x, None)
+def update_metrics(
+    metrics: dict[str, Metric],  # "fid" and "lpips", where wanted
+    x: Float[Tensor, "n 3 h w"] | None,  # generated pictures
+    y: Float[Tensor, "m 3 h w"] | None,  # references; with `x`, its pairs
+) -> None:
+    "Hand pictures to the metrics of torchmetrics in the range that they take."
+    for pictures, real in ((y, True), (x, False)):
+        if "fid" in metrics and pictures is not None:
+            metrics["fid"].update((pictures + 1) / 2, real=real)
+    if "lpips" in metrics and x is not None and y is not None:
+        metrics["lpips"].update(x, y)
 
 # %% ../../nbs/lab/evaluate.ipynb #5b937e4c
+class Comparison:
+    "Two folders as far as they have been seen: pairs, both sets, and the metrics with networks of their own."
+
+    def __init__(
+        self,
+        a: dict[str, Path],  # generated pictures by name
+        b: dict[str, Path],  # references
+        extractor: str,  # of features: a name in EXTRACTORS
+        metrics: dict[str, Metric],  # "fid" and "lpips", where wanted
+    ):
+        self.extractor, self.metrics, self.pairs = extractor, metrics, PairMeasures()
+        self.a, self.b = SetMeasures(list(a), extractor), SetMeasures(list(b), extractor)
+        self.size: list[int] | None = None  # height and width
+
+    def add(
+        self,
+        names: list[str],  # of these pictures
+        x: Float[Tensor, "n 3 h w"] | None,  # generated
+        y: Float[Tensor, "n 3 h w"] | None,  # references; with `x`, its pairs
+    ) -> int:  # how many pictures
+        "Count some pairs, or some pictures of one folder."
+        if x is not None and y is not None:
+            self.pairs.add(x, y)
+        given = [(kept, p) for kept, p in ((self.a, x), (self.b, y)) if p is not None]
+        for kept, pictures in given:
+            kept.add(names, pictures)
+            self.size = list(pictures.shape[-2:])
+        update_metrics(self.metrics, x, y)
+        return len(names) * len(given)
+
+    def table(self) -> dict[str, float | int | None]:
+        "Every measure of what has been seen."
+        of_pairs = self.pairs.table() if self.pairs.mse else {}
+        values = {PERCEPTUAL[name]: metric.compute().item() for name, metric in self.metrics.items()}
+        return {**of_pairs, **set_distances(self.a, self.b, self.extractor), **values}
+
+# %% ../../nbs/lab/evaluate.ipynb #fcaf5208
 def evaluate_folders(
     generated: Path | str,  # folder of pictures
     reference: Path | str,  # folder of pictures
@@ -267,51 +218,12 @@ def evaluate_folders(
     if pairs and not both:
         raise InputError("no name is in both folders; hint: --no-pairs compares them as sets only")
     metrics = {name: perceptual(name) for name, wanted in (("fid", fid), ("lpips", lpips)) if wanted}
-    of_a, of_b = (SetMeasures(list(found), extractor) for found in (a, b))
-    of_pairs, shape = PairMeasures(), None
+    seen = Comparison(a, b, extractor, metrics)
     with progress(total=len(a) + len(b), desc="pictures", unit="picture") as bar:
         for names, x, y in batches(a, b, both, size, background):
-            if x is not None and y is not None:
-                of_pairs.add(x, y)
-            for found, pictures in ((of_a, x), (of_b, y)):
-                if pictures is not None:
-                    found.add(names, pictures)
-                    shape = list(pictures.shape[-2:])
-                    bar.update(len(names))
-            update_metrics(metrics, x, y)
-    return {
-        "generated": len(a),
-        "reference": len(b),
-        "size": shape,
-        "pairs": len(both),
-        "in one folder only": len(alone),
-        **(of_pairs.table() if both else {}),
-        **set_distances(of_a, of_b, extractor),
-        **{PERCEPTUAL[name]: metric.compute().item() for name, metric in metrics.items()},
-    }
+            bar.update(seen.add(names, x, y))
+    counts = {"generated": len(a), "reference": len(b), "size": seen.size, "pairs": len(both)}
+    return {**counts, "in one folder only": len(alone), **seen.table()}
 
-# %% ../../nbs/lab/evaluate.ipynb #fcaf5208
-def update_metrics(
-    metrics: dict[str, object],  # "fid" and "lpips", where wanted
-    x: Float[Tensor, "n 3 h w"] | None,  # generated pictures
-    y: Float[Tensor, "m 3 h w"] | None,  # references; with `x`, its pairs
-) -> None:
-    "Hand pictures to the metrics of torchmetrics in the range that they take."
-    for pictures, real in ((y, True), (x, False)):
-        if "fid" in metrics and pictures is not None:
-            metrics["fid"].update((pictures + 1) / 2, real=real)
-    if "lpips" in metrics and x is not None and y is not None:
-        metrics["lpips"].update(x, y)
-
-# %% ../../nbs/lab/evaluate.ipynb #41a77ec3
-def check_apart(
-    a: Path,  # a folder
-    b: Path,  # another, or the same
-) -> None:
-    "Raise `InputError` where one folder lies in the other, whose pictures would be counted twice."
-    a, b = a.resolve(), b.resolve()
-    if a != b and (a.is_relative_to(b) or b.is_relative_to(a)):
-        raise InputError(
-            f"folder {a.name!r} and folder {b.name!r} lie in one another, and folders are read with all below"
-            " them; hint: move one"
-        )
+# %% ../../nbs/lab/evaluate.ipynb #b1887ed1
+__getattr__ = names_elsewhere("spectral_diffusion.lab.evaluate")

@@ -17,7 +17,8 @@ from ..core.registry import InputError
 from ..data.folders import Pictures, pictures
 from ..data.pictures import read_picture
 from ..data.pixels import to_float
-from .evaluate import SetMeasures, check_apart, list_folder, read_batch, set_distances
+from .evaluate import SetMeasures, set_distances
+from .folders import check_apart, list_folder, read_batch
 from ..measure.features import EXTRACTORS
 from ..measure.spectral import log_psd_distance
 from ..signals.spectra import RadialPower, fit_power_law, radial_power

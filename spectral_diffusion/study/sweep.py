@@ -33,7 +33,8 @@ from .settings import read_rows
 
 # %% auto #0
 __all__ = ['project_root', 'bench_names', 'reading_order', 'source_mark', 'find_bench', 'best_record', 'run_bench',
-           'place_parameters', 'run_page', 'sweep_root', 'sweep_base', 'sweep_rows', 'run_sweep']
+           'execute_bench', 'finish_record', 'replace_folder', 'place_parameters', 'run_page', 'sweep_root',
+           'sweep_base', 'sweep_rows', 'run_sweep']
 
 # %% ../../nbs/study/sweep.ipynb #1aaa3b87
 def project_root() -> Path:
@@ -113,46 +114,65 @@ def run_bench(
     "Execute a benchmark by papermill and keep its record."
     if name not in bench_names():
         raise unknown_name("benchmark", name, bench_names())
-    project, root = project_root(), results_root(root)
-    notebook, folder = project / "nbs" / "bench" / f"{name}.ipynb", root / check_name(name)
+    notebook = project_root() / "nbs" / "bench" / f"{name}.ipynb"
+    folder = results_root(root) / check_name(name)
     folder.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=folder, prefix=".partial-page-"))
     try:
-        parameters = {
-            "preset": preset,
-            "overrides": changes or {},
-            "results": os.path.relpath(root, project),
-            "out": os.path.relpath(work, project),
-        }
-        try:
-            run_notebook(notebook, parameters, work / "notebook.ipynb", cwd=project, bar=os.isatty(2))
-        except BenchFailed:
-            if (work / "notebook.ipynb").is_file():
-                os.replace(work / "notebook.ipynb", folder / "failed.ipynb")
-            raise
-        if parameters["results"].startswith(
-            os.pardir
-        ):  # a folder elsewhere is this machine's affair; the copy reads as if it had been made here
-            text = (work / "notebook.ipynb").read_text(encoding="utf-8")
-            (work / "notebook.ipynb").write_text(
-                re.sub(rf'(?<="){re.escape(parameters["results"])}(?=[/"\\])', "results", text),
-                encoding="utf-8",
-            )
-        config = parse_yaml(
-            read_text(work / "config.yaml", f"config.yaml of {name}"), f"config.yaml of {name}"
-        )
-        system = read_mapping(work / "system.json")
-        write_json(work / "system.json", {**system, "page": source_mark(notebook)})
-        own = f"{preset}-{fingerprint(config)}" if changes else preset  # changed settings replace nothing
-        final, old = folder / own, work.with_name(work.name + "-old")
-        set_mode(work, 0o755)
-        if final.exists():
-            os.replace(final, old)
-        os.replace(work, final)
-        shutil.rmtree(old, ignore_errors=True)
-        return final
+        execute_bench(notebook, {"preset": preset, "overrides": changes or {}}, work)
+        mark = finish_record(notebook, work)
+        own = f"{preset}-{mark}" if changes else preset  # changed settings replace nothing
+        return replace_folder(work, folder / own)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+# %% ../../nbs/study/sweep.ipynb #4c947c2e
+def execute_bench(
+    notebook: Path,  # the page
+    parameters: dict[str, object],  # preset and overrides
+    work: Path,  # folder to fill, in that of the benchmark
+) -> None:
+    "Execute a page into a folder; the copy of one that fails stays beside it as `failed.ipynb`."
+    project, folder, copy = project_root(), work.parent, work / "notebook.ipynb"
+    results = os.path.relpath(folder.parent, project)
+    places = {"results": results, "out": os.path.relpath(work, project)}
+    try:
+        run_notebook(notebook, {**parameters, **places}, copy, cwd=project, bar=os.isatty(2))
+    except BenchFailed:
+        if copy.is_file():
+            os.replace(copy, folder / "failed.ipynb")
+        raise
+    if results.startswith(os.pardir):
+        # a folder elsewhere is this machine's affair; the copy reads as if it had been made here
+        text = copy.read_text(encoding="utf-8")
+        here = re.sub(rf'(?<="){re.escape(results)}(?=[/"\\])', "results", text)
+        copy.write_text(here, encoding="utf-8")
+
+# %% ../../nbs/study/sweep.ipynb #1822c54f
+def finish_record(
+    notebook: Path,  # the page
+    work: Path,  # what it has filled
+) -> str:  # fingerprint of its configuration
+    "Note in a record which page has made it."
+    where = f"config.yaml of {notebook.stem}"
+    config = parse_yaml(read_text(work / "config.yaml", where), where)
+    system = read_mapping(work / "system.json")
+    write_json(work / "system.json", {**system, "page": source_mark(notebook)})
+    return fingerprint(config)
+
+# %% ../../nbs/study/sweep.ipynb #88f5bbb3
+def replace_folder(
+    work: Path,  # a finished folder
+    final: Path,  # its name from now on, in the same file system
+) -> Path:  # the name
+    "Put a folder in the place of the one of this name, if there is one, which is removed afterwards."
+    old = work.with_name(work.name + "-old")
+    set_mode(work, 0o755)
+    if final.exists():
+        os.replace(final, old)
+    os.replace(work, final)
+    shutil.rmtree(old, ignore_errors=True)
+    return final
 
 # %% ../../nbs/study/sweep.ipynb #78405f25
 def place_parameters(
