@@ -16,8 +16,8 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..core.registry import InputError, whole
 from ..core.files import atomic_file
+from ..core.registry import InputError, whole
 from ..core.runtime import randn, split, stream
 from ..measure.features import EXTRACTORS, features_of, unbiased_distance
 from ..measure.spectral import ring_powers, rms_decibels
