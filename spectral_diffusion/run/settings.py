@@ -29,7 +29,7 @@ from ..noise.shapes import SHAPES, required_options
 from ..noise.targets import TARGETS
 from ..noise.theory import GaussianField
 from .held_out import EvaluationSet, evaluation_set
-from ..sampling.engine import SAMPLERS
+from ..sampling.samplers import SAMPLERS
 
 # %% auto #0
 __all__ = ['at_least', 'DataConfig', 'folder_request', 'check_no_folder', 'TrainConfig', 'EvalConfig', 'RunConfig', 'check_noise',

@@ -23,9 +23,11 @@ from ..measure.features import EXTRACTORS, features_of, unbiased_distance
 from ..measure.spectral import ring_powers, rms_decibels
 from ..noise.process import Process
 from ..noise.theory import GaussianField
-from ..sampling.engine import SAMPLERS, sample
-from ..sampling.linear import SOLVERS
-from ..sampling.lists import FirstOrder, Spectrum
+from ..sampling.engine import sample
+from ..sampling.lists import FirstOrder
+from ..sampling.rows import SOLVERS
+from ..sampling.samplers import SAMPLERS
+from ..sampling.spectrum import Spectrum
 from ..sampling.steps import LISTS  # with those that are made by descent
 
 # %% auto #0
