@@ -28,7 +28,7 @@ __all__ = ['BANDS', 'GROUP', 'LATENTS', 'FolderSpectrum', 'Sums', 'axes', 'pictu
 
 # %% ../../nbs/lab/folder_spectrum.ipynb #0da03eb8
 BANDS = 16  # of frequency, for the error bars
-GROUP = 1 << 24  # numbers in a group of pictures; with their coefficients this is 200 MB at most
+GROUP = 1 << 22  # numbers in a group of pictures; in single precision they are 16 MB
 
 
 class FolderSpectrum(NamedTuple):
@@ -49,12 +49,13 @@ class Sums:
         self.shape, self.n = shape, 0
         self.first = torch.zeros(shape, dtype=torch.float64)
         self.second = torch.zeros(c, c, h, w, dtype=torch.float64)
-        self.pixels = torch.zeros(c, c, dtype=torch.float64)
         self.origin: Tensor | None = None  # mean of the first group
         self.per_picture: list[Tensor] = []
         f = frequency(h, w)
         self.edges = torch.linspace(0, float(f.max()), BANDS + 1, dtype=torch.float64)
         self.band = torch.bucketize(f, self.edges[1:-1], right=True).flatten()
+        self.order = self.band.argsort(stable=True)  # coefficients of one band lie together
+        self.ends = self.band.bincount(minlength=BANDS).cumsum(0) - 1
         self.size = c * torch.zeros(BANDS, dtype=torch.float64).index_add(0, self.band, f.flatten() * 0 + 1)
 
     def add(self, x: Float[Tensor, "n c h w"]) -> None:
@@ -64,14 +65,14 @@ class Sums:
             self.origin = z.double().mean(0)
         z -= self.origin.to(z)
         self.n += len(z)
-        self.first += z.double().sum(0)
+        self.first += z.sum(0)
         for i in range(len(self.second)):
             for j in range(i + 1):
-                products = (z[:, i] * z[:, j]).double().sum(0)
-                self.second[i, j] += products
+                self.second[i, j] += (z[:, i] * z[:, j]).sum(0)
                 self.second[j, i] = self.second[i, j]
-        energy = z.square().sum(1).double().flatten(1)
-        self.per_picture.append(torch.zeros(len(z), BANDS).double().index_add(1, self.band, energy))
+        energy = z.square().sum(1).flatten(1)[:, self.order].double().cumsum(1)
+        ends = torch.cat([torch.zeros(len(z), 1), energy[:, self.ends]], 1)
+        self.per_picture.append(ends.diff(dim=1))
 
     def result(self) -> FolderSpectrum:
         "Power, mean and error bars of all pictures."
