@@ -15,11 +15,12 @@ from torch import Tensor
 from ..core.registry import InputError, unknown_name, whole
 from ..core.runtime import atomic_file
 from .step_arguments import scheduler_arguments
+from .step_floor import steps_within
 from .step_range import Range
 from ..noise.theory import GaussianField
 from ..sampling.linear import SOLVERS
 from ..sampling.lists import DEFAULT_SOLVER, Spectrum, ask, ratio_at
-from ..sampling.steps import ROBUST, StepList, band_errors, steps, usual
+from ..sampling.steps import ROBUST, StepList, band_errors, usual
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,7 +79,7 @@ def step_report(
 ) -> StepReport:  # for `as_text`, `draw` and `line_for`
     "The best list for data, a solver and a number of calls, beside the usual ones."
     n = steps_of(calls, solver)
-    found = steps(field, where.process, n, solver, distance, robust=robust)
+    found = steps_within(field, where, n, solver, distance, robust)
     lists = usual(ask(n, field, where.process, solver, distance, None, None))
     errors, edges, times = {}, torch.zeros(0), {"this": found.times, **lists}
     for name, t in times.items():

@@ -151,8 +151,12 @@ def precision(source: object) -> list[str]:
     m = source.measured
     if m is None:
         return []
-    worst = float((m.error / m.power.clamp(min=1e-300))[m.power > 0].max())
-    return [f"Powers are known to {worst:.1%} or better by band (one standard error, {m.number} pictures)."]
+    known = (m.error / m.power.clamp(min=1e-300))[m.power > 0]
+    half, worst = float(known.median()), float(known.max())
+    return [
+        f"Powers by band are known to {half:.1%} (middle) and {worst:.1%} (worst), one standard error of"
+        f" {m.number} pictures."
+    ]
 
 # %% ../../nbs/lab/verbs_steps.ipynb #a00dedb0
 STEPS_HELP = """\
