@@ -67,7 +67,7 @@ def steps_within(
     "The best list for data inside a range of levels."
     process = where.process
     found = steps(field, process, n, solver, distance, robust=robust)
-    if float(found.times[-2]) >= FIRST:
+    if float(found.times[-2]) >= FIRST and not where.pinned:
         return found
     times = on_the_floor(field, where, n, solver, distance, robust)
     total, exact = (list_error(field, process, times, solver, distance, robust=d) for d in (robust, 0.0))

@@ -63,6 +63,7 @@ class Range(NamedTuple):
     shares: bool  # whether levels are written as shares of the noise
     low: float  # lowest positive level, as it is written
     high: float  # highest
+    pinned: bool = False  # whether the last positive level of every list is the lowest
 
     def written(self, sigma: Float[Tensor, " n"]) -> list[float]:
         "Levels of noise over signal as a scheduler writes them."
@@ -141,7 +142,8 @@ def scheduler_range(
     "The range of a scheduler, from its configuration."
     if in_shares(scheduler):
         end = setting(scheduler, "shift_terminal")
-        return cut("flow", (FIRST, 1.0), sigma_min or end, sigma_max, True)  # pyright: ignore
+        low = sigma_min or end
+        return cut("flow", (FIRST, 1.0), low, sigma_max, True)._replace(pinned=bool(end))  # pyright: ignore
     alphas = getattr(scheduler, "alphas_cumprod", None)
     if isinstance(alphas, Tensor):
         from spectral_diffusion.lab.interop_diffusers import table_schedule
