@@ -87,7 +87,9 @@ TAKE_TIMESTEPS = {
         does="takes times of its cosine schedule with the last 0, and cuts levels below .01 and above 100",
     ),
     "SCMScheduler": Entry(
-        "timesteps", "angles", does="takes arctan(level / sigma_data) with the last 0; made for distilled ones"
+        "timesteps",
+        "angles",
+        does="takes arctan(level / sigma_data) with the last 0; made for distilled ones",
     ),
 }
 

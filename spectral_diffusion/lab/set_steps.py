@@ -72,7 +72,11 @@ def forget_steps(target: object) -> None:
 
 # %% ../../nbs/lab/set_steps.ipynb #61709ab4
 def field_for(
-    data: GaussianField | Spectrum | Float[Tensor, "n c h w"] | Path | str,  # images, latents, or where they are
+    data: GaussianField
+    | Spectrum
+    | Float[Tensor, "n c h w"]
+    | Path
+    | str,  # images, latents, or where they are
 ) -> GaussianField | Spectrum:
     "The spectrum of data in any form."
     from spectral_diffusion.lab.step_sources import read_source

@@ -303,7 +303,9 @@ def scheduler_arguments(
         raise InputError(f"mu belongs to a shift by the size of the picture, got {type(scheduler).__name__}")
     values = RULES[entry.rule](scheduler, x, mu) if mu is not None else RULES[entry.rule](scheduler, x)
     trial = copy.deepcopy(scheduler)
-    type(trial).set_timesteps(trial, **values)  # that of the class; pyright: ignore[reportAttributeAccessIssue]
+    type(trial).set_timesteps(
+        trial, **values
+    )  # that of the class; pyright: ignore[reportAttributeAccessIssue]
     used = levels_used(trial)
     return Arguments(values, used, *judged(x, used, entry.does))
 

@@ -73,5 +73,9 @@ def steps_within(
     total, exact = (list_error(field, process, times, solver, distance, robust=d) for d in (robust, 0.0))
     parts = band_errors(field, process, times, solver, distance, robust=robust, bands=len(found.error))
     return found._replace(
-        times=times, sigmas=ratio_at(process, times), total=total.item(), exact=exact.item(), error=parts.error
+        times=times,
+        sigmas=ratio_at(process, times),
+        total=total.item(),
+        exact=exact.item(),
+        error=parts.error,
     )

@@ -94,7 +94,9 @@ def step_report(
 def rule_of(report: StepReport) -> list[str]:
     "By which rule a list was chosen, and where the rule is known to fail."
     r = report
-    made = "with an exact denoiser" if r.robust == 0 else f"expected when its excess loss is {r.robust**2:.2%}"
+    made = (
+        "with an exact denoiser" if r.robust == 0 else f"expected when its excess loss is {r.robust**2:.2%}"
+    )
     lines = [f"Rule: least {r.distance} of {r.solver} for Gaussian data of this spectrum, {made}."]
     karras, ours = float(r.errors["karras"].sum()), float(r.errors["this"].sum())
     lines.append(f"Expects {karras / ours:.3g} times less error than Karras's list by this rule.")

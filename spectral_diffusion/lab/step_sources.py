@@ -83,7 +83,9 @@ def run_source(
 
     config = from_dict(RunConfig, load_record(folder).config)
     if config.noise != "white":
-        raise InputError(f"{folder.name} is trained with {config.noise} noise; lists here are for white noise")
+        raise InputError(
+            f"{folder.name} is trained with {config.noise} noise; lists here are for white noise"
+        )
     field = fitted_statistics(config.data.name, config.data.statistics)
     sampler = config.evaluation.sampler
     what = f"data set {config.data.name} of run {folder.name}"

@@ -177,7 +177,8 @@ def steps_options(options: argparse.ArgumentParser) -> None:
     )
     options.add_argument("--calls", type=int, default=10, help="calls of the network (default: 10)")
     options.add_argument(
-        "--solver", help="whose error is made small (default: that of the scheduler or run, else dpm_solver++)"
+        "--solver",
+        help="whose error is made small (default: that of the scheduler or run, else dpm_solver++)",
     )
     options.add_argument("--distance", default="w2", help="w2, kl or w2_visible (default: w2)")
     range_options(options)
@@ -198,7 +199,9 @@ def steps_options(options: argparse.ArgumentParser) -> None:
         metavar="TARGET",
         help="diffusers:SCHEDULER, comfyui, k-diffusion or csv (default: k-diffusion)",
     )
-    options.add_argument("--plot", type=plain_path, metavar="FILE", help="write a picture: .png, .svg or .pdf")
+    options.add_argument(
+        "--plot", type=plain_path, metavar="FILE", help="write a picture: .png, .svg or .pdf"
+    )
 
 # %% ../../nbs/lab/verbs_steps.ipynb #999d10bb
 def range_options(options: argparse.ArgumentParser) -> None:
