@@ -25,6 +25,7 @@ MOVED = {  # old address -> where its names are now, in a line
     "data.real": "data.photographs data.mnist1d data.sets",
     "doe.arrays": "doe.balance doe.fields doe.constructions doe.aliasing doe.assign",
     "doe.taguchi": "doe.signal_to_noise doe.terms doe.anova doe.figures doe.lenth doe.confirm doe.ranking",
+    "lab.interop": "lab.set_steps",
     "lab.records": "run.record study.ledger",
     "lab.widgets": "lab.panel lab.masks lab.scrubbers lab.browsers lab.monitor",
     "lab.timing": "measure.timing",
