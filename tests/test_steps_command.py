@@ -61,7 +61,8 @@ def walks_through(scheduler, n):
     "Number of steps that a scheduler can really walk with a network that answers with its input."
     x, steps = torch.randn(1, 3, 4, 4, generator=stream(0, "walk")), 0
     for t in scheduler.timesteps[:n]:
-        scheduler.scale_model_input(x, t)
+        if hasattr(scheduler, "scale_model_input"):
+            scheduler.scale_model_input(x, t)
         x = scheduler.step(0.1 * x, t, x, return_dict=False)[0]
         steps += 1
     assert bool(torch.isfinite(x).all())
@@ -118,7 +119,7 @@ def test_arguments_leave_the_scheduler_alone():
 
 
 def test_every_scheduler_without_a_list_names_one_or_says_why():
-    for name, entry in SCHEDULERS.items():
+    for entry in SCHEDULERS.values():
         if entry.takes == "nothing":
             assert entry.instead in SCHEDULERS or entry.does
 

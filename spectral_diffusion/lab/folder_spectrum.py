@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,9 +60,9 @@ class Sums:
     def add(self, x: Float[Tensor, "n c h w"]) -> None:
         "One more group of pictures."
         z = BASES["dct"].forward(x)
-        if self.origin is None:
-            self.origin = z.double().mean(0)
-        z -= self.origin.to(z)
+        origin = z.double().mean(0) if self.origin is None else self.origin
+        self.origin = origin
+        z -= origin.to(z)
         self.n += len(z)
         self.first += z.sum(0)
         for i in range(len(self.second)):
@@ -204,7 +203,8 @@ def folder_spectrum(
     "The spectrum of pictures in [-1, 1], or of latents as they are."
     sums = None
     for x in grouped(parts_of(Path(source))):
-        sums = sums or Sums(tuple(x.shape[1:]))
+        c, h, w = x.shape[1:]
+        sums = sums or Sums((c, h, w))
         sums.add(x)
     assert sums is not None  # an empty folder has raised
     if sums.n < 2:

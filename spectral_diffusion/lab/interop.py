@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import cast
 
 import pandas as pd
 from jaxtyping import Float
@@ -78,7 +79,7 @@ def check_label(
 # %% ../../nbs/lab/interop.ipynb #6f213848
 def from_diffusers(
     unet: nn.Module,  # a UNet2DModel, or a SpectralModel
-    # of diffusers, with `alphas_cumprod` and a `prediction_type`, or of flow matching: what the network is for
+    # of diffusers, with `alphas_cumprod` and a `prediction_type`, or of flow matching; names its task
     scheduler: object,
     *,
     label: int | None = None,  # class of all pictures, for a network with num_class_embeds
@@ -91,7 +92,8 @@ def from_diffusers(
         return unet.denoiser
     check_unet(unet, label)
     if in_shares(scheduler):  # answers with the slope of the straight path, for index N times the share
-        network = classes.FlowUNet(unet, setting(scheduler, "num_train_timesteps"), label)
+        n = cast(int, setting(scheduler, "num_train_timesteps"))
+        network = classes.FlowUNet(unet, n, label)
         return wrap(network, Process("flow"), "flow", preconditioning, statistics)
     kind = getattr(scheduler, "config", {}).get("prediction_type", "epsilon")
     if kind not in classes.PREDICTIONS:
@@ -103,10 +105,13 @@ def from_diffusers(
         process, n = classes.process_from(alphas_cumprod=table), len(table)
     else:
         raise InputError(
-            f"{type(scheduler).__name__} is not for flow matching and has no alphas_cumprod, the list of a chain;"
+            f"{type(scheduler).__name__} is not for flow matching and has no alphas_cumprod, the"
+            " list of a chain;"
             " hint: use the scheduler that the network was trained with, such as DDPMScheduler"
         )
-    return wrap(classes.IndexedUNet(unet, n, label), process, classes.PREDICTIONS[kind], preconditioning, statistics)
+    return wrap(
+        classes.IndexedUNet(unet, n, label), process, classes.PREDICTIONS[kind], preconditioning, statistics
+    )
 
 # %% ../../nbs/lab/interop.ipynb #3648f7ca
 def to_diffusers(
@@ -139,7 +144,8 @@ def to_diffusers(
         )
     n = 1000
     if isinstance(denoiser.network, classes.IndexedUNet):
-        if denoiser.network.label is not None or isinstance(denoiser.network, classes.FlowUNet):
+        told = denoiser.network.label is not None  # pyright: ignore[reportAttributeAccessIssue]
+        if told or isinstance(denoiser.network, classes.FlowUNet):  # pyright: ignore
             raise InputError(
                 "a network of diffusers with a class, or of flow matching, is a pipeline of diffusers already"
             )

@@ -147,7 +147,7 @@ def times_of_levels(
             f" {x.tolist()}"
         )
     ratio = x / (1 - x) if process.schedule == "flow" else x
-    return time_at(process, ratio.clamp(min=low))
+    return torch.where(ratio <= low, 0.0, time_at(process, ratio))
 
 # %% ../../nbs/lab/interop_diffusers.ipynb #eab45418
 class SpectralScheduler(SchedulerMixin, ConfigMixin):
@@ -304,7 +304,8 @@ class IndexedUNet(nn.Module):
         label: int | None = None,  # class of all pictures, for a network that is told one
     ):
         super().__init__()
-        self.unet, self.n, self.channels, self.label = unet, n, unet.config.in_channels, label
+        self.unet, self.n, self.label = unet, n, label
+        self.channels = unet.config.in_channels  # pyright: ignore[reportAttributeAccessIssue]
 
     def index(self, t: Float[Tensor, " b"]) -> Tensor:
         "The nearest index: the network was trained at whole ones."

@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import wraps
 from pathlib import Path
 from types import MethodType
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -39,7 +40,8 @@ def solver_of(
 ) -> str:  # empty where its error is not known
     "The linear solver that a scheduler is."
     if type(scheduler).__name__ == "DPMSolverMultistepScheduler":
-        return MULTISTEP.get((setting(scheduler, "algorithm_type"), setting(scheduler, "solver_order")), "")  # pyright: ignore
+        kind, order = (setting(scheduler, key) for key in ("algorithm_type", "solver_order"))
+        return MULTISTEP.get((str(kind), cast(int, order)), "")
     return entry_of(type(scheduler).__name__).solver
 
 # %% ../../nbs/lab/set_steps.ipynb #c4ab46c2
@@ -48,7 +50,7 @@ def keep_list(
     levels: list[float],  # n+1 falling levels as its attribute `sigmas` has them, the last 0
 ) -> None:
     "From now on `set_timesteps` sets this list."
-    original, n = type(scheduler).set_timesteps, len(levels) - 1  # pyright: ignore[reportAttributeAccessIssue]
+    original, n = type(scheduler).set_timesteps, len(levels) - 1  # pyright: ignore
 
     @wraps(original)
     def set_timesteps(self, num_inference_steps=None, device=None, **given):
@@ -72,11 +74,7 @@ def forget_steps(target: object) -> None:
 
 # %% ../../nbs/lab/set_steps.ipynb #61709ab4
 def field_for(
-    data: GaussianField
-    | Spectrum
-    | Float[Tensor, "n c h w"]
-    | Path
-    | str,  # images, latents, or where they are
+    data: GaussianField | Spectrum | Float[Tensor, "n c h w"] | Path | str,  # or where they are
 ) -> GaussianField | Spectrum:
     "The spectrum of data in any form."
     from spectral_diffusion.lab.step_sources import read_source

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -69,7 +69,8 @@ def level_range(
     if name == "SCMScheduler":
         return 0.0, math.inf
     if setting(scheduler, "sigma_max") is not None:
-        return float(setting(scheduler, "sigma_min")), float(setting(scheduler, "sigma_max"))  # pyright: ignore
+        low, high = (cast(float, setting(scheduler, k)) for k in ("sigma_min", "sigma_max"))
+        return float(low), float(high)
     table = training_levels(scheduler)
     return float(table[0]), float(table[-1])
 
@@ -120,7 +121,8 @@ def check_settings(scheduler: object) -> None:
     for key in REPLACED:
         if setting(scheduler, key):
             raise InputError(
-                f"{name} with {key} replaces every list by its own; hint: {name}.from_config(scheduler.config,"
+                f"{name} with {key} replaces every list by its own; hint:"
+                f" {name}.from_config(scheduler.config,"
                 f" {key}=False)"
             )
     if setting(scheduler, "sigma_schedule", "karras") != "karras":
@@ -157,7 +159,8 @@ def unshifted(scheduler: object, x: np.ndarray, mu: float | None = None) -> dict
     if end and not math.isclose(last, end, rel_tol=1e-6):  # pyright: ignore[reportArgumentType]
         raise InputError(
             f"{name} stretches every list to end at the share {end} (shift_terminal), got one that ends at"
-            f" {last:.6g}; hint: sigma_min={end}, or {name}.from_config(scheduler.config, shift_terminal=None)"
+            f" {last:.6g}; hint: sigma_min={end}, or {name}.from_config(scheduler.config,"
+            " shift_terminal=None)"
         )
     shift, u = shift_of(scheduler, mu), x[:-1]
     values = {"sigmas": (u / (shift - (shift - 1) * u)).tolist()}
@@ -210,7 +213,8 @@ def indices(scheduler: object, x: np.ndarray) -> dict:
 @RULES.register("distilled")
 def distilled(scheduler: object, x: np.ndarray) -> dict:
     "Whole indices that a distilled network knows."
-    n, original = (int(setting(scheduler, k)) for k in ("num_train_timesteps", "original_inference_steps"))  # pyright: ignore
+    keys = ("num_train_timesteps", "original_inference_steps")
+    n, original = (cast(int, setting(scheduler, k)) for k in keys)
     known = np.arange(1, original + 1) * (n // original) - 1
     return {"timesteps": known[rounded(x[:-1], training_levels(scheduler)[known])].tolist()}
 
@@ -303,9 +307,7 @@ def scheduler_arguments(
         raise InputError(f"mu belongs to a shift by the size of the picture, got {type(scheduler).__name__}")
     values = RULES[entry.rule](scheduler, x, mu) if mu is not None else RULES[entry.rule](scheduler, x)
     trial = copy.deepcopy(scheduler)
-    type(trial).set_timesteps(
-        trial, **values
-    )  # that of the class; pyright: ignore[reportAttributeAccessIssue]
+    type(trial).set_timesteps(trial, **values)  # pyright: ignore[reportAttributeAccessIssue]
     used = levels_used(trial)
     return Arguments(values, used, *judged(x, used, entry.does))
 

@@ -10,8 +10,17 @@ from torch import Tensor
 
 from .step_range import Range
 from ..noise.theory import GaussianField
-from ..sampling.lists import FIRST, LISTS, Spectrum, binned, coefficients, ends, ratio_at
-from ..sampling.lists import scale_of, time_at
+from spectral_diffusion.sampling.lists import (
+    FIRST,
+    LISTS,
+    Spectrum,
+    binned,
+    coefficients,
+    ends,
+    ratio_at,
+    scale_of,
+    time_at,
+)
 from ..sampling.steps import Problem, StepList, band_errors, descend, list_error, steps
 
 # %% auto #0

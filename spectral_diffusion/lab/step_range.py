@@ -102,7 +102,8 @@ def check_range(low: float, high: float, own: list[float], shares: bool, name: s
     "Raise for levels that a schedule does not have."
     if shares and high > 1:
         raise InputError(
-            f"levels of flow matching are shares of the noise between 0 and 1, got {high:g}; hint: a level sigma"
+            f"levels of flow matching are shares of the noise between 0 and 1, got {high:g};"
+            " hint: a level sigma"
             " of EDM or of a chain is the share sigma / (1 + sigma)"
         )
     if not 0 < low < high:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..core.registry import InputError, unknown_name, whole
-from ..core.runtime import atomic_file
+from ..core.files import atomic_file
 from .step_arguments import scheduler_arguments
 from .step_floor import steps_within
 from .step_range import Range
@@ -94,25 +94,29 @@ def step_report(
 def rule_of(report: StepReport) -> list[str]:
     "By which rule a list was chosen, and where the rule is known to fail."
     r = report
-    made = (
-        "with an exact denoiser" if r.robust == 0 else f"expected when its excess loss is {r.robust**2:.2%}"
-    )
+    made = "with an exact denoiser"
+    if r.robust > 0:
+        made = f"expected when its excess loss is {r.robust**2:.2%}"
     lines = [f"Rule: least {r.distance} of {r.solver} for Gaussian data of this spectrum, {made}."]
     karras, ours = float(r.errors["karras"].sum()), float(r.errors["this"].sum())
     lines.append(f"Expects {karras / ours:.3g} times less error than Karras's list by this rule.")
     if r.robust == 0 and SOLVERS[r.solver].order > 1:
         lines.append(
-            "Known to fail: an exact optimum of a solver of higher order needs exactly these powers and an exact"
-            f" denoiser; on trained networks Karras's list has been better. --robust {ROBUST:g} is made for them."
+            "Known to fail: an exact optimum of a solver of higher order needs exactly these"
+            " powers and an exact"
+            f" denoiser; on trained networks Karras's list has been better. --robust {ROBUST:g}"
+            " is made for them."
         )
     else:
         lines.append(
-            "Known to fail: on networks whose errors are not small and alike at all levels, and for data whose"
+            "Known to fail: on networks whose errors are not small and alike at all levels, and"
+            " for data whose"
             " shape is not in the spectrum; compare with the network's own long runs."
         )
     if r.found.spread > 0.1:
         lines.append(
-            f"Other minima: descent from other starts ended up to {r.found.spread:.2g} away in log sigma (rms)."
+            f"Other minima: descent from other starts ended up to {r.found.spread:.2g} away in"
+            " log sigma (rms)."
         )
     return lines
 
@@ -153,7 +157,8 @@ def line_for(
     if target == "k-diffusion":
         return f"sigmas = torch.tensor([{', '.join(levels)}])"
     if target == "csv":
-        return "\n".join(["step,level", *(f"{i},{x}" for i, x in enumerate(levels))])
+        kind = "share" if report.range.shares else "sigma"
+        return "\n".join([f"step,{kind}", *(f"{i},{x}" for i, x in enumerate(levels))])
     raise unknown_name("target", target, [*TARGETS, "diffusers:SCHEDULER"])
 
 # %% ../../nbs/lab/step_report.ipynb #85c8fbdc
@@ -201,7 +206,8 @@ def draw(report: StepReport) -> Figure:
     names = [f"{a:.2g}-{b:.2g}" for a, b in zip(edges[:-1], edges[1:], strict=True)]
     kind = "frequency, cycles/pixel" if r.found.by == "frequency" else "power"
     right.set(yscale="log", xticks=middle, xticklabels=names, xlabel=kind, ylabel=f"{r.distance} / power")
-    right.legend()
+    right.set_ylim(top=8 * right.get_ylim()[1])  # room for the names
+    right.legend(ncols=2, loc="upper left")
     return fig
 
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -81,11 +81,9 @@ def run_source(
     from spectral_diffusion.run.record import load_record
     from spectral_diffusion.run.settings import RunConfig, fitted_statistics
 
-    config = from_dict(RunConfig, load_record(folder).config)
+    config = cast(RunConfig, from_dict(RunConfig, load_record(folder).config))
     if config.noise != "white":
-        raise InputError(
-            f"{folder.name} is trained with {config.noise} noise; lists here are for white noise"
-        )
+        raise InputError(f"{folder.name} is trained with {config.noise} noise; lists are for white noise")
     field = fitted_statistics(config.data.name, config.data.statistics)
     sampler = config.evaluation.sampler
     what = f"data set {config.data.name} of run {folder.name}"
@@ -108,7 +106,8 @@ def read_source(
         return run_source(find_run(str(path)))
     if path.is_file() and path.suffix not in LATENTS:
         raise InputError(
-            f"{str(path)!r} is no source of a spectrum; hint: a folder of pictures, .npy, .safetensors, .csv, or"
+            f"{str(path)!r} is no source of a spectrum; hint: a folder of pictures, .npy,"
+            " .safetensors, .csv, or"
             " a run"
         )
     found = folder_spectrum(path)

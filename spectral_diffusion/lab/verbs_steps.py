@@ -7,9 +7,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..core.registry import InputError
 from .options import plain_path
+
+if TYPE_CHECKING:
+    from spectral_diffusion.lab.step_range import Range
+    from spectral_diffusion.lab.step_report import StepReport
+    from spectral_diffusion.lab.step_sources import Source
 
 # %% auto #0
 __all__ = ['CHAINS', 'DEFAULT_CHAIN', 'STEPS_HELP', 'their_class', 'their_scheduler', 'run_steps', 'check_options', 'check_start',
@@ -34,7 +40,8 @@ def their_class(name: str) -> type:
         import diffusers
     except ImportError as error:
         raise InputError(
-            f"a scheduler of diffusers needs the library diffusers ({error}); hint: pip install -e '.[diffusers]'"
+            f"a scheduler of diffusers needs the library diffusers ({error}); hint: pip install"
+            " -e '.[diffusers]'"
             " in a checkout"
         ) from error
     return getattr(diffusers, name)
@@ -79,18 +86,18 @@ def run_steps(args: argparse.Namespace) -> int:
 
     check_options(args)
     name = args.to.partition(":")[2]
-    ends, scheduler = (args.sigma_min, args.sigma_max), None
-    if name:
-        scheduler = their_scheduler(name, args.schedule, args.shift, ends)
-        where = scheduler_range(scheduler, *ends)
-        check_start(args, where)
+    ends = (args.sigma_min, args.sigma_max)
+    scheduler = their_scheduler(name, args.schedule, args.shift, ends) if name else None
+    if scheduler is not None:
+        check_start(args, scheduler_range(scheduler, *ends))
     elif args.schedule:
-        where = schedule_range(args.schedule, *ends)
-        check_start(args, where)
+        check_start(args, schedule_range(args.schedule, *ends))
     source = read_source(args.source)
-    if not name and not args.schedule:
-        where = schedule_range(source.schedule or DEFAULT_CHAIN, *ends)
-        check_start(args, where)
+    if scheduler is not None:
+        where = scheduler_range(scheduler, *ends)
+    else:
+        where = schedule_range(args.schedule or source.schedule or DEFAULT_CHAIN, *ends)
+    check_start(args, where)
     solver = args.solver or (SCHEDULERS[name].solver if name else None) or source.solver or DEFAULT_SOLVER
     report = step_report(
         source.field, where, args.calls, solver, args.distance, robust=args.robust, what=source.what
@@ -104,8 +111,8 @@ def run_steps(args: argparse.Namespace) -> int:
 # %% ../../nbs/lab/verbs_steps.ipynb #0e669e18
 def check_options(args: argparse.Namespace) -> None:
     "Raise for options that do not belong together, before anything is read."
-    from spectral_diffusion.lab.step_report import TARGETS, steps_of
     from spectral_diffusion.core.registry import unknown_name
+    from spectral_diffusion.lab.step_report import TARGETS, steps_of
     from spectral_diffusion.sampling.lists import DEFAULT_SOLVER
     from spectral_diffusion.sampling.steps import check_choice
 
@@ -118,7 +125,7 @@ def check_options(args: argparse.Namespace) -> None:
     steps_of(args.calls, args.solver or DEFAULT_SOLVER)
 
 
-def check_start(args: argparse.Namespace, where: object) -> None:
+def check_start(args: argparse.Namespace, where: Range) -> None:
     "Raise for a shift without flow matching, and for a solver that cannot start without signal."
     from spectral_diffusion.sampling.linear import SOLVERS
 
@@ -129,7 +136,7 @@ def check_start(args: argparse.Namespace, where: object) -> None:
         raise InputError(f"{args.solver} cannot start without signal; hint: --sigma-max 0.999")
 
 # %% ../../nbs/lab/verbs_steps.ipynb #c123a86e
-def lines_of(report: object, target: str, scheduler: object | None) -> list[str]:
+def lines_of(report: StepReport, target: str, scheduler: object | None) -> list[str]:
     "What to type, with notes."
     from spectral_diffusion.lab.schedulers import SCHEDULERS
     from spectral_diffusion.lab.step_report import line_for, line_for_diffusers
@@ -146,7 +153,7 @@ def lines_of(report: object, target: str, scheduler: object | None) -> list[str]
     return [f"For {name}:", line, *(f"Note: {note}." for note in notes)]
 
 
-def precision(source: object) -> list[str]:
+def precision(source: Source) -> list[str]:
     "How well measured powers are known."
     m = source.measured
     if m is None:
@@ -177,8 +184,7 @@ def steps_options(options: argparse.ArgumentParser) -> None:
     )
     options.add_argument("--calls", type=int, default=10, help="calls of the network (default: 10)")
     options.add_argument(
-        "--solver",
-        help="whose error is made small (default: that of the scheduler or run, else dpm_solver++)",
+        "--solver", help="whose error is made small (default: of the scheduler or run, else dpm_solver++)"
     )
     options.add_argument("--distance", default="w2", help="w2, kl or w2_visible (default: w2)")
     range_options(options)
@@ -199,9 +205,7 @@ def steps_options(options: argparse.ArgumentParser) -> None:
         metavar="TARGET",
         help="diffusers:SCHEDULER, comfyui, k-diffusion or csv (default: k-diffusion)",
     )
-    options.add_argument(
-        "--plot", type=plain_path, metavar="FILE", help="write a picture: .png, .svg or .pdf"
-    )
+    options.add_argument("--plot", type=plain_path, metavar="FILE", help="a picture: .png, .svg or .pdf")
 
 # %% ../../nbs/lab/verbs_steps.ipynb #999d10bb
 def range_options(options: argparse.ArgumentParser) -> None:
@@ -209,7 +213,8 @@ def range_options(options: argparse.ArgumentParser) -> None:
     options.add_argument(
         "--schedule",
         help=(
-            "that the network was trained with: scaled_linear, linear, cosine, flow or edm (default: that of the"
+            "that the network was trained with: scaled_linear, linear, cosine, flow or edm"
+            " (default: that of the"
             " scheduler or run, else scaled_linear)"
         ),
     )
