@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.registry import InputError, unknown_name, whole
 from ..core.files import atomic_file
+from ..core.registry import InputError, unknown_name, whole
 from .step_arguments import scheduler_arguments
 from .step_floor import steps_within
 from .step_range import Range

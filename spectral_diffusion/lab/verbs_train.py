@@ -10,6 +10,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 from ..core.config import override
 from ..core.registry import InputError, unknown_name
@@ -251,7 +252,7 @@ def run_sample(args: argparse.Namespace) -> int:
     record, folder = load_record(run), Path(args.out) if args.out else run / "samples" / check_name(args.tag)
     if folder.exists():
         raise InputError(f"{folder.name!r} has samples already; hint: another --tag, or --out")
-    config, denoiser = from_dict(RunConfig, record.config), load_denoiser(record)
+    config, denoiser = cast(RunConfig, from_dict(RunConfig, record.config)), load_denoiser(record)
     clip, n = config.evaluation.clip, args.num_steps
 
     def field() -> GaussianField:
