@@ -109,7 +109,9 @@ def from_diffusers(
             " list of a chain;"
             " hint: use the scheduler that the network was trained with, such as DDPMScheduler"
         )
-    return wrap(classes.IndexedUNet(unet, n, label), process, classes.PREDICTIONS[kind], preconditioning, statistics)
+    return wrap(
+        classes.IndexedUNet(unet, n, label), process, classes.PREDICTIONS[kind], preconditioning, statistics
+    )
 
 # %% ../../nbs/lab/interop.ipynb #3648f7ca
 def to_diffusers(
