@@ -130,6 +130,8 @@ def answer_all(
         try:
             answer = question.answer(found[question.bench])
         except (InputError, LookupError, TypeError, ValueError, AttributeError) as error:
-            answer = Answer("undecided", f"The record of {question.bench} does not hold what is read: {error}")
+            answer = Answer(
+                "undecided", f"The record of {question.bench} does not hold what is read: {error}"
+            )
         out.append((question, answer))
     return out

@@ -20,7 +20,7 @@ from ..core.plot import COLORS, CYCLE, figure
 
 # %% auto #0
 __all__ = ['DRAWN', 'shades', 'plain_log', 'draw_curves', 'draw_tradeoff', 'draw_ends', 'shorten', 'small_bars', 'small_lines',
-           'png_of', 'image']
+           'draw_levels_of', 'png_of', 'image']
 
 # %% ../../nbs/study/drawings.ipynb #08bda3c5
 DRAWN = len(CYCLE)  # rows of a table that a figure shows
@@ -126,14 +126,14 @@ def small_bars(
     line: float | None = None,  # drawn dashed
 ) -> Figure:
     "A few numbers beside each other."
-    fig, ax = figure(width=3.0, height=0.55 + 0.24 * len(names))
+    fig, ax = figure(width=2.7, height=0.6 + 0.24 * len(names))
     ax.barh(range(len(names)), values, color=CYCLE[: len(names)], height=0.6)
     for place, span in enumerate(spans):
         if span is not None:
             ax.plot(span, [place] * 2, color=COLORS["theory"], lw=1)
     if line is not None:
         ax.axvline(line, color=COLORS["theory"], lw=0.8, ls="--")
-    ax.set_yticks(range(len(names)), [shorten(name, 20) for name in names])
+    ax.set_yticks(range(len(names)), [shorten(name, 18) for name in names])
     ax.set_xlabel(label)
     ax.invert_yaxis()
     return fig
@@ -147,12 +147,32 @@ def small_lines(
     logx: bool = False,
 ) -> Figure:
     "One or two curves."
-    fig, ax = figure(width=3.0, height=1.5)
+    fig, ax = figure(width=2.7, height=1.5)
     for (name, (x, y)), color in zip(lines.items(), CYCLE, strict=False):
         ax.plot(x, y, color=color, label=name, marker="o", ms=2, lw=1.2)
     ax.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if logx else "linear")
     if len(lines) > 1:
         ax.legend(fontsize=7)
+    return fig
+
+# %% ../../nbs/study/drawings.ipynb #2f62517b
+def draw_levels_of(
+    effects: pd.DataFrame,  # factor, level and mean of each level
+    order: Sequence[str],  # of the factors, from the top
+    label: str,  # of the axis
+) -> Figure:
+    "Main effects as one line a factor, from its lowest level mean to its highest."
+    fig, ax = figure(width=4.8, height=0.6 + 0.3 * len(order))
+    for place, factor in enumerate(order):
+        rows = effects[effects.factor == factor].sort_values("mean")
+        ax.plot(rows["mean"], [place] * len(rows), "o-", ms=4, color=COLORS["baseline"])
+        for end, side, gap in ((rows.iloc[0], "right", -5), (rows.iloc[-1], "left", 5)):
+            at, name = (end["mean"], place), shorten(str(end.level), 16)
+            ax.annotate(name, at, (gap, 0), textcoords="offset points", ha=side, va="center", fontsize=7)
+    ax.set_yticks(range(len(order)), list(order))
+    ax.margins(x=0.25)
+    ax.set_xlabel(label)
+    ax.invert_yaxis()
     return fig
 
 # %% ../../nbs/study/drawings.ipynb #756d337f

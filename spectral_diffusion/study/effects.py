@@ -64,7 +64,9 @@ def design_of(
     rows = runs[runs.arm.astype(str).str.fullmatch(DESIGN)]
     factors = factor_columns(rows)
     blocks = [c for c in ("family", "seed") if c in rows]
-    y = rows.assign(log=rows[metric].astype(float).map(math.log)).pivot(index="arm", columns=blocks, values="log")
+    y = rows.assign(log=rows[metric].astype(float).map(math.log)).pivot(
+        index="arm", columns=blocks, values="log"
+    )
     levels = rows.drop_duplicates("arm").set_index("arm")[factors].loc[y.index]
     plain = {name: [v.removeprefix(f"{name} ") for v in levels[name]] for name in factors}
     return pd.DataFrame(plain), (y - y.mean()).to_numpy()

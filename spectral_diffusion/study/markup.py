@@ -13,12 +13,13 @@ from typing import NamedTuple
 import pandas as pd
 
 # %% auto #0
-__all__ = ['STYLE', 'SHOWN', 'number', 'table_html', 'runs_html', 'Section', 'items_html', 'document']
+__all__ = ['STYLE', 'SHOWN', 'number', 'table_html', 'best_values', 'shown_rows', 'runs_html', 'Section', 'items_html',
+           'document']
 
 # %% ../../nbs/study/markup.ipynb #bc1a6fda
 STYLE = """
 .sd{font:15px/1.5 system-ui,sans-serif;color:#1c1c1c;max-width:1180px;margin:0 auto;padding:0 16px;
-overflow-wrap:anywhere}
+overflow-wrap:break-word}
 .sd h1{font-size:26px;margin:20px 0 4px}.sd h2{font-size:20px;margin:26px 0 6px;line-height:1.3}
 .sd p,.sd ul{margin:6px 0}.sd ul{padding-left:20px}.sd a{color:#2f5c9e}.sd small{color:#5a5a5a}
 .sd img{max-width:100%;height:auto;display:block;background:#fff}
@@ -28,19 +29,21 @@ white-space:normal}
 .sd th:first-child,.sd td:first-child{text-align:left}
 .sd .figures{display:grid;grid-template-columns:repeat(3,minmax(0,1fr));gap:12px;margin:8px 0}
 .sd .asked{display:grid;grid-template-columns:repeat(2,minmax(0,1fr));gap:14px 28px;margin:8px 0}
-.sd .asked>div{display:grid;grid-template-columns:minmax(0,1fr) 215px;gap:10px;border-top:1px solid #e3e3e3;
+.sd .beside{display:grid;grid-template-columns:minmax(0,1fr) minmax(0,1fr);gap:20px;align-items:start}
+.sd .asked>div{display:grid;grid-template-columns:minmax(0,1fr) 235px;gap:10px;border-top:1px solid #e3e3e3;
 padding-top:8px;align-items:start}
 .sd .asked h3{font-size:15px;margin:0 0 3px;line-height:1.3}.sd .asked p{margin:0;font-size:14px}
 .sd .word{display:inline-block;border-radius:3px;padding:0 6px;font-size:12px;margin-right:6px;
 background:#ececec;color:#1c1c1c}
 .sd .yes{background:#d8ead9}.sd .no{background:#f3d9da}.sd .undecided{background:#f6e7cf}
-@media(max-width:900px){.sd .figures,.sd .asked{grid-template-columns:minmax(0,1fr)}}
+@media(max-width:900px){.sd .figures,.sd .asked,.sd .beside{grid-template-columns:minmax(0,1fr)}}
 @media(max-width:640px){
 .sd .asked>div{grid-template-columns:minmax(0,1fr)}.sd .asked img{max-width:260px}
 .sd thead{display:none}.sd table,.sd tbody,.sd tr,.sd td{display:block;width:100%;box-sizing:border-box}
 .sd tr{border-bottom:1px solid #9a9a9a;padding:6px 0}
 .sd td{border:0;padding:1px 0;display:flex;justify-content:space-between;gap:12px}
-.sd td:before{content:attr(data-label);color:#5a5a5a;text-align:left;flex:none}
+.sd td:before{content:attr(data-label);color:#5a5a5a;text-align:left;flex:0 0 auto;max-width:60%}
+.sd td>span{min-width:0;overflow-wrap:anywhere}
 .sd td:first-child{font-weight:600}.sd td:first-child:before{content:none}}
 """
 
@@ -67,7 +70,9 @@ def table_html(
     lines = []
     for row in rows:
         cells = zip(heads, row, strict=True)
-        lines.append("".join(f'<td data-label="{escape(head)}">{cell}</td>' for head, cell in cells))
+        lines.append(
+            "".join(f'<td data-label="{escape(head)}"><span>{cell}</span></td>' for head, cell in cells)
+        )
     body = "".join(f"<tr>{line}</tr>" for line in lines)
     return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
 
@@ -83,15 +88,33 @@ SHOWN = {
     "frechet": ("Fréchet distance", min),
 }  # measure -> its head, and which of its values is best
 
+# %% ../../nbs/study/markup.ipynb #469833e2
+def best_values(
+    table: pd.DataFrame,  # of `arm_rows`
+) -> dict[str, float]:  # measure -> its best value, for the columns that have one
+    "The best value of each column."
+    known = {name: table[name].dropna() for name, (_, choose) in SHOWN.items() if choose}
+    return {name: SHOWN[name][1](values) for name, values in known.items() if len(values)}
 
-def runs_html(
+
+def shown_rows(
     table: pd.DataFrame,  # of `arm_rows`, the baseline first
     most: int = 8,  # rows
+) -> pd.DataFrame:  # in the same order
+    "The rows that fit on a screen: the baseline, the best of each column, then the lowest final losses."
+    best = best_values(table)
+    first = [table.index[0], *(table.index[table[name] == value][0] for name, value in best.items())]
+    chosen = list(dict.fromkeys([*first, *table.index]))[:most]
+    return table.loc[[arm for arm in table.index if arm in chosen]]
+
+# %% ../../nbs/study/markup.ipynb #6f06c31f
+def runs_html(
+    table: pd.DataFrame,  # of `arm_rows`, the baseline first
 ) -> str:  # HTML
     "The table of one data set."
-    best = {name: choose(table[name].dropna(), default=None) for name, (_, choose) in SHOWN.items() if choose}
+    best = best_values(table)
     rows = []
-    for place, (arm, row) in enumerate(table.iloc[:most].iterrows()):
+    for place, (arm, row) in enumerate(table.iterrows()):
         cells = [escape(str(arm)) + (" <small>(baseline)</small>" if place == 0 else "")]
         for name in SHOWN:
             text = number(row[name], row[f"{name}_spread"])

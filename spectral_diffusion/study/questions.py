@@ -34,9 +34,9 @@ def starts_from_spectrum(record: Record) -> Answer:
     if why := trained_too_little(record, "plain"):
         return Answer("undecided", f"Undecided: {why}", drawn)
     said = (
-        f"Yes, early: {with_span(steps)} fewer steps to 5% below the best per-coefficient filter on CIFAR-10, but"
-        f" the lead shrinks to {with_span(final)} at step {int(ratio.index[-1])}, and EDM's preconditioning and a"
-        " decaying rate were not among the arms."
+        f"Yes, early: {with_span(steps)} fewer steps to 5% below the best per-coefficient filter on CIFAR-10,"
+        f" but the lead shrinks to {with_span(final)} at step {int(ratio.index[-1])}, and EDM's"
+        " preconditioning and a decaying rate were not among the arms."
     )
     right = steps["outcome"] == final["outcome"] == "Supported"
     return Answer("yes", said, drawn) if right else Answer("undecided", "Undecided" + said[10:], drawn)
@@ -47,7 +47,9 @@ def beats_a_unet(record: Record) -> Answer:
     "Final losses on photographs, if they are about networks."
     verdict, runs = verdict_of(record, "cifar10_published"), table_of(record, "runs")
     wiener = record.metrics["references"]["cifar10"]["wiener"]
-    ends = runs[(runs.data == "cifar10") & runs.arm.isin(["unet_tiny", "published"])].groupby("arm").loss.mean()
+    ends = (
+        runs[(runs.data == "cifar10") & runs.arm.isin(["unet_tiny", "published"])].groupby("arm").loss.mean()
+    )
     drawn = small_bars(ends.index, ends.values, "loss (dashed: filter)", line=wiener)
     if why := trained_too_little(record, "unet_tiny", "cifar10"):
         said = f"Undecided: it ends {-verdict['gain']:.0%} higher on CIFAR-10, but {why}"
@@ -65,10 +67,10 @@ def what_a_drop_measures(record: Record) -> Answer:
     orders = table_of(record, "orders")
     drawn = small_bars(["three convolutions", "spectral"], list(first.values()), "loss of batch 1", line=1)
     said = (
-        f"How high a network begins: predicting nothing has the loss 1, the first batch had {first['published']:.2f}"
-        f" with the spectral network and {first['conv']:.2f} with the convolutions called tiny, so it dropped"
-        f" {drop['published']:.2f} against {drop['conv']:.2f}; the order of its rows comes back in"
-        f" {int(orders.same_order.sum())} of {len(orders)} columns."
+        "How high a network begins: predicting nothing has the loss 1, the first batch had"
+        f" {first['published']:.2f} with the spectral network and {first['conv']:.2f} with the convolutions"
+        f" called tiny, so it dropped {drop['published']:.2f} against {drop['conv']:.2f}; the"
+        f" report's order of networks comes back in {int(orders.same_order.sum())} of {len(orders)} columns."
     )
     return Answer("measured", said, drawn)
 
@@ -82,8 +84,8 @@ def is_loss_quality(record: Record) -> Answer:
     wrong = chosen.groupby("band").share.mean()[["low", "mid", "high"]]
     drawn = small_bars(wrong.index, 100 * wrong.values, "variance too large (%)")
     said = (
-        f"No: a network within {left:.2%} of the way to the lowest possible loss on Gaussian pictures still makes"
-        f" samples whose low frequencies have {wrong['low']:.0%} too much variance."
+        f"No: a network within {left:.2%} of the way to the lowest possible loss on Gaussian pictures still"
+        f" makes samples whose low frequencies have {wrong['low']:.0%} too much variance."
     )
     return Answer("no", said, drawn) if wrong["low"] > 10 * left else Answer("yes", "Yes" + said[2:], drawn)
 
@@ -95,8 +97,8 @@ def is_fourier_slow(record: Record) -> Answer:
     name = "published, plain torch"
     drawn = small_bars(["transforms", "all else"], [100 * share[name], 100 - 100 * share[name]], "time (%)")
     said = (
-        f"transforms take {share[name]:.1%} of the published network's time; it trains {ratio[name]:.2g} times as"
-        " many images a second as a U-Net of equal work; the rest of its time is convolutions, norms and activations."
+        f"transforms take {share[name]:.1%} of the published network's time; it trains"
+        f" {ratio[name]:.2g} times as many images a second as a U-Net of equal work."
     )
     word = "no" if share[name] < 0.05 else "yes"
     return Answer(word, f"{word.capitalize()}: {said}", drawn)
@@ -108,7 +110,9 @@ def what_half_saves(record: Record) -> Answer:
     verdict, ratios = verdict_of(record, "half"), table_of(record, "ratios")
     full = ratios[ratios.arm == "torch fft2"]
     drawn = small_lines({"full over half": (full["size"], full["median"])}, "side", "time ratio", logx=True)
-    said = f"A round trip costs {with_span(verdict)} less time than with the full transform, on the machine of the record."
+    said = (
+        f"A round trip costs {with_span(verdict)} less time than by the full transform, where it was timed."
+    )
     return Answer("measured" if verdict["outcome"] == "Supported" else "undecided", said, drawn)
 
 # %% ../../nbs/study/questions.ipynb #e6385d43
@@ -137,9 +141,9 @@ def replaces_steps(record: Record) -> Answer:
     drawn = small_lines(lines, "calls", "error", logx=True)
     drawn.axes[0].set_yscale("log")
     said = (
-        f"It depends on the budget: with an exact denoiser DPM-Solver++(2M) has {ratio.iloc[0]:.1f} times less error"
-        f" than DDIM in {ratio.index[0]} calls and {ratio.iloc[-1]:.0f} times less in {ratio.index[-1]}, as its order"
-        " says and as is well known."
+        f"It depends on the budget: with an exact denoiser DPM-Solver++(2M) has {ratio.iloc[0]:.1f}"
+        f" times less error than DDIM in {ratio.index[0]} calls and {ratio.iloc[-1]:.0f} times less"
+        f" in {ratio.index[-1]}, as its order says and as is well known."
     )
     return Answer("it depends", said, drawn)
 
@@ -152,8 +156,9 @@ def which_settings(record: Record) -> Answer:
     drawn = small_bars(list(largest), effects[largest].values, "effect on log excess", line=0)
     if not record.metrics.get("confirmed", False):
         said = (
-            f"Undecided: {len(effects)} factors share the rows of one array, {largest[0]} and {largest[1]} came out"
-            f" first, but {rows_above(record)}, and the confirmation at the best predicted setting failed."
+            f"Undecided: {len(effects)} factors share the rows of one array, {largest[0]} and"
+            f" {largest[1]} came out first, but {rows_above(record)}, and the confirmation at the"
+            " best predicted setting failed."
         )
         return Answer("undecided", said, drawn)
     return Answer("yes", f"First {largest[0]}, then {largest[1]}; the confirmation held.", drawn)
@@ -168,9 +173,9 @@ def which_parts(record: Record) -> Answer:
     drawn = small_bars(list(best.index), best.effect.values, "effect on log excess", spans=spans, line=0)
     if not confirmation.passes.all():
         said = (
-            f"Undecided: {best.index[0]} had the largest effect, but all helpful parts together gave an excess of"
-            f" {confirmation.found.iloc[0]:.2f} where {confirmation.predicted.iloc[0]:.2f} was predicted, and"
-            f" {rows_above(record)}."
+            f"Undecided: {best.index[0]} had the largest effect, but all helpful parts together gave"
+            f" an excess of {confirmation.found.iloc[0]:.2f} where"
+            f" {confirmation.predicted.iloc[0]:.2f} was predicted, and {rows_above(record)}."
         )
         return Answer("undecided", said, drawn)
     return Answer("yes", f"{best.index[0]} most; the confirmation held.", drawn)
@@ -185,8 +190,8 @@ def saves_bits(record: Record) -> Answer:
     spans = [percent_span(tau), percent_span(control)]
     drawn = small_bars(["cutting", "control"], bars, "fewer bits (%)", spans=spans, line=0)
     said = (
-        f"fewer bits by {with_span(tau)}, while other draws alone vary by {with_span(control)}; the codec needs"
-        f" {rate['jpeg']:+.0f}% bits of JPEG's at equal error, {rate['webp']:+.0f}% of WebP's and"
+        f"fewer bits by {with_span(tau)}, while other draws alone vary by {with_span(control)}; the codec"
+        f" needs {rate['jpeg']:+.0f}% bits of JPEG's at equal error, {rate['webp']:+.0f}% of WebP's and"
         f" {rate['avif']:+.0f}% of AVIF's."
     )
     noisy = control["low"] is None or control["low"] < tau["gain"] < control["high"]
@@ -200,7 +205,9 @@ def helps_saliency(record: Record) -> Answer:
     both = [verdict_of(record, name) for name in ("tuned_0", "tuned_1")]
     bars, spans = [100 * v["gain"] for v in both], [percent_span(v) for v in both]
     drawn = small_bars(["search 0", "search 1"], bars, "more accurate (%)", spans=spans, line=0)
-    said = f"after equal searches the gain is {with_span(both[0])} in one and {with_span(both[1])} in the other."
+    said = (
+        f"after equal searches the gain is {with_span(both[0])} in one and {with_span(both[1])} in the other."
+    )
     outcomes = {v["outcome"] for v in both}
     if outcomes == {"Supported"}:
         return Answer("yes", f"Yes: {said}", drawn)

@@ -14,13 +14,28 @@ import pandas as pd
 
 from ..core.registry import InputError
 from ..core.runtime import atomic_file
-from ..doe.figures import plot_main_effects
 from ..run.record import Record, read_csv, results_root
 from .asking import QUESTIONS, answer_all
-from .drawings import draw_curves, draw_ends, draw_tradeoff, image, small_lines
+from spectral_diffusion.study.drawings import (
+    draw_curves,
+    draw_ends,
+    draw_levels_of,
+    draw_tradeoff,
+    image,
+    small_lines,
+)
 from .effects import Effects, find_effects
 from .found import Found, collect
-from .markup import Section, document, items_html, number, runs_html, table_html
+from spectral_diffusion.study.markup import (
+    Section,
+    document,
+    items_html,
+    number,
+    runs_html,
+    shown_rows,
+    table_html,
+)
+from .printed import published_sections, record_of
 from spectral_diffusion.study.tables import (
     arm_rows,
     baseline_of,
@@ -31,9 +46,8 @@ from spectral_diffusion.study.tables import (
 )
 
 # %% auto #0
-__all__ = ['Link', 'PUBLISHED', 'KEPT', 'reads_on', 'question_section', 'data_section', 'data_sections', 'record_of',
-           'as_printed', 'like_for_like', 'published_sections', 'effects_section', 'transform_section',
-           'machine_section', 'left_section', 'summary_sections', 'record_link', 'write_summary']
+__all__ = ['Link', 'KEPT', 'reads_on', 'question_section', 'data_section', 'data_sections', 'effects_section',
+           'transform_section', 'machine_section', 'left_section', 'summary_sections', 'record_link', 'write_summary']
 
 # %% ../../nbs/study/summary.ipynb #802f02b6
 Link = Callable[[str], str]  # name of a benchmark -> address of its page or record; empty for none
@@ -57,9 +71,11 @@ def question_section(
 
     cards = []
     for question, answer in answer_all(records, QUESTIONS):
-        word = f'<span class="word {answer.word.replace(" ", "-")}">{answer.word}</span>'
+        same, kind = answer.text.lower().startswith(answer.word), answer.word.replace(" ", "-")
+        rest = answer.text[len(answer.word) :] if same else f" {answer.text}"
+        word = f'<span class="word {kind}">{answer.word.capitalize()}</span>'
         picture = image(answer.figure, f"{question.text} {answer.text}") if answer.figure else ""
-        said = f"<p>{word}{escape(answer.text)} <small>({reads_on(question.bench, link)})</small></p>"
+        said = f"<p>{word}{escape(rest)} <small>({reads_on(question.bench, link)})</small></p>"
         cards.append(f"<div><div><h3>{escape(question.text)}</h3>{said}</div>{picture}</div>")
     return Section("Questions", f'<div class="asked">{"".join(cards)}</div>') if cards else None
 
@@ -72,18 +88,24 @@ def data_section(
     "Table, three figures and take-aways of one comparison."
     group, data = runs.iloc[0][["group", "data"]]
     table, wiener = arm_rows(runs, baseline), wiener_loss(found, group, data)
+    shown = shown_rows(table)
     title = f"{data or 'Training'}: {group}"
-    figures = [draw_curves(runs, table, found.curves), draw_tradeoff(runs, table), draw_ends(runs, table, wiener)]
+    figures = [
+        draw_curves(runs, shown, found.curves),
+        draw_tradeoff(runs, shown),
+        draw_ends(runs, shown, wiener),
+    ]
     words = ("loss over steps", "final loss over images a second", "final losses")
     images = "".join(image(f, f"{title}: {w}, one colour a run") for f, w in zip(figures, words, strict=True))
     steps = sorted({int(n) for n in runs.steps.dropna()})
     budget = f"{steps[0]:,} steps" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,} steps"
-    more = f" The {len(table) - 8} rows with the highest final losses are left out." if len(table) > 8 else ""
+    out = len(table) - len(shown)
+    more = f" {out} rows that are best in no column and end higher are left out." if out else ""
     note = (
-        f"{budget}; means over up to {table.seeds.max()} seeds, ± standard deviation; best in bold; – means not"
-        f" measured, or not determined by the curve.{more}"
+        f"{budget}; means over up to {table.seeds.max()} seeds, ± standard deviation; best in bold;"
+        f" – means not measured, or not determined by the curve.{more}"
     )
-    html = f'{runs_html(table)}<p><small>{note}</small></p><div class="figures">{images}</div>'
+    html = f'{runs_html(shown)}<p><small>{note}</small></p><div class="figures">{images}</div>'
     return Section(title, html + items_html(takeaways(runs, table, wiener)))
 
 
@@ -98,66 +120,6 @@ def data_sections(
     parts.sort(key=lambda part: part[0].arm.nunique() < 2)
     return [data_section(found, runs, baseline) for runs, baseline in parts]
 
-# %% ../../nbs/study/summary.ipynb #7b1386f2
-def record_of(
-    records: list[Record],  # of a folder
-    bench: str,
-) -> Record | None:  # of the larger preset
-    "The record of a benchmark."
-    found = {r.path.name: r for r in records if r.path.parent.name == bench}
-    return found.get("gpu") or found.get("cpu")
-
-
-PUBLISHED = {"loss_drop": "loss drop", "final_loss": "final loss", "images_per_second": "images/s"}
-PUBLISHED |= {"seconds": "seconds", "k": "k", "r2": "R²", "half_life": "t½"}
-
-
-def as_printed(
-    record: Record,  # of b18_results_table
-) -> str:  # HTML
-    "Every row of the report, ours and in brackets theirs."
-    ours, theirs = read_csv(record.path / "table.csv"), read_csv(record.path / "printed.csv")
-    both = ours.merge(theirs, on=["data", "label"], how="left", suffixes=("", "_printed"))
-    rows = []
-    for row in both.to_dict("records"):
-        cells = [f"{escape(row['data'])}: {escape(row['label'])} <small>({escape(row['network'])})</small>"]
-        for name in PUBLISHED:
-            printed = number(row[f"{name}_printed"])
-            cells.append(f"{number(row[name])} <small>[{printed}]</small>")
-        rows.append(cells)
-    return table_html(["run", *PUBLISHED.values()], rows)
-
-# %% ../../nbs/study/summary.ipynb #2b5907df
-def like_for_like(
-    record: Record,  # of b18_results_table
-) -> str:  # HTML
-    "Held-out losses of both protocols, network by network."
-    runs = read_csv(record.path / "runs.csv")
-    arms = runs.arm.str.extract(r"^(?P<data>[^:]+): (?P<network>.+), (?P<protocol>as published|like for like)$")
-    table = arms.assign(loss=runs.loss).pivot(index=["data", "network"], columns="protocol", values="loss")
-    table = table.dropna(subset="like for like")
-    best = table.groupby("data")["like for like"].transform("min")
-    rows = []
-    for (data, network), row in table.iterrows():
-        fair = number(row["like for like"])
-        fair = f"<b>{fair}</b>" if row["like for like"] == best[data, network] else fair
-        rows.append([f"{escape(data)}: {escape(network)}", number(row.get("as published")), fair])
-    return table_html(["run", "held-out loss as published", "held-out loss like for like"], rows)
-
-
-def published_sections(
-    records: list[Record],  # of the folder
-) -> list[Section]:  # none where the table has not been repeated
-    "The first report's table, as it was run and like for like."
-    record = record_of(records, "b18_results_table")
-    if record is None:
-        return []
-    note = "<p><small>One run a row, as in the report; in brackets what it printed. Its column FID was empty.</small></p>"
-    return [
-        Section("The first report's table, as it was run", note + as_printed(record)),
-        Section("The first report's networks, like for like", like_for_like(record)),
-    ]
-
 # %% ../../nbs/study/summary.ipynb #510f1758
 def effects_section(
     effects: Effects,  # of one study
@@ -165,17 +127,21 @@ def effects_section(
     "Ranks with their intervals, and the main effects."
     rows = []
     for row in effects.ranks.to_dict("records"):
-        span = f"{row['rank_low']:.0f} to {row['rank_high']:.0f}" if row["rank_low"] == row["rank_low"] else "–"
+        span = (
+            f"{row['rank_low']:.0f} to {row['rank_high']:.0f}" if row["rank_low"] == row["rank_low"] else "–"
+        )
         factor, best = escape(str(row["factor"])), escape(row["best"])
         rows.append([factor, f"{row['rank']}", span, number(row["range"]), best])
     said = [f"Analysed: {effects.metric}, lower is better; {effects.study.sentence()}.", *effects.study.notes]
     if effects.warning:
         said.insert(0, f"{effects.warning[0].upper()}{effects.warning[1:]}.")
-    heads = ["factor", "rank", "95% interval of the rank", "range of level means", "level with the lowest mean"]
-    drawn = plot_main_effects(effects.study)
-    drawn.set_size_inches(max(6.4, 1.05 * len(effects.ranks)), 2.6)
-    html = items_html(said) + table_html(heads, rows) + image(drawn, f"Main effects of {effects.name}")
-    return Section(f"Study: {effects.name}", html)
+    heads = ["factor", "rank", "95% interval", "range of means", "lowest at"]
+    drawn = draw_levels_of(
+        effects.study.effects, effects.ranks.factor.tolist(), f"{effects.metric}, mean of a level"
+    )
+    picture = image(drawn, f"Main effects of {effects.name}, one line a factor")
+    both = f'<div class="beside"><div>{table_html(heads, rows)}</div>{picture}</div>'
+    return Section(f"Study: {effects.name}", items_html(said) + both)
 
 # %% ../../nbs/study/summary.ipynb #dd184e18
 def transform_section(
@@ -189,11 +155,15 @@ def transform_section(
     size = 256 if (ratios["size"] == 256).any() else ratios["size"].max()
     rows = []
     for row in ratios[ratios["size"] == size].sort_values("median").to_dict("records"):
-        rows.append([escape(row["arm"]), number(row["median"]), f"{number(row['low'])} to {number(row['high'])}"])
+        rows.append(
+            [escape(row["arm"]), number(row["median"]), f"{number(row['low'])} to {number(row['high'])}"]
+        )
     lines = {arm: (part["size"], part["median"]) for arm, part in ratios.groupby("arm") if arm in KEPT}
-    drawn = image(small_lines(lines, "side in pixels", "time ratio", logx=True), "Time ratios over size")
+    figure = small_lines(lines, "side in pixels", "time ratio", logx=True)
+    figure.set_size_inches(4.8, 2.8)
+    drawn = image(figure, "Time ratios over size")
     heads = [f"there and back, {size} x {size}", "time over torch rfft2", "range"]
-    return Section("Transforms", table_html(heads, rows) + drawn)
+    return Section("Transforms", f'<div class="beside"><div>{table_html(heads, rows)}</div>{drawn}</div>')
 
 
 KEPT = ("torch fft2", "signals.fourier", "numpy rfft2", "scipy rfft2")  # that the figure shows
@@ -239,7 +209,9 @@ def summary_sections(
     "Everything that a folder of results says, one section a screen."
     root = results_root(root)
     if not root.is_dir():
-        raise InputError(f"there is no folder of results {root.name!r}; hint: spectral-diffusion train makes one")
+        raise InputError(
+            f"there is no folder of results {root.name!r}; hint: spectral-diffusion train makes one"
+        )
     found = collect(root)
     check_baseline(found, baseline)
     studies, refused = find_effects(found.records, root, metric)
@@ -283,7 +255,9 @@ def write_summary(
     "Write the summary of a folder of results as one file."
     out, root = Path(out).resolve(), results_root(root)
     if out.suffix != ".html" or out.is_dir() or not out.parent.is_dir():
-        raise InputError(f"the summary is written to a file that ends in .html in a folder that exists, got {out.name!r}")
+        raise InputError(
+            f"the summary is written to a file that ends in .html in a folder that exists, got {out.name!r}"
+        )
     sections = summary_sections(root, baseline=baseline, metric=metric, link=record_link(root, out))
     with atomic_file(out) as partial:
         partial.write_text(document(f"Results summary: {root.name}", sections), encoding="utf-8")

@@ -101,7 +101,9 @@ def gain_of(
     arm: str,
 ) -> tuple[float, float, float, int]:  # relative gain, its interval (infinite for one pair), pairs
     "How much lower the final loss of an arm is, over pairs of equal seed."
-    by_arm = [runs[runs.arm == name].drop_duplicates("seed").set_index("seed").loss for name in (baseline, arm)]
+    by_arm = [
+        runs[runs.arm == name].drop_duplicates("seed").set_index("seed").loss for name in (baseline, arm)
+    ]
     pairs = pd.concat(by_arm, axis=1, keys=["baseline", "arm"]).dropna().astype(float)
     pairs = pairs[(pairs > 0).all(axis=1)]
     if pairs.empty:
@@ -124,7 +126,7 @@ def gain_sentence(
     said = f"{arm} ends {abs(gain):.1%} {'lower' if gain >= 0 else 'higher'} than {baseline}"
     if pairs < 2:
         return f"{said}; from one pair of runs, so there is no interval and chance is not ruled out."
-    span = f"95 % interval {low:+.1%} to {high:+.1%}, {pairs} seeds"
+    span = f"95% interval {low:+.1%} to {high:+.1%}, {pairs} seeds"
     return f"{said} ({span})" + ("." if low > 0 or high < 0 else ": within the scatter of the seeds.")
 
 # %% ../../nbs/study/tables.ipynb #d7402ecf
@@ -141,9 +143,13 @@ def end_sentences(
     if wiener is not None:
         above = int((table.loss >= wiener).sum())
         line = f"the best per-coefficient filter ({wiener:.4g}), which needs no training"
+        if table.loss.iloc[0] > 0.9 * wiener:
+            said.append(
+                f"{baseline} does not end 10% below {line}: a gain over it says little about networks."
+            )
         if above:
-            said.append(f"{above} of {len(table)} rows end no better than {line}: they were trained too little.")
-        else:
+            said.append(f"{above} of {len(table)} rows end no better than that filter.")
+        elif table.loss.iloc[0] <= 0.9 * wiener:
             said.append(f"Every row ends below {line}.")
     return said
 
@@ -159,7 +165,9 @@ def speed_sentences(
         if fast != best and table.images_per_second.notna()[best]:
             times = table.images_per_second[fast] / table.images_per_second[best]
             more = table.loss[fast] - table.loss[best]
-            said.append(f"Trade-off: {fast} is {times:.1f} times as fast as {best}, its loss {more:.3g} higher.")
+            said.append(
+                f"Trade-off: {fast} is {times:.1f} times as fast as {best}, its loss {more:.3g} higher."
+            )
     if table.loss_drop_per_second.notna().any():
         steep = table.loss_drop_per_second.idxmax()
         said.append(f"Largest loss drop a second: {steep}, {table.loss_drop_per_second[steep]:.3g}.")
@@ -173,7 +181,7 @@ def rate_sentence(
     known = int(runs.identifiable.fillna(False).astype(bool).sum())
     if not known:
         return f"None of {len(runs)} curves determines a rate k, so no half-life is shown."
-    return f"{known} of {len(runs)} curves determine a rate k; rates of curves with different ends do not compare."
+    return f"{known} of {len(runs)} curves determine a rate k; with different ends, rates do not compare."
 
 
 def takeaways(
