@@ -14,7 +14,7 @@ import pandas as pd
 
 from ..core.registry import InputError
 from ..core.runtime import atomic_file
-from ..run.record import Record, read_csv, results_root
+from ..run.record import CACHE, Record, read_csv, results_root
 from .asking import QUESTIONS, answer_all
 from spectral_diffusion.study.drawings import (
     draw_curves,
@@ -72,10 +72,10 @@ def question_section(
     cards = []
     for question, answer in answer_all(records, QUESTIONS):
         same, kind = answer.text.lower().startswith(answer.word), answer.word.replace(" ", "-")
-        rest = answer.text[len(answer.word) :] if same else f" {answer.text}"
+        rest = answer.text[len(answer.word) :].lstrip(" :,") if same else answer.text
         word = f'<span class="word {kind}">{answer.word.capitalize()}</span>'
         picture = image(answer.figure, f"{question.text} {answer.text}") if answer.figure else ""
-        said = f"<p>{word}{escape(rest)} <small>({reads_on(question.bench, link)})</small></p>"
+        said = f"<p>{word}{escape(rest[:1].upper() + rest[1:])} <small>({reads_on(question.bench, link)})</small></p>"
         cards.append(f"<div><div><h3>{escape(question.text)}</h3>{said}</div>{picture}</div>")
     return Section("Questions", f'<div class="asked">{"".join(cards)}</div>') if cards else None
 
@@ -174,7 +174,7 @@ def machine_section(
 ) -> Section | None:  # None where there is no record
     "Where, when and with what the records were made."
     rows: dict[tuple[str, ...], list[str]] = {}
-    for record in records:
+    for record in [r for r in records if r.path.parent.name != CACHE]:
         system = record.system
         packages = system.get("packages") if isinstance(system.get("packages"), dict) else {}
         named = system.get("gpu") or system.get("processor"), system.get("cores"), packages.get("torch")
