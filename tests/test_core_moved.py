@@ -90,7 +90,7 @@ def test_every_name_is_found_at_its_old_address(old):
 @pytest.mark.parametrize("old", MOVED)
 def test_the_names_are_the_objects_of_the_new_place(old):
     module = importlib.import_module(f"spectral_diffusion.{old}")
-    for place in MOVED[old]:
+    for place in MOVED[old].split():
         new = importlib.import_module(f"spectral_diffusion.{place}")
         assert all(
             getattr(module, name) is getattr(new, name) for name in new.__all__ if name not in vars(module)

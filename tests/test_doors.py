@@ -19,7 +19,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spectral_diffusion.core.config import StrictDumper, dump_yaml, parse_yaml
+from spectral_diffusion.core.config import dump_yaml
+from spectral_diffusion.core.parse import StrictDumper, parse_yaml
 from spectral_diffusion.core.registry import InputError
 from spectral_diffusion.doe.arrays import assign, declared, level_names, orthogonal_array, read_array
 from spectral_diffusion.doe.taguchi import analyze, optimum, predict, ranking, term_factors, term_name

@@ -194,7 +194,7 @@ def test_an_example_from_a_room_above_needs_its_page_before(project):
 
 
 def test_a_page_uses_the_new_address_and_a_benchmark_may_keep_the_old_one(project):
-    project.pages["core/moved"] = library("core.moved", "MOVED = {'signals.old': ('signals.second',)}")
+    project.pages["core/moved"] = library("core.moved", "MOVED = {'signals.old': 'signals.second'}")
     project.pages["bench/b01_small"].append(cell("from spectral_diffusion.signals.old import two"))
     project.write()
     assert project.red() == set()

@@ -96,7 +96,7 @@ def test_a_forged_pair_is_still_read_strictly(tmp_path):
     "A sidecar that was sealed again over other tensors must name the group that does not belong."
     from safetensors.torch import save_file
 
-    from spectral_diffusion.core.runtime import sha256
+    from spectral_diffusion.core.files import sha256
     from spectral_diffusion.learn.checkpoint import _seal
 
     path = save(tmp_path / "c", model={"w": torch.ones(2)})

@@ -83,7 +83,7 @@ def test_shipped_features_are_what_the_record_says():
     import json
     from importlib.resources import files
 
-    from spectral_diffusion.core.runtime import sha256
+    from spectral_diffusion.core.files import sha256
 
     folder = files("spectral_diffusion.measure")
     record = json.loads((folder / "cifar10_features.json").read_text())

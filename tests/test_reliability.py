@@ -14,7 +14,8 @@ import pytest
 import torch
 from drills.training import differs, essence, small
 
-from spectral_diffusion.core.config import fingerprint, load_yaml, parse_yaml
+from spectral_diffusion.core.config import fingerprint, load_yaml
+from spectral_diffusion.core.parse import parse_yaml
 from spectral_diffusion.core.registry import InputError
 from spectral_diffusion.lab import cli
 from spectral_diffusion.learn.checkpoint import SIDECAR, load, save
@@ -164,7 +165,7 @@ def test_killed_before_the_lock_is_removed(tmp_path, monkeypatch):
 def test_asking_for_the_commit_leaves_the_repository_alone(tmp_path, monkeypatch):
     """A sweep that is killed kills its git as well, and a lock that git had taken to refresh its index stays
     for ever."""
-    from spectral_diffusion.core import runtime
+    from spectral_diffusion.core import environment
 
     def git(*words):
         subprocess.run(
@@ -179,8 +180,8 @@ def test_asking_for_the_commit_leaves_the_repository_alone(tmp_path, monkeypatch
     git("commit", "-m", "one")
     os.utime(tmp_path / "module.py", (1e9, 1e9))  # the index does not know this time
     before = (tmp_path / ".git" / "index").read_bytes()
-    monkeypatch.setattr(runtime, "__file__", str(tmp_path / "module.py"))
-    assert len(runtime.commit.__wrapped__()) == 12
+    monkeypatch.setattr(environment, "__file__", str(tmp_path / "module.py"))
+    assert len(environment.commit.__wrapped__()) == 12
     assert (tmp_path / ".git" / "index").read_bytes() == before
 
 

@@ -170,7 +170,7 @@ def test_a_link_to_a_page_that_has_moved_leads_to_its_new_place(book):
     assert "attic/one" in book.fails("broken link|link")
     table = book.root / "spectral_diffusion" / "core" / "moved.py"
     table.parent.mkdir(parents=True)
-    table.write_text("MOVED = {'attic.one': ('one',)}\n")
+    table.write_text("MOVED = {'attic.one': 'one'}\n")
     page = book.build()[0]["nbs/room/two.html"]
     assert "attic" not in page and 'href="../one.html"' in page
 

@@ -81,7 +81,8 @@ def moved(root: Path) -> dict[str, tuple[str, ...]]:
     path = root / LIB / "core" / "moved.py"
     body = ast.parse(path.read_text(encoding="utf-8")).body if path.exists() else []
     tables = [s.value for s in body if isinstance(s, ast.Assign) and ast.unparse(s.targets[0]) == "MOVED"]
-    return ast.literal_eval(tables[0]) if tables else {}
+    found = ast.literal_eval(tables[0]) if tables else {}
+    return {old: tuple(places.split()) for old, places in found.items()}
 
 
 def imports_in_order(root: Path) -> list[str]:

@@ -12,8 +12,8 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from .hierarchical import MAX_PIXELS, compress, decompress, load_codec
+from ..core.files import atomic_file
 from ..core.registry import InputError
-from ..core.runtime import atomic_file
 from ..data.pictures import read_picture
 
 # %% auto #0

@@ -9,22 +9,21 @@ import dataclasses
 import hashlib
 import inspect
 import json
-import math
 import re
 import types
 import typing
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import yaml
 
+from .files import read_text
+from .moved import names_elsewhere
+from .parse import StrictDumper, parse_yaml
 from .registry import InputError, unknown_name
 
 # %% auto #0
-__all__ = ['LARGEST_YAML', 'MOST_VALUES', 'KINDS', 'LONGEST_NUMBER', 'LARGEST_FILE', 'DEEPEST', 'read_value', 'from_dict',
-           'later', 'open_mapping', 'as_plain', 'to_dict', 'canonical', 'count_values', 'read_number', 'place_of',
-           'StrictLoader', 'StrictDumper', 'parse_yaml', 'read_text', 'parse_json', 'load_yaml', 'dump_yaml',
+__all__ = ['read_value', 'from_dict', 'later', 'open_mapping', 'as_plain', 'to_dict', 'canonical', 'load_yaml', 'dump_yaml',
            'override', 'Key', 'known_keys', 'fingerprint']
 
 # %% ../../nbs/core/config.ipynb #61844237
@@ -122,188 +121,6 @@ def canonical(
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"a configuration holds plain data with finite numbers: {error}") from error
 
-# %% ../../nbs/core/config.ipynb #9924fbdc
-LARGEST_YAML = 1 << 20  # characters of a YAML text
-MOST_VALUES = 1_000_000  # that it may stand for, once its aliases are written out
-
-
-def count_values(
-    node: yaml.Node,  # as composed, aliases shared
-    seen: dict[int, float],  # counts of the nodes that are known
-) -> float:  # infinite for a node that contains itself
-    "How many values a node stands for."
-    if id(node) not in seen:
-        seen[id(node)] = math.inf  # until it is known: a node that meets itself never ends
-        parts = node.value if isinstance(node, yaml.CollectionNode) else ()
-        seen[id(node)] = 1 + sum(
-            count_values(n, seen) for part in parts for n in (part if isinstance(part, tuple) else (part,))
-        )
-    return seen[id(node)]
-
-# %% ../../nbs/core/config.ipynb #c16f81ec
-KINDS = {  # the core schema of YAML 1.2: kind, how it is written, characters that it begins with
-    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    "int": (r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
-    "float": (
-        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        list("-+.0123456789"),
-    ),
-    "merge": (r"<<", ["<"]),  # recognised to be refused
-}
-LONGEST_NUMBER = 64  # characters
-
-
-def read_number(text: str) -> int | float:
-    "The number that a text is in the core schema; another text raises."
-    if len(text) > LONGEST_NUMBER:
-        raise InputError(f"a number has at most {LONGEST_NUMBER} characters, got {len(text)}")
-    if re.fullmatch(KINDS["int"][0], text):
-        return int(text, 0) if text[1:2] in ("o", "x") else int(text)
-    if re.fullmatch(KINDS["float"][0], text):
-        return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
-    raise InputError(f"{text!r} is no number")
-
-# %% ../../nbs/core/config.ipynb #6e8f9a10
-def place_of(mark: yaml.Mark) -> str:
-    "Where something stands in a text, for a message of one line."
-    return f"line {mark.line + 1}, column {mark.column + 1}"
-
-# %% ../../nbs/core/config.ipynb #8e23f35c
-class StrictLoader(yaml.SafeLoader):
-    "A safe loader of the core schema; doubled keys, endless aliases and endless numbers are refused."
-
-    yaml_implicit_resolvers = {}
-    yaml_constructors = {
-        tag: make
-        for tag, make in yaml.SafeLoader.yaml_constructors.items()
-        if tag is None or tag.rsplit(":", 1)[-1] in ("null", "str", "seq", "map")
-    }
-
-    def get_single_node(self):
-        node = super().get_single_node()
-        if node is not None and count_values(node, {}) > MOST_VALUES:
-            raise InputError(f"its aliases stand for more than {MOST_VALUES} values")
-        return node
-
-    def construct_number(self, node):
-        number = read_number(self.construct_scalar(node))
-        return float(number) if node.tag.endswith(":float") else number
-
-    def construct_truth(self, node):
-        text = self.construct_scalar(node)
-        if not re.fullmatch(KINDS["bool"][0], text):
-            raise InputError(f"a truth is true or false, got {text!r} in {place_of(node.start_mark)}")
-        return text.lower() == "true"
-
-    def construct_mapping(self, node, deep=False):
-        for key, _ in node.value:
-            if key.tag.endswith(":merge"):
-                raise InputError(
-                    f"merge keys (<<) are not read, {place_of(key.start_mark)}; hint: write the keys out"
-                )
-        keys = [self.construct_object(k, deep=True) for k, _ in node.value]
-        where = place_of(node.start_mark)
-        if other := [k for k in keys if not isinstance(k, str)]:
-            raise InputError(f"a key is a name, got {other[0]!r} in {where}; hint: quote it")
-        if twice := sorted(k for k, n in Counter(keys).items() if n > 1):
-            raise InputError(f"key {', '.join(twice)} stands twice in the mapping of {where}")
-        return super().construct_mapping(node, deep)
-
-# %% ../../nbs/core/config.ipynb #1790eb76
-class StrictDumper(yaml.SafeDumper):
-    "Quotes every text that a reader of YAML 1.1 or 1.2 would take for something else."
-
-    def represent_text(self, text):
-        style = (
-            '"' if re.search("[\x85\u2028\u2029]", text) else None
-        )  # line ends, which PyYAML folds into blanks
-        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-
-StrictDumper.add_representer(str, StrictDumper.represent_text)
-for _kind, (_rule, _first) in KINDS.items():
-    for _class in (StrictLoader, StrictDumper):
-        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_rule})$"), _first)
-for _kind, _make in (
-    ("int", StrictLoader.construct_number),
-    ("float", StrictLoader.construct_number),
-    ("bool", StrictLoader.construct_truth),
-):
-    StrictLoader.add_constructor(f"tag:yaml.org,2002:{_kind}", _make)
-
-# %% ../../nbs/core/config.ipynb #ca93f8d0
-def parse_yaml(
-    text: str,  # YAML, as a person or a file gives it
-    where: str = "YAML",  # named in the error
-) -> object:  # plain data
-    "Plain data from YAML text; nothing is executed and nothing but literals comes out."
-    if len(text) > LARGEST_YAML:
-        raise InputError(f"{where} has {len(text)} characters, allowed are {LARGEST_YAML}")
-    try:
-        return yaml.load(text, Loader=StrictLoader)  # noqa: S506  (a subclass of SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        said = [error.context, error.problem, place_of(error.problem_mark) if error.problem_mark else None]
-        raise InputError(f"{where} is not valid YAML: {', '.join(filter(None, said))}") from error
-    except (yaml.YAMLError, TypeError, ValueError, AttributeError, LookupError) as error:
-        raise InputError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
-    except RecursionError:
-        raise InputError(f"{where} is not valid YAML: it is nested too deeply") from None
-
-# %% ../../nbs/core/config.ipynb #d7be9cb8
-LARGEST_FILE = 1 << 26  # bytes of a text file that is read whole
-DEEPEST = 100  # levels of lists and mappings in JSON
-
-
-def read_text(
-    path: Path | str,  # a file
-    where: str = "",  # named in the error; the file's name when not given
-) -> str:  # its content
-    "The text of a file, encoded in UTF-8 whatever this machine prefers; a file that cannot be one raises."
-    path, where = Path(path), where or Path(path).name
-    try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise InputError(f"{where} has {path.stat().st_size} bytes, allowed are {LARGEST_FILE}")
-        return path.read_text(
-            encoding="utf-8-sig"
-        )  # Windows editors begin a file with a mark of its order of bytes
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{where} is damaged: it is not text in UTF-8 ({error}); hint: save it as UTF-8"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise (
-            error if isinstance(error, InputError) else InputError(f"{where} cannot be read: {error}")
-        ) from error
-
-# %% ../../nbs/core/config.ipynb #c258d43c
-def parse_json(
-    text: str,  # JSON
-    where: str = "JSON",  # named in the error
-) -> object:  # plain data
-    "Plain data from JSON text; anything else raises `InputError`."
-    deep = InputError(f"{where} is damaged: it is nested too deeply")
-    try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise InputError(f"{where} is damaged: it is not JSON ({error})") from error
-    except RecursionError:
-        raise deep from None
-    level, left = [data], DEEPEST
-    while level and left:
-        level, left = (
-            [
-                part
-                for x in level
-                if isinstance(x, list | dict)
-                for part in (x.values() if isinstance(x, dict) else x)
-            ],
-            left - 1,
-        )
-    if any(isinstance(x, list | dict) for x in level):
-        raise deep
-    return data
-
 # %% ../../nbs/core/config.ipynb #f3fe30bc
 def load_yaml(
     cls: type,  # a frozen dataclass
@@ -398,3 +215,6 @@ def fingerprint(
     "A short name for a configuration: SHA-256 of its canonical JSON."
     data = to_dict(config) if dataclasses.is_dataclass(config) else config
     return hashlib.sha256(canonical(data).encode()).hexdigest()[:length]
+
+# %% ../../nbs/core/config.ipynb #5cadf24c
+__getattr__ = names_elsewhere("spectral_diffusion.core.config")

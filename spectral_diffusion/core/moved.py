@@ -18,51 +18,28 @@ __all__ = ['PACKAGE', 'MOVED', 'RENAMED', 'names_elsewhere', 'MovedModules', 'fi
 
 # %% ../../nbs/core/moved.ipynb #f20b927a
 PACKAGE = "spectral_diffusion"
-MOVED = {  # old address -> where its names are now
-    "codec.hierarchical": ("codec.layers", "codec.training", "codec.bitstream"),
-    "data.real": ("data.photographs", "data.mnist1d", "data.sets"),
-    "doe.arrays": ("doe.balance", "doe.fields", "doe.constructions", "doe.aliasing", "doe.assign"),
-    "doe.taguchi": (
-        "doe.signal_to_noise",
-        "doe.terms",
-        "doe.anova",
-        "doe.figures",
-        "doe.lenth",
-        "doe.confirm",
-        "doe.ranking",
-    ),
-    "lab.records": ("run.record", "study.ledger"),
-    "lab.widgets": ("lab.panel", "lab.masks", "lab.scrubbers", "lab.browsers", "lab.monitor"),
-    "lab.timing": ("measure.timing",),
-    "lab.verdict": ("study.verdict",),
-    "lab.pairs": ("study.pairs",),
-    "lab.factors": ("study.factors",),
-    "lab.rows": ("study.rows", "study.settings", "study.jobs", "study.engines"),
-    "study.rows": ("study.settings", "study.jobs", "study.engines"),
-    "lab.cli": (
-        "lab.options",
-        "lab.verbs_bench",
-        "lab.verbs_train",
-        "lab.verbs_study",
-        "lab.verbs_pictures",
-    ),
-    "lab.sweep": ("study.sweep", "study.notebooks", "study.execute", "study.studies"),
-    "study.sweep": ("study.notebooks", "study.execute", "study.studies"),
-    "lab.preflight": ("run.preflight",),
-    "lab.experiment": (
-        "data.sets",
-        "run.held_out",
-        "run.settings",
-        "run.references",
-        "run.pictures",
-        "run.saved",
-        "run.log",
-        "run.training",
-        "run.experiment",
-        "study.compare",
-        "study.reach",
-    ),
-    "noise.denoiser": ("noise.preconditioning",),
+MOVED = {  # old address -> where its names are now, in a line
+    "core.config": "core.parse core.files",
+    "core.runtime": "core.files core.environment",
+    "codec.hierarchical": "codec.layers codec.training codec.bitstream",
+    "data.real": "data.photographs data.mnist1d data.sets",
+    "doe.arrays": "doe.balance doe.fields doe.constructions doe.aliasing doe.assign",
+    "doe.taguchi": "doe.signal_to_noise doe.terms doe.anova doe.figures doe.lenth doe.confirm doe.ranking",
+    "lab.records": "run.record study.ledger",
+    "lab.widgets": "lab.panel lab.masks lab.scrubbers lab.browsers lab.monitor",
+    "lab.timing": "measure.timing",
+    "lab.verdict": "study.verdict",
+    "lab.pairs": "study.pairs",
+    "lab.factors": "study.factors",
+    "lab.rows": "study.rows study.settings study.jobs study.engines",
+    "study.rows": "study.settings study.jobs study.engines",
+    "lab.cli": "lab.options lab.verbs_bench lab.verbs_train lab.verbs_study lab.verbs_pictures",
+    "lab.sweep": "study.sweep study.notebooks study.execute study.studies",
+    "study.sweep": "study.notebooks study.execute study.studies",
+    "lab.preflight": "run.preflight",
+    "lab.experiment": "data.sets run.held_out run.settings run.references run.pictures run.saved run.log"
+    " run.training run.experiment study.compare study.reach",
+    "noise.denoiser": "noise.preconditioning",
 }
 RENAMED = {  # a name of an old address that has another name now
     "lab.experiment": {
@@ -82,7 +59,7 @@ def names_elsewhere(
 ) -> Callable[[str], object]:  # for its `__getattr__`
     "A function that finds the names which a module has given to others."
     old = module.removeprefix(f"{PACKAGE}.")
-    places, renamed = [f"{PACKAGE}.{new}" for new in MOVED[old]], RENAMED.get(old, {})
+    places, renamed = [f"{PACKAGE}.{new}" for new in MOVED[old].split()], RENAMED.get(old, {})
 
     def find(name: str) -> object:
         if name == "__all__":  # for a star import

@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from ..core.files import atomic_file
 from ..core.registry import InputError, unknown_name
-from ..core.runtime import atomic_file
 from .real import data_folders
 
 # %% auto #0

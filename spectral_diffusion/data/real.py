@@ -27,9 +27,10 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from ..core.files import atomic_dir, expand_home, folder_of
 from ..core.moved import names_elsewhere
 from ..core.registry import InputError, Registry, unknown_name
-from ..core.runtime import atomic_dir, expand_home, folder_of, progress
+from ..core.runtime import progress
 
 # %% auto #0
 __all__ = ['CLASSES', 'SHA256', 'SPLITS', 'RECORD', 'BINARY', 'PYTHON', 'AGAIN', 'WAYS', 'NPM_PACKAGE', 'LARGEST_MEMBER',

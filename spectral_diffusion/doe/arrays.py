@@ -17,10 +17,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
-from ..core.config import read_text
+from ..core.files import atomic_file, read_text
 from ..core.moved import names_elsewhere
 from ..core.registry import InputError, Registry, unknown_name
-from ..core.runtime import atomic_file
 from .balance import check_array, levels, verify
 from spectral_diffusion.doe.constructions import (
     develop,

@@ -6,7 +6,10 @@
 from __future__ import annotations
 
 import html
+import itertools
+from collections.abc import Hashable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -18,8 +21,15 @@ from .panel import Panel, Picture, choice, plain_log, to_picture
 from ..run.record import Record, load_record, results_root
 from ..study.ledger import HeldRun, flatten, held_runs, run_folders
 
+if TYPE_CHECKING:
+    from ipywidgets import ValueWidget
+    from matplotlib.axes import Axes
+
+    from spectral_diffusion.doe.taguchi import Study
+
 # %% auto #0
-__all__ = ['VIEWS', 'tell_apart', 'run_table', 'curves_of', 'samples_of', 'draw_runs', 'run_browser', 'draw_study',
+__all__ = ['VIEWS', 'LABEL', 'tell_apart', 'run_table', 'curves_of', 'samples_of', 'draw_curves', 'draw_samples', 'draw_runs',
+           'Shelf', 'run_browser', 'draw_study', 'predicted_words', 'study_controls', 'level_controls',
            'taguchi_explorer']
 
 # %% ../../nbs/lab/browsers.ipynb #c1cf892d
@@ -87,6 +97,45 @@ def samples_of(
     return tiles.reshape(-1, 4, side, side, 3).swapaxes(1, 2).reshape(-1, 4 * side, 3)
 
 # %% ../../nbs/lab/browsers.ipynb #984db759
+def draw_curves(
+    ax: Axes,  # to draw into
+    records: list[Record],  # complete runs, no more than there are colours
+) -> list[str]:  # where each curve ends
+    "The loss curves of runs, a colour a run and a line style an arm."
+    from spectral_diffusion.core.plot import CYCLE
+
+    ends = []
+    for record, color in zip(records, CYCLE, strict=False):
+        styles = itertools.cycle(("-", "--", ":", "-."))
+        for (arm, rows), style in zip(curves_of(record).items(), styles, strict=False):
+            name = f"{record.path.name[:6]} {arm}".strip()
+            ax.plot(rows["step"].clip(lower=1), rows["loss"], style, color=color, label=name)
+            ends.append(f"{name} ends at {rows['loss'].iloc[-1]:.4g}")
+    ax.set(xlabel="optimiser steps", title="held-out loss" if ends else "these runs have no training curve")
+    if ends:
+        ax.set(xscale="log", yscale="log")
+        for axis in (ax.xaxis, ax.yaxis):
+            plain_log(axis)
+    if 0 < len(ends) <= 8:
+        ax.legend()
+    return ends
+
+# %% ../../nbs/lab/browsers.ipynb #3a76b881
+def draw_samples(
+    ax: Axes,  # to draw into
+    records: list[Record],  # complete runs
+) -> None:
+    "The samples of the first run that has some."
+    ax.set(title="no samples are kept")
+    ax.set_axis_off()
+    for record in records:
+        mosaic = samples_of(record)
+        if mosaic is not None:
+            ax.imshow(mosaic, interpolation="nearest")
+            ax.set(title=f"samples of {record.path.name[:6]}")
+            return
+
+# %% ../../nbs/lab/browsers.ipynb #1d1934de
 def draw_runs(
     records: list[Record],  # complete runs
     labels: list[str],  # one for each
@@ -99,34 +148,48 @@ def draw_runs(
     if len(records) > len(CYCLE):
         raise InputError(f"at most {len(CYCLE)} runs have colours of their own, got {len(records)}")
     fig, (left, right) = figure(1, 2, height=2.9)
-    ends = []
-    for record, color in zip(records, CYCLE, strict=False):
-        for (arm, rows), style in zip(curves_of(record).items(), ("-", "--", ":", "-.") * 9, strict=False):
-            left.plot(
-                rows["step"].clip(lower=1),
-                rows["loss"],
-                style,
-                color=color,
-                label=f"{record.path.name[:6]} {arm}".strip(),
-            )
-            ends.append(f"{record.path.name[:6]} {arm}".strip() + f" ends at {rows['loss'].iloc[-1]:.4g}")
-    left.set(xlabel="optimiser steps", title="held-out loss" if ends else "these runs have no training curve")
-    if ends:
-        left.set(xscale="log", yscale="log")
-        for axis in (left.xaxis, left.yaxis):
-            plain_log(axis)
-    if 0 < len(ends) <= 8:
-        left.legend()
-    shown = next(((r, mosaic) for r in records if (mosaic := samples_of(r)) is not None), None)
-    right.set_axis_off()
-    if shown:
-        right.imshow(shown[1], interpolation="nearest")
-    right.set_title(f"samples of {shown[0].path.name[:6]}" if shown else "no samples are kept")
-    return to_picture(
-        fig, f"{len(records)} runs; loss: {', '.join(ends) or 'no curve'}", run_table(records, labels)
-    )
+    ends = draw_curves(left, records)
+    draw_samples(right, records)
+    words = f"{len(records)} runs; loss: {', '.join(ends) or 'no curve'}"
+    return to_picture(fig, words, run_table(records, labels))
 
-# %% ../../nbs/lab/browsers.ipynb #3a76b881
+# %% ../../nbs/lab/browsers.ipynb #944fc726
+class Shelf:
+    "The complete runs below a folder by benchmark; those of a benchmark are read when it is asked for."
+
+    def __init__(
+        self,
+        root: Path | str | None = None,  # of the results
+    ):
+        self.folders: dict[str, list[Path]] = {}
+        for path in run_folders(root):
+            self.folders.setdefault(path.parent.name, []).append(path)
+        if not self.folders:
+            hint = "hint: `make report`, or `spectral-diffusion train`"
+            raise InputError(f"no complete run in {results_root(root).name!r}; {hint}")
+        self.known: dict[str, tuple[list[Record], list[str]]] = {}
+
+    def read(
+        self,
+        bench: str,  # its name
+    ) -> tuple[list[Record], list[str]]:  # and the label of each
+        "The runs of a benchmark."
+        if bench not in self.known:
+            records = [r for path in self.folders[bench] for r in held_runs(load_record(path))]
+            self.known[bench] = records, tell_apart([r.config for r in records])
+        return self.known[bench]
+
+    def choices(
+        self,
+        bench: str,  # its name
+    ) -> tuple[list[tuple[str, int]], int]:  # label and place of each run; the first that has a curve
+        "What a list of the runs of a benchmark offers."
+        records, labels = self.read(bench)
+        names = [f"{r.path.name[:6]}  {label}" for r, label in zip(records, labels, strict=True)]
+        first = next((i for i, r in enumerate(records) if curves_of(r)), 0)
+        return [(name, i) for i, name in enumerate(names)], first
+
+# %% ../../nbs/lab/browsers.ipynb #e162477c
 def run_browser(
     root: Path | str | None = None,  # of the results
     bench: str | None = None,  # shown first; the first one when not given
@@ -134,23 +197,8 @@ def run_browser(
     "Choose a benchmark and some of its runs, and see settings, curves and samples."
     from ipywidgets import SelectMultiple
 
-    folders: dict[str, list[Path]] = {}
-    for path in run_folders(root):
-        folders.setdefault(path.parent.name, []).append(path)
-    if not folders:
-        raise InputError(
-            f"no complete run in {results_root(root).name!r}; hint: `make report`, or `spectral-diffusion"
-            " train`"
-        )
-    known: dict[str, tuple[list[Record], list[str]]] = {}
-
-    def read(name):
-        if name not in known:
-            records = [r for p in folders[name] for r in held_runs(load_record(p))]
-            known[name] = records, tell_apart([r.config for r in records])
-        return known[name]
-
-    benches = choice("benchmark", list(folders), bench or next(iter(folders)))
+    shelf = Shelf(root)
+    benches = choice("benchmark", list(shelf.folders), bench or next(iter(shelf.folders)))
     runs = SelectMultiple(
         description="runs (several with Shift)",
         rows=6,
@@ -159,16 +207,11 @@ def run_browser(
     )
 
     def fill(change=None):
-        records, labels = read(benches.value)
-        runs.options = [
-            (f"{r.path.name[:6]}  {label}", i)
-            for i, (r, label) in enumerate(zip(records, labels, strict=True))
-        ]
-        first = next((i for i, r in enumerate(records) if curves_of(r)), 0)
+        runs.options, first = shelf.choices(str(benches.value))
         runs.value = (first,)
 
     def draw(bench, runs):
-        records, labels = read(bench)
+        records, labels = shelf.read(bench)
         return draw_runs([records[i] for i in runs], [labels[i] for i in runs])
 
     fill()
@@ -176,7 +219,11 @@ def run_browser(
     return Panel(draw, {"bench": benches, "runs": runs})
 
 # %% ../../nbs/lab/browsers.ipynb #1946a850
-VIEWS = ("main effects", "contribution", "values")
+VIEWS = {  # what is drawn -> the function of the page figures that draws it
+    "main effects": "plot_main_effects",
+    "contribution": "plot_contribution",
+    "values": "plot_distributions",
+}
 
 
 def draw_study(
@@ -187,33 +234,78 @@ def draw_study(
     response: str = "sn",  # "sn", "mean" or "raw"
     view: str = "main effects",  # a name in `VIEWS`
     pooled: tuple[str, ...] = (),  # factors counted as scatter
-    setting: dict[str, object] | None = None,  # factor -> level, to be predicted
+    setting: dict[str, Hashable] | None = None,  # factor -> level, to be predicted
 ) -> Picture:  # with the analysis of variance as its table
     "One view of a study, its sentence, and the prediction for a setting."
-    from spectral_diffusion.doe.taguchi import (
-        analyze,
-        plot_contribution,
-        plot_distributions,
-        plot_main_effects,
-        predict,
-    )
+    from spectral_diffusion.doe import figures
+    from spectral_diffusion.doe.taguchi import analyze
 
     if view not in VIEWS:
         raise unknown_name("view", view, list(VIEWS))
     study = analyze(design, y, goal, response=response, pool=list(pooled) or None)
-    words = study.sentence() + "."
+    words = f"{study.sentence()}."
     if setting is not None:
-        said = predict(study, setting)
-        range_ = f" ({said.low:.3g} to {said.high:.3g})" if study.error_dof else ""
-        words += (
-            f" Predicted {study.unit} for {', '.join(f'{k} = {v}' for k, v in setting.items())}:"
-            f" {said.value:.3g}{range_}."
-        )
-    draw = dict(zip(VIEWS, (plot_main_effects, plot_contribution, plot_distributions), strict=True))[view]
+        words += f" {predicted_words(study, setting)}"
+    draw = getattr(figures, VIEWS[view])
     table = study.anova.round(3).to_html(escape=True, border=0, na_rep="")
     return to_picture(draw(study), words, f'<div style="overflow: auto">{table}</div>')
 
 # %% ../../nbs/lab/browsers.ipynb #2804f271
+def predicted_words(
+    study: Study,  # analysed
+    setting: dict[str, Hashable],  # factor -> level
+) -> str:  # with its interval where the study has scatter to make one of
+    "What a study predicts for a setting, as a sentence."
+    from spectral_diffusion.doe.confirm import predict
+
+    said = predict(study, setting)
+    levels = ", ".join(f"{factor} = {level}" for factor, level in setting.items())
+    interval = f" ({said.low:.3g} to {said.high:.3g})" if study.error_dof else ""
+    return f"Predicted {study.unit} for {levels}: {said.value:.3g}{interval}."
+
+# %% ../../nbs/lab/browsers.ipynb #308e869f
+LABEL = {"description_width": "initial"}  # a label is as wide as its words
+
+
+def study_controls(
+    levels: dict[str, list],  # factor -> its levels
+    goal: str,  # chosen first
+    pooled: tuple[str, ...],  # chosen first
+) -> dict[str, ValueWidget]:  # named as the arguments of `draw_study`
+    "Goal, response, view, and what is counted as scatter."
+    from ipywidgets import SelectMultiple
+
+    from spectral_diffusion.doe.signal_to_noise import GOALS
+    from spectral_diffusion.doe.taguchi import RESPONSES
+
+    rows = min(5, len(levels))
+    pool = SelectMultiple(
+        options=list(levels), value=pooled, description="count as scatter", rows=rows, style=LABEL
+    )
+    return {
+        "goal": choice("goal", [g for g in GOALS if g != "target"], goal),
+        "response": choice("response", list(RESPONSES), "sn"),
+        "view": choice("view", list(VIEWS), next(iter(VIEWS))),
+        "pooled": pool,
+    }
+
+# %% ../../nbs/lab/browsers.ipynb #94fdbf95
+def level_controls(
+    levels: dict[str, list],  # factor -> its levels
+) -> dict[str, ValueWidget]:  # named "level " and the factor
+    "A list of levels a factor, from which one is predicted."
+    from ipywidgets import Dropdown
+
+    controls = {}
+    for factor, values in levels.items():
+        options = [(str(v), v) for v in values]
+        name = f"predict {factor}"
+        controls[f"level {factor}"] = Dropdown(
+            options=options, value=values[0], description=name, style=LABEL
+        )
+    return controls
+
+# %% ../../nbs/lab/browsers.ipynb #9e9a2a44
 def taguchi_explorer(
     design: pd.DataFrame,  # one row a run, one column a factor
     y: Float[np.ndarray, "n ..."],  # responses: runs x replicates
@@ -221,45 +313,14 @@ def taguchi_explorer(
     pooled: tuple[str, ...] = (),  # factors counted as scatter
 ) -> Panel:
     "Change the goal, the response, the pooled factors and the predicted setting of a study."
-    from ipywidgets import Dropdown, SelectMultiple
+    from spectral_diffusion.doe.terms import read_design
 
-    from spectral_diffusion.doe.taguchi import GOALS, RESPONSES, read_design
-
-    levels = {f: list(column.cat.categories) for f, column in read_design(design).items()}
+    levels = {str(f): list(column.cat.categories) for f, column in read_design(design).items()}
     if unknown := [f for f in pooled if f not in levels]:
         raise unknown_name("pooled factor", unknown[0], list(levels))
-    pool = SelectMultiple(
-        options=list(levels),
-        value=tuple(pooled),
-        description="count as scatter",
-        rows=min(5, len(levels)),
-        style={"description_width": "initial"},
-    )
-    controls = {
-        "goal": choice("goal", [g for g in GOALS if g != "target"], goal),
-        "response": choice("response", list(RESPONSES), "sn"),
-        "view": choice("view", list(VIEWS), VIEWS[0]),
-        "pooled": pool,
-    }
-    own = {
-        f"level {f}": Dropdown(
-            options=[(str(v), v) for v in values],
-            value=values[0],
-            description=f"predict {f}",
-            style={"description_width": "initial"},
-        )
-        for f, values in levels.items()
-    }
 
     def draw(goal, response, view, pooled, **chosen):
-        return draw_study(
-            design,
-            y,
-            goal=goal,
-            response=response,
-            view=view,
-            pooled=pooled,
-            setting={f: chosen[f"level {f}"] for f in levels},
-        )
+        setting = {f: chosen[f"level {f}"] for f in levels}
+        return draw_study(design, y, goal=goal, response=response, view=view, pooled=pooled, setting=setting)
 
-    return Panel(draw, {**controls, **own})
+    return Panel(draw, {**study_controls(levels, goal, tuple(pooled)), **level_controls(levels)})

@@ -5,6 +5,9 @@
 # %% ../../nbs/lab/masks.ipynb #3485a09e
 from __future__ import annotations
 
+from functools import partial
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Shaped
@@ -14,8 +17,12 @@ from ..core.registry import InputError
 from .panel import Panel, Picture, slider, to_picture
 from ..signals.fourier import bin_weights, irfft2, radius, rfft2
 
+if TYPE_CHECKING:
+    from ipywidgets import ValueWidget
+    from matplotlib.axes import Axes
+
 # %% auto #0
-__all__ = ['brush', 'keep', 'whole', 'draw_mask', 'mask_painter']
+__all__ = ['CHANGES', 'brush', 'keep', 'whole', 'draw_plane', 'kept_shares', 'draw_mask', 'brush_controls', 'mask_painter']
 
 # %% ../../nbs/lab/masks.ipynb #07f34005
 def brush(
@@ -75,61 +82,73 @@ def whole(
     )
 
 # %% ../../nbs/lab/masks.ipynb #d677de98
+def draw_plane(
+    ax: Axes,  # to draw into
+    power: Float[Tensor, "h k"],  # of the image
+    mask: Bool[Tensor, "h k"],  # coefficients to keep
+    outline: Bool[Tensor, "h k"] | None,  # a brush to show
+    w: int,  # columns of the image
+) -> None:
+    "The whole spectrum, what is taken out in red, the brush as a line."
+    from matplotlib.colors import ListedColormap
+
+    from spectral_diffusion.core.plot import COLORS
+
+    red, floor = ListedColormap([COLORS["failure"]]), 1e-8 * power.max().item()
+    taken = np.ma.masked_where(whole(mask, w).numpy(), np.ones((len(power), w)))
+    square = {"aspect": w / len(power), "interpolation": "nearest"}  # like the plane of frequencies
+    ax.imshow(whole(power, w).clamp(min=floor).log10().numpy(), **square)
+    ax.imshow(taken, cmap=red, alpha=0.6, **square)
+    if outline is not None and 0 < outline.sum() < outline.numel():
+        ax.contour(whole(outline, w).double().numpy(), levels=[0.5], colors=[COLORS["contender"]])
+    ax.set(xticks=[], yticks=[], title="spectrum; red: taken out, orange: brush")
+    ax.set(xlabel="horizontal frequency", ylabel="vertical frequency")
+
+# %% ../../nbs/lab/masks.ipynb #e6048c07
+def kept_shares(
+    power: Float[Tensor, "h k"],  # of an image
+    mask: Bool[Tensor, "h k"],  # coefficients to keep
+    w: int,  # columns of the image
+) -> tuple[float, float]:  # of the coefficients; of the power without the mean
+    "How much a mask keeps, of what can be kept: a constant image has all of its contrast."
+    weights = bin_weights(len(power), w)
+    energy = weights * power
+    energy[0, 0] = 0.0
+    total, left = energy.sum().item(), (energy * mask).sum().item()
+    return (weights * mask).sum().item() / weights.sum().item(), left / total if total else 1.0
+
+# %% ../../nbs/lab/masks.ipynb #39bcfbff
 def draw_mask(
     x: Float[Tensor, "c h w"],  # an image in [-1, 1]
     mask: Bool[Tensor, "h k"],  # coefficients to keep
     outline: Bool[Tensor, "h k"] | None = None,  # a brush to show on the spectrum
 ) -> Picture:  # spectrum and image
     "The spectrum with what is taken out marked, beside the image that is left."
-    from matplotlib.colors import ListedColormap
+    from spectral_diffusion.core.plot import figure, to_pixels
 
-    from spectral_diffusion.core.plot import COLORS, figure, to_pixels
-
-    (h, w), kept = x.shape[-2:], keep(x, mask)
-    power, weights = rfft2(x.double()).abs().square().mean(0), bin_weights(*x.shape[-2:])
+    kept, power = keep(x, mask), rfft2(x.double()).abs().square().mean(0)
     fig, (left, right) = figure(1, 2, height=3.45)
-    left.imshow(
-        whole(power, w).clamp(min=1e-8 * power.max().item()).log10().numpy(),
-        aspect=w / h,
-        interpolation="nearest",
-    )  # square, like the plane of frequencies
-    left.imshow(
-        np.ma.masked_where(whole(mask, w).numpy(), np.ones((h, w))),
-        cmap=ListedColormap([COLORS["failure"]]),
-        alpha=0.6,
-        aspect=w / h,
-        interpolation="nearest",
-    )
-    if outline is not None and 0 < outline.sum() < outline.numel():
-        left.contour(whole(outline, w).double().numpy(), levels=[0.5], colors=[COLORS["contender"]])
-    left.set(
-        xticks=[],
-        yticks=[],
-        title="spectrum; red: taken out, orange: brush",
-        xlabel="horizontal frequency",
-        ylabel="vertical frequency",
-    )
+    draw_plane(left, power, mask, outline, x.shape[-1])
     right.imshow(to_pixels(kept), vmin=0, vmax=1, interpolation="nearest")
     right.set(xticks=[], yticks=[], title="the image of what is kept")
-    energy = weights * power
-    energy[0, 0] = 0.0
-    total, left_over = energy.sum().item(), (energy * mask).sum().item()
-    share = (weights * mask).sum().item() / weights.sum().item()
-    return to_picture(
-        fig,
-        f"{share:.1%} of the coefficients are kept; they hold {left_over / total if total else 1:.1%} of the"
-        " contrast (the power without the mean)",
-    )
+    share, contrast = kept_shares(power, mask, x.shape[-1])
+    words = f"{share:.1%} of the coefficients are kept; they hold {contrast:.1%} of the contrast"
+    return to_picture(fig, f"{words} (the power without the mean)")
 
 # %% ../../nbs/lab/masks.ipynb #3b34071a
-def mask_painter(
-    x: Float[Tensor, "c h w"],  # an image in [-1, 1]
-) -> Panel:  # `memory["mask"]` is the mask
-    "Paint on the spectrum of an image: choose a ring or a wedge, then remove it or keep it."
+CHANGES = {  # label of a button -> the new mask, of the old one and the brush
+    "Remove": lambda mask, b: mask & ~b,
+    "Keep": lambda mask, b: mask | b,
+    "Keep only this": lambda mask, b: b,
+    "Invert": lambda mask, b: ~mask,
+    "Start again": lambda mask, b: torch.ones_like(mask),
+}
+
+
+def brush_controls() -> dict[str, ValueWidget]:  # named as the arguments of the brush, low and high in one
+    "The sliders of a brush."
     from ipywidgets import FloatRangeSlider
 
-    h, w = x.shape[-2:]
-    memory = {"mask": torch.ones(h, w // 2 + 1, dtype=torch.bool)}
     ring = FloatRangeSlider(
         value=(0.1, 0.25),
         min=0.0,
@@ -140,28 +159,25 @@ def mask_painter(
         style={"description_width": "initial"},
         layout={"width": "400px"},
     )
-    controls = {
-        "ring": ring,
-        "angle": slider("angle (degrees)", 0, -90, 90, 5),
-        "width": slider("width (degrees)", 180, 5, 180, 5),
-    }
+    angle = slider("angle (degrees)", 0, -90, 90, 5)
+    return {"ring": ring, "angle": angle, "width": slider("width (degrees)", 180, 5, 180, 5)}
+
+# %% ../../nbs/lab/masks.ipynb #28ff9d17
+def mask_painter(
+    x: Float[Tensor, "c h w"],  # an image in [-1, 1]
+) -> Panel:  # `memory["mask"]` is the mask
+    "Paint on the spectrum of an image: choose a ring or a wedge, then remove it or keep it."
+    h, w = x.shape[-2:]
+    memory, controls = {"mask": torch.ones(h, w // 2 + 1, dtype=torch.bool)}, brush_controls()
 
     def marked(ring, angle, width):
         return brush(h, w, *ring, angle, width)
 
     def paint(change):
-        def act():
-            memory["mask"] = change(memory["mask"], marked(**{name: c.value for name, c in controls.items()}))
+        values = {name: control.value for name, control in controls.items()}
+        memory["mask"] = change(memory["mask"], marked(**values))
 
-        return act
-
-    actions = {
-        "Remove": paint(lambda mask, b: mask & ~b),
-        "Keep": paint(lambda mask, b: mask | b),
-        "Keep only this": paint(lambda mask, b: b),
-        "Invert": paint(lambda mask, b: ~mask),
-        "Start again": paint(lambda mask, b: torch.ones_like(mask)),
-    }
+    actions = {label: partial(paint, change) for label, change in CHANGES.items()}
     panel = Panel(lambda **values: draw_mask(x, memory["mask"], marked(**values)), controls, actions)
     panel.memory = memory
     return panel

@@ -7,17 +7,33 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float
 
 from ..core.registry import InputError
 from .panel import Picture, image_view, plain_log, spoken, to_picture, two_forms
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 # %% auto #0
-__all__ = ['draw_training', 'Monitor']
+__all__ = ['running_mean', 'draw_training', 'draw_losses', 'Walk', 'LiveView', 'Monitor', 'watch', 'wait_for']
 
 # %% ../../nbs/lab/monitor.ipynb #579ad153
+def running_mean(
+    values: Float[np.ndarray, " n"],  # one a step
+    window: int,  # steps behind a mean; the first steps have fewer
+) -> Float[np.ndarray, " n"]:
+    "The mean of each value and of those before it, up to a window."
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(ends - window, 0)
+    return (total[ends] - total[starts]) / (ends - starts)
+
+# %% ../../nbs/lab/monitor.ipynb #41de200a
 def draw_training(
     losses: list[float],  # of each step
     seconds: float,  # since the start
@@ -28,33 +44,105 @@ def draw_training(
     from spectral_diffusion.core.plot import COLORS, figure
 
     fig, ax = figure(height=2.7)
-    y, n = np.asarray(losses, dtype=np.float64), len(losses)
-    window = min(n, max(25, n // 10))
-    thin = max(1, n // 1000)  # more dots than pixels help nobody
-    if n:
-        total = np.concatenate([[0.0], np.cumsum(y)])
-        ends = np.arange(1, n + 1)
-        starts = np.maximum(ends - window, 0)
-        mean = (total[ends] - total[starts]) / (ends - starts)
-        ax.plot(ends[::thin], y[::thin], ".", markersize=2, color=COLORS["control"], label="each step")
-        ax.plot(ends, mean, color=COLORS["contender"], label=f"mean of the last {window} steps")
-        if y.min() > 0 and y.max() > 3 * y.min():
-            ax.set_yscale("log")
-            plain_log(ax.yaxis)
+    now = f"step {len(losses)}, {seconds:.0f} s: "
+    now += draw_losses(ax, np.asarray(losses, dtype=np.float64)) if losses else "no step yet"
     if reference is not None:
         ax.axhline(reference, color=COLORS["theory"], ls="--", lw=1, label="Wiener filter")
+        now += f", Wiener filter {reference:.4f}"
     ax.set(xlabel="optimiser steps", ylabel="loss")
-    if n or reference is not None:
+    if losses or reference is not None:
         ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
-    now = (
-        f"step {n}, {seconds:.0f} s"
-        + (f": mean loss of the last {window} steps {mean[-1]:.4f}" if n else ": no step yet")
-        + (f", Wiener filter {reference:.4f}" if reference is not None else "")
-    )
     return to_picture(fig, f"{now}. {ending}".strip())
 
-# %% ../../nbs/lab/monitor.ipynb #82c1fced
-class Monitor:
+# %% ../../nbs/lab/monitor.ipynb #4cf77fc7
+def draw_losses(
+    ax: Axes,  # to draw into
+    losses: Float[np.ndarray, " n"],  # of each step, at least one
+) -> str:  # the last mean in words
+    "Dots and a running mean; the axis is logarithmic where the losses span more than a factor of three."
+    from spectral_diffusion.core.plot import COLORS
+
+    n = len(losses)
+    window = min(n, max(25, n // 10))
+    steps, mean = np.arange(1, n + 1), running_mean(losses, window)
+    thin = max(1, n // 1000)  # more dots than pixels help nobody
+    ax.plot(steps[::thin], losses[::thin], ".", markersize=2, color=COLORS["control"], label="each step")
+    ax.plot(steps, mean, color=COLORS["contender"], label=f"mean of the last {window} steps")
+    if losses.min() > 0 and losses.max() > 3 * losses.min():
+        ax.set_yscale("log")
+        plain_log(ax.yaxis)
+    return f"mean loss of the last {window} steps {mean[-1]:.4f}"
+
+# %% ../../nbs/lab/monitor.ipynb #09713fb8
+class Walk:
+    "Training states taken one after another: their losses, the last of them, and why it is the last."
+
+    def __init__(
+        self,
+        states: Iterator,  # training states with `.loss`, from `train` or `steps_of`
+        seconds: float,  # limit on the wall clock
+    ):
+        if not seconds > 0:
+            raise InputError(f"seconds must be positive, got {seconds}")
+        self.states, self.seconds = states, seconds
+        self.losses: list[float] = []
+        self.state, self.ending = None, ""
+        self.asked, self.begun = threading.Event(), time.monotonic()
+
+    def stop(self) -> None:
+        "Ask for the end after the present step."
+        self.asked.set()
+
+    def last(self) -> str:  # empty while training goes on
+        "Why the present step is the last one."
+        if self.asked.is_set():
+            return "Stopped."
+        return "The time is up." if time.monotonic() - self.begun >= self.seconds else ""
+
+    def steps(self) -> Iterator[int]:  # how many states were taken
+        "Take state after state; then `ending` says why no more are taken."
+        for state in self.states:
+            if self.state is None:
+                self.begun = time.monotonic()  # the first step, which loads the optimiser, is not counted
+            self.state = state
+            self.losses.append(float(state.loss))
+            if ending := self.last():
+                self.ending = ending
+                return
+            yield len(self.losses)
+        self.ending = "All steps are done."
+
+# %% ../../nbs/lab/monitor.ipynb #ba0b1034
+class LiveView:
+    "A Stop button above a picture that changes, and its words."
+
+    def __init__(
+        self,
+        stop: Callable[[], None],  # what the button does
+    ):
+        from ipywidgets import HTML, Button, VBox
+
+        self.button = Button(description="Stop", icon="stop", tooltip="End training after the present step")
+        self.button.on_click(lambda button: stop())
+        self.image, self.words, self.shown = image_view(), HTML(), False
+        self.box = VBox([self.button, self.image, self.words])
+
+    def put(self, picture: Picture) -> None:
+        "Put a picture and its words in place of the last."
+        self.picture = picture
+        self.image.value, self.image.tooltip = picture.png, picture.words
+        self.words.value = spoken(picture.words)
+
+    def show(self, *, update: bool = False) -> None:
+        "Display the view with the present picture beside it, or bring that picture up to date."
+        from IPython.display import display
+
+        data, metadata = two_forms(self.picture, self.box)
+        display(data, metadata=metadata, raw=True, display_id=f"monitor-{id(self)}", update=update)
+        self.shown = True
+
+# %% ../../nbs/lab/monitor.ipynb #86358418
+class Monitor(Walk):
     "Training in a thread of its own, drawn while it runs, with a button that ends it after the present step."
 
     def __init__(
@@ -65,95 +153,67 @@ class Monitor:
         reference: float | None = None,  # a loss to compare with
         every: float = 1.0,  # seconds between two drawings
     ):
-        from ipywidgets import HTML, Button, VBox
+        super().__init__(states, seconds)
+        if not every > 0:
+            raise InputError(f"every must be positive, got {every}")
+        self.reference, self.every = reference, every
+        self.error: BaseException | None = None
+        self.ended = threading.Event()
+        self.live = LiveView(self.stop)
+        self.button, self.image, self.words = self.live.button, self.live.image, self.live.words
+        self.draw()
+        threading.Thread(target=watch, args=(self,), name="training", daemon=True).start()
 
-        if not seconds > 0 or not every > 0:
-            raise InputError(f"seconds and every must be positive, got {seconds} and {every}")
-        self.states, self.seconds, self.reference, self.every = states, seconds, reference, every
-        self.losses, self.state, self.error, self.ending, self.elapsed, self.shown = (
-            [],
-            None,
-            None,
-            "",
-            None,
-            False,
-        )
-        self.asked, self.ended, self.begun = threading.Event(), threading.Event(), time.monotonic()
-        self.button = Button(description="Stop", icon="stop", tooltip="End training after the present step")
-        self.button.on_click(lambda button: self.stop())
-        self.image, self.words = image_view(), HTML()
-        self.view = VBox([self.button, self.image, self.words])
-        self.update()
-        threading.Thread(target=self.run, name="training", daemon=True).start()
-
-    def stop(self) -> None:
-        "Ask for the end after the present step."
-        self.asked.set()
-
-    def walk(self) -> str:  # why it ended
-        "Take state after state."
-        drawn = time.monotonic()
-        for state in self.states:
-            if self.state is None:
-                self.begun = time.monotonic()  # the first step, which loads the optimiser, is not counted
-            self.state = state
-            self.losses.append(float(state.loss))
-            if self.asked.is_set():
-                return "Stopped."
-            if time.monotonic() - self.begun >= self.seconds:
-                return "The time is up."
-            if time.monotonic() - drawn >= self.every:
-                self.update()
-                drawn = time.monotonic()
-        return "All steps are done."
-
-    def run(self) -> None:
-        "What the thread does; whatever happens it ends by saying so."
-        try:
-            self.ending = self.walk()
-        except BaseException as error:
-            self.error, self.ending = error, f"Failed: {error}"
-        try:
-            if hasattr(self.states, "close"):
-                self.states.close()
-            self.elapsed, self.button.disabled = time.monotonic() - self.begun, True
-            self.update()
-        finally:
-            self.ended.set()
-
-    def update(self) -> None:
+    def draw(self) -> None:
         "Draw what there is."
-        seconds = time.monotonic() - self.begun if self.elapsed is None else self.elapsed
-        self.picture = draw_training(self.losses, seconds, self.reference, self.ending)
-        self.image.value, self.image.tooltip, self.words.value = (
-            self.picture.png,
-            self.picture.words,
-            spoken(self.picture.words),
-        )
+        seconds = time.monotonic() - self.begun
+        self.live.put(draw_training(self.losses, seconds, self.reference, self.ending))
 
     def wait(self, seconds: float | None = None) -> object:  # the last training state
-        """Wait for the end, at most some seconds; then, or when the kernel is interrupted, training is
-        stopped."""
-        try:
-            if not self.ended.wait(seconds):
-                self.stop()
-            self.ended.wait()
-        except KeyboardInterrupt:
-            self.stop()
-            self.ended.wait()
-        if self.shown:
-            self.show(update=True)
+        "Wait for the end, which comes at the latest after some seconds; a failure of training is raised."
+        wait_for(self.ended, seconds, self.stop)
+        if self.live.shown:
+            self.live.show(update=True)
         if self.error is not None:
             raise self.error
         return self.state
 
-    def show(self, *, update: bool = False) -> None:
-        "Display the live view and the present picture; `wait` brings the picture up to date."
-        from IPython.display import display
-
-        data, metadata = two_forms(self.picture, self.view)
-        display(data, metadata=metadata, raw=True, display_id=f"monitor-{id(self)}", update=update)
-        self.shown = True
-
     def _ipython_display_(self) -> None:
-        self.show()
+        self.live.show()
+
+# %% ../../nbs/lab/monitor.ipynb #9e6d0281
+def watch(
+    monitor: Monitor,  # its states are walked through
+) -> None:
+    "What the thread does; whatever happens it ends by saying so."
+    try:
+        drawn = time.monotonic()
+        for _ in monitor.steps():
+            if time.monotonic() - drawn >= monitor.every:
+                monitor.draw()
+                drawn = time.monotonic()
+    except BaseException as error:
+        monitor.error, monitor.ending = error, f"Failed: {error}"
+    try:
+        close = getattr(monitor.states, "close", None)  # a generator has it, another iterator need not
+        if close:
+            close()
+        monitor.button.disabled = True
+        monitor.draw()
+    finally:
+        monitor.ended.set()
+
+# %% ../../nbs/lab/monitor.ipynb #1fcc8208
+def wait_for(
+    ended: threading.Event,  # set at the end
+    seconds: float | None,  # to wait before the end is asked for; None waits until it comes
+    stop: Callable[[], None],  # asks for the end
+) -> None:
+    "Wait for an end; when the time is up, or the kernel is interrupted, ask for it and wait on."
+    try:
+        if not ended.wait(seconds):
+            stop()
+        ended.wait()
+    except KeyboardInterrupt:
+        stop()
+        ended.wait()

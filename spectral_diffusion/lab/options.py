@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import re
 
-from ..core.config import parse_yaml
+from ..core.parse import parse_yaml
 from ..core.registry import InputError
 
 # %% auto #0
@@ -32,7 +32,7 @@ def plain_path(text: str) -> str:
     "A path as given; ~ stands for the home also where no shell has replaced it."
     if not text.startswith("~"):
         return text
-    from spectral_diffusion.core.runtime import expand_home
+    from spectral_diffusion.core.files import expand_home
 
     try:
         return str(expand_home(text))

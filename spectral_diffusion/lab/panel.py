@@ -9,15 +9,19 @@ import base64
 import html
 import io
 import threading
-from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..core.registry import InputError, unknown_name
 
+if TYPE_CHECKING:
+    from ipywidgets import Box, Button, Dropdown, Image, ValueWidget, Widget
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
 # %% auto #0
 __all__ = ['DPI', 'WIDGET', 'Picture', 'to_picture', 'slider', 'choice', 'image_view', 'plain_log', 'spoken', 'two_forms',
-           'Panel']
+           'rows_of', 'Panel']
 
 # %% ../../nbs/lab/panel.ipynb #106ccd5d
 DPI = 100  # dots an inch: a figure of width 6.4 is as wide as those of every page
@@ -38,7 +42,7 @@ class Picture(NamedTuple):
 
 # %% ../../nbs/lab/panel.ipynb #3b414620
 def to_picture(
-    fig: object,  # a matplotlib Figure; closed when the function returns
+    fig: Figure,  # closed when the function returns
     words: str,  # what it shows
     table: str = "",  # HTML to go below it
 ) -> Picture:
@@ -59,7 +63,7 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 
 def slider(
     label: str, value: float, low: float, high: float, step: float = 0.01
-) -> object:  # an ipywidgets slider; whole numbers give a whole slider
+) -> ValueWidget:  # whole numbers give a whole slider
     "A labelled slider; arrow keys move it."
     from ipywidgets import FloatSlider, IntSlider
 
@@ -78,7 +82,7 @@ def slider(
     )
 
 # %% ../../nbs/lab/panel.ipynb #2dc4ed30
-def choice(label: str, names: list[str], value: str) -> object:  # an ipywidgets Dropdown
+def choice(label: str, names: list[str], value: str) -> Dropdown:
     "A labelled list of which one name is chosen."
     from ipywidgets import Dropdown
 
@@ -93,7 +97,7 @@ def choice(label: str, names: list[str], value: str) -> object:  # an ipywidgets
     )
 
 # %% ../../nbs/lab/panel.ipynb #cb39a742
-def image_view() -> object:  # an ipywidgets Image
+def image_view() -> Image:
     "A place for a picture; its tooltip is what a screen reader calls it."
     from ipywidgets import Image
     from traitlets import Unicode
@@ -104,7 +108,7 @@ def image_view() -> object:  # an ipywidgets Image
     return Described(format="png", layout={"max_width": "100%", "width": "640px"})
 
 # %% ../../nbs/lab/panel.ipynb #d963bd10
-def plain_log(axis: object) -> None:  # of a matplotlib Axes, such as ax.yaxis
+def plain_log(axis: Axis) -> None:  # such as ax.yaxis
     """Ticks in plain numbers on a logarithmic axis, as it is drawn now; matplotlib's formula typesetter
     serves one thread only."""
     from matplotlib.ticker import LogLocator, NullLocator
@@ -122,48 +126,48 @@ def spoken(words: str) -> str:  # HTML
 # %% ../../nbs/lab/panel.ipynb #f749c14a
 def two_forms(
     picture: Picture,  # the present one
-    view: object,  # an ipywidgets box
+    view: Widget,  # the live one
 ) -> tuple[dict, dict]:  # data and metadata of a display
     "The live view, and the picture for where nothing computes."
     data, metadata = picture._repr_mimebundle_()
     return {**data, WIDGET: {"version_major": 2, "version_minor": 0, "model_id": view.model_id}}, metadata
 
 # %% ../../nbs/lab/panel.ipynb #15ed7c23
+def rows_of(
+    *groups: Mapping[str, Widget],  # label -> control; an empty one takes no room
+) -> list[Box]:
+    "Controls side by side, a row a group, broken where the window is narrow."
+    from ipywidgets import Box
+
+    return [Box(list(group.values()), layout={"flex_flow": "row wrap"}) for group in groups if group]
+
+# %% ../../nbs/lab/panel.ipynb #8267efa5
 class Panel:
     "Controls, the picture that a function draws of their values, and the same in words."
 
     def __init__(
         self,
         draw: Callable[..., Picture],  # gets the value of every control by its name
-        controls: dict[str, object],  # name -> ipywidgets control, in the order of the Tab key
-        actions: (
-            dict[str, Callable[[], None]] | None
-        ) = None,  # label of a button -> what it does before the picture is drawn again
+        controls: Mapping[str, ValueWidget],  # name -> control, in the order of the Tab key
+        actions: dict[str, Callable[[], None]] | None = None,  # label of a button -> what it does first
     ):
-        from ipywidgets import HTML, Box, Button, VBox
+        from ipywidgets import HTML, VBox
 
         self.draw, self.controls, self.picture = draw, controls, None
         self.image, self.words = image_view(), HTML()
-        self.buttons = {
-            label: Button(description=label, tooltip=label, layout={"width": "auto"})
-            for label in actions or {}
-        }
-        for label, action in (actions or {}).items():
-            self.buttons[label].on_click(partial(self.act, action))
+        self.buttons = {label: self.button(label, action) for label, action in (actions or {}).items()}
         for control in controls.values():
             control.observe(self.update, "value")
-        rows = [
-            Box(list(group.values()), layout={"flex_flow": "row wrap"})
-            for group in (controls, self.buttons)
-            if group
-        ]
-        self.view = VBox([*rows, self.image, self.words])
+        self.view = VBox([*rows_of(controls, self.buttons), self.image, self.words])
         self.update()
 
-    def act(self, action: Callable[[], None], button: object = None) -> None:
-        "Do what a button says and draw."
-        action()
-        self.update()
+    def button(self, label: str, action: Callable[[], None]) -> Button:
+        "A button that does something and draws."
+        from ipywidgets import Button
+
+        button = Button(description=label, tooltip=label, layout={"width": "auto"})
+        button.on_click(lambda _: (action(), self.update()))
+        return button
 
     def update(self, change: object = None) -> None:
         "Draw the picture anew; bad input is said and leaves the last picture."

@@ -5,8 +5,10 @@
 # %% ../../nbs/lab/scrubbers.ipynb #c0970088
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -22,28 +24,30 @@ from ..noise.process import Process
 from ..noise.theory import GaussianField, gains_for, posterior_variance, total_power
 from ..sampling.engine import SAMPLERS, Step, trajectory
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from spectral_diffusion.noise.process import Level
+
 # %% auto #0
-__all__ = ['radial_mean', 'draw_noise', 'noise_shapes', 'draw_steps', 'sampler_scrubber']
+__all__ = ['radial_mean', 'show_picture', 'draw_floor', 'draw_noise', 'noise_shapes', 'Powers', 'powers_at', 'draw_powers',
+           'draw_steps', 'sampler_scrubber']
 
 # %% ../../nbs/lab/scrubbers.ipynb #2a1050fa
 def radial_mean(
     values: Float[Tensor, "*c h k"],  # per coefficient of the field
     field: GaussianField,  # names basis and size
     bins: int = 16,  # rings up to half a cycle per pixel; the corners beyond share the last one
-) -> tuple[
-    np.ndarray, np.ndarray
-]:  # frequency and mean of each ring that has coefficients, without the mean of the image
+) -> tuple[np.ndarray, np.ndarray]:  # frequency and mean of each ring that has coefficients, but the zeroth
     "Mean over channels and over the directions of a frequency."
     k, weights = field.basis.frequency(*field.size), field.basis.weights(*field.size)
     plane = values.reshape(-1, *k.shape).mean(0)
-    ring = (
-        (2 * bins * k - 1e-9).ceil().long().clamp(max=bins)
-    )  # 0 is frequency zero alone; rounding must not lift a whole number
+    # 0 is frequency zero alone; rounding must not lift a whole number
+    ring = (2 * bins * k - 1e-9).ceil().long().clamp(max=bins).flatten()
 
     def total(v):
-        return torch.zeros(bins + 1, dtype=torch.float64).index_add_(
-            0, ring.flatten(), (weights * v).flatten()
-        )
+        sums = torch.zeros(bins + 1, dtype=torch.float64)
+        return sums.index_add_(0, ring, (weights * v).flatten())
 
     count = total(torch.ones_like(k))
     used = count > 0
@@ -51,6 +55,41 @@ def radial_mean(
     return (total(k) / count)[used].numpy(), (total(plane.double()) / count)[used].numpy()
 
 # %% ../../nbs/lab/scrubbers.ipynb #51977b22
+def show_picture(
+    ax: Axes,  # to draw into
+    x: Float[Tensor, "c h w"],  # a picture, in [-1, 1] but for its noise
+    title: str,  # what it is
+) -> None:
+    "A picture; strong noise is scaled down, to be seen."
+    from spectral_diffusion.core.plot import to_pixels
+
+    seen = x / x.abs().quantile(0.98).clamp(min=1.0)
+    ax.imshow(to_pixels(seen), vmin=0, vmax=1, interpolation="nearest")
+    ax.set(xticks=[], yticks=[], title=title)
+
+# %% ../../nbs/lab/scrubbers.ipynb #51a909fa
+def draw_floor(
+    ax: Axes,  # to draw into
+    field: GaussianField,  # what the filter knows
+    level: Level,  # gains at the present time
+) -> None:
+    "Signal, noise, and the least error of each frequency."
+    from spectral_diffusion.core.plot import COLORS, spectrum_axes
+
+    ones = torch.ones_like(field.power)
+    for v, label, role, style in (
+        (level.a.square() * field.power, "signal", "data", "--"),
+        (level.s.square() * ones, "noise", "control", "--"),
+        (posterior_variance(field.power, level) * ones, "floor", "theory", "-"),
+    ):
+        k, mean = radial_mean(v, field)
+        ax.plot(k, np.where(mean > 0, mean, np.nan), style, color=COLORS[role], label=label)
+    top = max(ax.dataLim.ymax, 1e-12)
+    spectrum_axes(ax).set(ylim=(1e-4 * top, 3 * top), title="power and least error", ylabel="")
+    plain_log(ax.yaxis)
+    ax.legend(loc="lower left")
+
+# %% ../../nbs/lab/scrubbers.ipynb #a4c28fd6
 def draw_noise(
     x0: Float[Tensor, "c h w"],  # an image in [-1, 1]
     field: GaussianField,  # what the filter knows: a spectrum of the image's size
@@ -60,36 +99,21 @@ def draw_noise(
     seed: int = 0,  # of the noise
 ) -> Picture:  # noisy image, estimate, and signal, noise and floor over frequency
     "An image under a forward process, its Wiener estimate, and the least possible error."
-    from spectral_diffusion.core.plot import COLORS, figure, spectrum_axes, to_pixels
+    from spectral_diffusion.core.plot import figure
 
     if tuple(x0.shape[-2:]) != field.size:
         raise InputError(f"image and field must have one size, got {tuple(x0.shape[-2:])} and {field.size}")
     process, x, time_ = preset(name, field), x0[None].double(), torch.tensor([t], dtype=torch.float64)
     xt = process.diffuse(x, time_, process.noise(x, stream(seed, "widgets/noise")))
-    guess, level = field.denoiser(process)(xt, time_), gains_for(field, process, t)
-    seen = xt / xt.abs().quantile(0.98).clamp(min=1.0)  # strong noise is scaled down, to be seen
+    guess = field.denoiser(process)(xt, time_)
     fig, axes = figure(1, 3, height=2.45)
-    for ax, y, title in zip(axes, (seen, guess), ("noisy picture", "Wiener estimate"), strict=False):
-        ax.imshow(to_pixels(y[0]), vmin=0, vmax=1, interpolation="nearest")
-        ax.set(xticks=[], yticks=[], title=title)
-    ones = torch.ones_like(field.power)
-    for v, label, role, style in (
-        (level.a.square() * field.power, "signal", "data", "--"),
-        (level.s.square() * ones, "noise", "control", "--"),
-        (posterior_variance(field.power, level) * ones, "floor", "theory", "-"),
-    ):
-        k, mean = radial_mean(v, field)
-        axes[2].plot(k, np.where(mean > 0, mean, np.nan), style, color=COLORS[role], label=label)
-    top = max(axes[2].dataLim.ymax, 1e-12)
-    spectrum_axes(axes[2]).set(ylim=(1e-4 * top, 3 * top), title="power and least error", ylabel="")
-    plain_log(axes[2].yaxis)
-    axes[2].legend(loc="lower left")
+    show_picture(axes[0], xt[0], "noisy picture")
+    show_picture(axes[1], guess[0], "Wiener estimate")
+    draw_floor(axes[2], field, gains_for(field, process, t))
     before, after = (psnr(y, x).item() for y in (xt, guess))
-    return to_picture(
-        fig,
-        f"{name} at t = {t:.2f}: noisy picture {before:.1f} dB, Wiener estimate {after:.1f} dB; least mean"
-        f" squared error for data of this spectrum {field.loss(process, [t], 'x0'):.3g}",
-    )
+    quality = f"noisy picture {before:.1f} dB, Wiener estimate {after:.1f} dB"
+    least = f"least mean squared error for data of this spectrum {field.loss(process, time_, 'x0'):.3g}"
+    return to_picture(fig, f"{name} at t = {t:.2f}: {quality}; {least}")
 
 # %% ../../nbs/lab/scrubbers.ipynb #38a846e4
 def noise_shapes(
@@ -105,6 +129,48 @@ def noise_shapes(
     )
 
 # %% ../../nbs/lab/scrubbers.ipynb #24cf9c8d
+class Powers(NamedTuple):
+    "Power of the states of a sampler over frequency."
+
+    k: Float[np.ndarray, " r"]  # rings, cycles/pixel
+    got: Float[np.ndarray, " r"]  # of the states
+    want: Float[np.ndarray, " r"]  # the closed form
+
+    @property
+    def decibels(self) -> float:
+        "Mean distance from the closed form in dB."
+        return np.abs(10 * np.log10(self.got / self.want)).mean().item()
+
+
+def powers_at(
+    at: Step,  # of a sampler
+    field: GaussianField,  # the data
+    process: Process,  # the forward process
+) -> Powers:
+    "Power of the states after a step, and what it should be."
+    level = gains_for(field, process, at.t_next)
+    due = (total_power(field.power, level) * torch.ones_like(field.power)).reshape(field.power.shape)
+    power = field.centred(at.x.double(), level.a).abs().square().mean(0)
+    k, want = radial_mean(due, field)
+    return Powers(k, radial_mean(power, field)[1], want)
+
+# %% ../../nbs/lab/scrubbers.ipynb #a2d3e22b
+def draw_powers(
+    ax: Axes,  # to draw into
+    powers: Powers,  # after a step
+    color: str,  # of the sampler
+    bounds: tuple[float, float],  # least and largest power on the way: the axis stays
+) -> None:
+    "The power of states as dots on the closed form."
+    from spectral_diffusion.core.plot import COLORS, spectrum_axes
+
+    spectrum_axes(ax).plot(powers.k, powers.want, color=COLORS["theory"], label="closed form")
+    ax.plot(powers.k, powers.got, "o", markersize=3, color=color, label="states")
+    ax.set(ylim=(0.3 * bounds[0], 3 * bounds[1]), ylabel="", title="power")
+    plain_log(ax.yaxis)
+    ax.legend(loc="lower left")
+
+# %% ../../nbs/lab/scrubbers.ipynb #49d3d8b9
 def draw_steps(
     runs: dict[str, list[Step]],  # name of the sampler -> all its steps
     step: int,  # which one, from 1
@@ -112,44 +178,25 @@ def draw_steps(
     process: Process,  # the forward process
 ) -> Picture:  # a row a sampler: state, estimate, power of the states
     "Where samplers stand after a step, and where they should."
-    from spectral_diffusion.core.plot import COLORS, figure, spectrum_axes, to_pixels
+    from spectral_diffusion.core.plot import COLORS, figure
 
-    if not runs or not all(1 <= step <= len(r) for r in runs.values()):
-        raise InputError(
-            f"step must lie between 1 and the {min(map(len, runs.values()), default=0)} steps of the shortest"
-            f" run, got {step}"
-        )
+    shortest = min(map(len, runs.values()), default=0)
+    if not 1 <= step <= shortest:
+        raise InputError(f"step must lie between 1 and the {shortest} steps of the shortest run, got {step}")
     fig, axes = figure(len(runs), 3, height=2.15 * len(runs) + 0.25)
-    said = []
-    for row, (name, steps), role in zip(
-        np.atleast_2d(axes), runs.items(), ("baseline", "contender") * len(runs), strict=False
-    ):
-        at = steps[step - 1]
-        level = gains_for(field, process, at.t_next)
-        due = (total_power(field.power, level) * torch.ones_like(field.power)).reshape(field.power.shape)
-        power = field.centred(at.x.double(), level.a).abs().square().mean(0)
-        for ax, y, title in zip(
-            row, (at.x, at.x0_hat), (f"{name}, t = {at.t_next:.2f}", "estimate"), strict=False
-        ):
-            y = y[0] / y[0].abs().quantile(0.98).clamp(min=1.0)
-            ax.imshow(to_pixels(y), vmin=0, vmax=1, interpolation="nearest")
-            ax.set(xticks=[], yticks=[], title=title)
-        (k, want), (_, got) = radial_mean(due, field), radial_mean(power, field)
-        spectrum_axes(row[2]).plot(k, want, color=COLORS["theory"], label="closed form")
-        row[2].plot(k, got, "o", markersize=3, color=COLORS[role], label="states")
-        ends = [
-            radial_mean(field.power, field)[1],
-            gains_for(field, process, steps[0].t).s.square().max().item(),
-        ]  # data and noise: the axis stays
-        row[2].set(ylim=(0.3 * min(map(np.min, ends)), 3 * max(map(np.max, ends))), ylabel="", title="power")
-        plain_log(row[2].yaxis)
-        row[2].legend(loc="lower left")
-        said.append(f"{name}: {np.abs(10 * np.log10(got / want)).mean():.2f} dB")
-    return to_picture(
-        fig, f"step {step}; mean distance of the power from the closed form: " + ", ".join(said)
-    )
+    said, data = [], radial_mean(field.power, field)[1]
+    roles = itertools.cycle(("baseline", "contender"))
+    for row, (name, steps), role in zip(np.atleast_2d(axes), runs.items(), roles, strict=False):
+        at, noise = steps[step - 1], gains_for(field, process, steps[0].t).s.square().max().item()
+        powers = powers_at(at, field, process)
+        show_picture(row[0], at.x[0], f"{name}, t = {at.t_next:.2f}")
+        show_picture(row[1], at.x0_hat[0], "estimate")
+        draw_powers(row[2], powers, COLORS[role], (min(data.min(), noise), max(data.max(), noise)))
+        said.append(f"{name}: {powers.decibels:.2f} dB")
+    words = f"step {step}; mean distance of the power from the closed form: {', '.join(said)}"
+    return to_picture(fig, words)
 
-# %% ../../nbs/lab/scrubbers.ipynb #a2d3e22b
+# %% ../../nbs/lab/scrubbers.ipynb #aaf5b014
 def sampler_scrubber(
     denoiser: Callable,  # (x_t, t) -> x0_hat
     process: Process,  # the forward process
@@ -161,33 +208,20 @@ def sampler_scrubber(
     seed: int = 0,  # of the start noise
 ) -> Panel:  # `memory` holds the steps of each sampler that was chosen
     "Step through the states of two samplers from the same noise."
-    channels, memory = field.power.shape[0] if field.power.ndim == 3 else 1, {}
+    shape = (images, field.power.shape[0] if field.power.ndim == 3 else 1, *field.size)
+    memory = {}
 
     def walk(name):
         if name not in memory:
-            memory[name] = list(
-                trajectory(
-                    denoiser,
-                    process,
-                    (images, channels, *field.size),
-                    name,
-                    steps,
-                    generator=stream(seed, "widgets/start"),
-                )
-            )
+            start = stream(seed, "widgets/start")
+            memory[name] = list(trajectory(denoiser, process, shape, name, steps, generator=start))
         return memory[name]
 
     def draw(first, second, step):
         return draw_steps({name: walk(name) for name in (first, second)}, step, field, process)
 
     names, (a, b) = sorted(SAMPLERS), samplers
-    panel = Panel(
-        draw,
-        {
-            "first": choice("first sampler", names, a),
-            "second": choice("second sampler", names, b),
-            "step": slider("step", steps, 1, steps, 1),
-        },
-    )
+    first, second = choice("first sampler", names, a), choice("second sampler", names, b)
+    panel = Panel(draw, {"first": first, "second": second, "step": slider("step", steps, 1, steps, 1)})
     panel.memory = memory
     return panel

@@ -165,7 +165,7 @@ def write_study(
     "Write tables, figures and sentences of a study."
     import matplotlib.pyplot as plt
 
-    from spectral_diffusion.core.runtime import atomic_file
+    from spectral_diffusion.core.files import atomic_file
     from spectral_diffusion.doe.figures import plot_contribution, plot_main_effects
     from spectral_diffusion.run.record import write_csv
 

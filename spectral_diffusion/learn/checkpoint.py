@@ -19,9 +19,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..core.config import parse_json, read_text
+from ..core.files import atomic_dir, read_text, sha256
+from ..core.parse import parse_json
 from ..core.registry import InputError
-from ..core.runtime import atomic_dir, sha256
 
 # %% auto #0
 __all__ = ['FORMAT', 'VERSION', 'TENSORS', 'SIDECAR', 'PICKLES', 'DAMAGE', 'state_of', 'flatten_optimizer', 'flat_copies', 'save',

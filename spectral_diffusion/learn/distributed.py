@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..core.environment import device
 from ..core.registry import InputError, unknown_name
-from ..core.runtime import device
 
 # %% auto #0
 __all__ = ['ALONE', 'Workers', 'join']

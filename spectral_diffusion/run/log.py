@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 
-from ..core.runtime import atomic_file
+from ..core.files import atomic_file
 from ..learn.loop import TrainState
 
 # %% auto #0

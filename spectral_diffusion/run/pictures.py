@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from ..core.files import atomic_dir, atomic_file
 from ..core.registry import InputError
-from ..core.runtime import atomic_dir, atomic_file, split, stream
+from ..core.runtime import split, stream
 from ..data.pictures import read_picture
 from ..data.real import to_float, to_uint8
 from ..noise.denoiser import NetworkDenoiser

@@ -17,9 +17,11 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from ..core.config import dump_yaml, fingerprint, parse_json, parse_yaml, read_text
+from ..core.config import dump_yaml, fingerprint
+from ..core.environment import environment
+from ..core.files import atomic_file, expand_home, read_text
+from ..core.parse import parse_json, parse_yaml
 from ..core.registry import InputError
-from ..core.runtime import atomic_file, environment, expand_home
 
 # %% auto #0
 __all__ = ['CACHE', 'FACTS', 'results_root', 'check_name', 'run_path', 'run_lock', 'run_folder', 'clear_partials', 'finish_run',

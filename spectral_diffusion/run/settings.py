@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..core.config import later, open_mapping
+from ..core.environment import device
 from ..core.registry import InputError, unknown_name
-from ..core.runtime import device
 from ..data.sets import DATASETS, TrainTest, floats, load_images
 from ..learn.loop import check_decay
 from ..learn.losses import FREQUENCY_WEIGHTS, TIME_WEIGHTS

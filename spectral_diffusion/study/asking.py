@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..core.config import parse_json, read_text
+from ..core.parse import parse_json, read_text
 from ..core.registry import InputError
 from ..run.record import Record, read_csv
 from .informative import uninformative, with_oracle

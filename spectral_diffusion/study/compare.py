@@ -15,7 +15,9 @@ import pandas as pd
 from torch import Tensor
 
 from ..core.config import dump_yaml, override
-from ..core.runtime import atomic_file, device, progress
+from ..core.environment import device
+from ..core.files import atomic_file
+from ..core.runtime import progress
 from ..run.experiment import rehearse_run, train_run
 from ..run.pictures import load_samples
 from ..run.record import Record, load_record, run_path, write_csv, write_json

@@ -15,9 +15,10 @@ from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..core.config import parse_json, read_text
+from ..core.environment import without_paths
+from ..core.files import folder_of, read_text, say
+from ..core.parse import parse_json
 from ..core.registry import InputError
-from ..core.runtime import folder_of, say, without_paths
 from .notebooks import KERNEL, check_parameters, complete, read_notebook
 
 # %% auto #0

@@ -15,7 +15,9 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from ..core.config import fingerprint, from_dict, parse_yaml, read_text
+from ..core.config import fingerprint, from_dict
+from ..core.files import read_text
+from ..core.parse import parse_yaml
 from ..core.registry import InputError, unknown_name
 from ..core.runtime import progress
 from ..doe.arrays import declared, level_text

@@ -73,11 +73,11 @@ def data_of(
     arm: str,  # its arm; some name the data first, as in "texture: conv"
 ) -> tuple[str, str]:  # data set, arm without it
     "The data set of a run."
-    named = row.get("data") if isinstance(row.get("data"), str) else row.get("family")
+    named = next((row[c] for c in ("data", "family") if isinstance(row.get(c), str)), None)
     head, found, rest = arm.partition(": ")
-    if found and not isinstance(named, str):
+    if found and named in (None, head):
         return head, rest
-    return (named if isinstance(named, str) else ""), arm
+    return named or "", arm
 
 # %% ../../nbs/study/found.ipynb #10fa486b
 def bench_runs(

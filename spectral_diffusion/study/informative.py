@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
-from ..core.registry import InputError
+from ..core.registry import InputError, unknown_name
 
 # %% auto #0
 __all__ = ['ORACLE', 'with_oracle', 'time_slices', 'lagging_slices', 'uninformative', 'lagging_reason']
@@ -21,7 +22,7 @@ ORACLE = "wiener"  # the column of the oracle's loss; its slices of time are wie
 
 def with_oracle(
     runs: pd.DataFrame,  # one row a run
-    references: Mapping[str, object],  # as `references` gives them: wiener, wiener_by_time
+    references: Mapping[str, Any],  # as `references` gives them: wiener, wiener_by_time
 ) -> pd.DataFrame:  # a copy with the columns wiener, wiener_by_time.0, ...
     "The table of runs with the loss of the Wiener filter beside that of each run."
     slices = {f"{ORACLE}_by_time.{i}": v for i, v in enumerate(references["wiener_by_time"])}
@@ -59,7 +60,10 @@ def uninformative(
     for name, value in (("below", below), ("share", share)):
         if not 0 <= value < 1:
             raise InputError(f"{name} must lie in [0, 1), got {value}")
-    rows = runs[runs.arm == baseline]
+    for column in ("arm", "loss", ORACLE):
+        if column not in runs:
+            raise unknown_name("column of the runs", column, list(runs.columns))
+    rows = runs.loc[runs.arm == baseline]
     if rows.empty:
         raise InputError(f"no run of the baseline {baseline!r}; there are {', '.join(sorted(set(runs.arm)))}")
     loss, oracle = rows.loss.mean(), rows[ORACLE].mean()

@@ -16,9 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from ..core.config import dump_yaml, fingerprint, parse_json, read_text
+from ..core.config import dump_yaml, fingerprint
+from ..core.environment import environment, without_paths
+from ..core.files import atomic_file, read_text, say, set_mode
+from ..core.parse import parse_json
 from ..core.registry import InputError
-from ..core.runtime import atomic_file, environment, say, set_mode, without_paths
 from ..run.record import write_json
 from .settings import check_plain
 

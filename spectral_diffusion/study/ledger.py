@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..core.files import atomic_file
 from ..core.registry import InputError
-from ..core.runtime import atomic_file
 from ..run.record import CACHE, FACTS, Record, load_record, read_csv, results_root, write_csv
 
 # %% auto #0

@@ -10,7 +10,8 @@ import itertools
 import re
 from pathlib import Path
 
-from ..core.config import parse_json, read_text
+from ..core.files import read_text
+from ..core.parse import parse_json
 from ..core.registry import InputError, unknown_name
 
 # %% auto #0

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.registry import InputError
-from ..core.runtime import atomic_file
+from ..core.files import atomic_file
 from ..run.record import CACHE, Record, read_csv, results_root
 from .asking import QUESTIONS, answer_all
 from spectral_diffusion.study.drawings import (

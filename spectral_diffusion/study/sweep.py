@@ -18,10 +18,11 @@ from pathlib import Path
 import pandas as pd
 
 from .. import __version__
-from ..core.config import fingerprint, parse_json, parse_yaml, read_text
+from ..core.config import fingerprint
+from ..core.files import atomic_file, read_text, set_mode
 from ..core.moved import names_elsewhere
+from ..core.parse import parse_json, parse_yaml
 from ..core.registry import InputError, unknown_name
-from ..core.runtime import atomic_file, set_mode
 from ..run.record import Record, check_name, load_record, results_root, write_json
 from .engines import check_engine
 from .execute import BenchFailed, run_notebook

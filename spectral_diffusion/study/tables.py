@@ -10,7 +10,7 @@ from collections import Counter
 
 import pandas as pd
 
-from ..core.config import parse_json, read_text
+from ..core.parse import parse_json, read_text
 from ..core.registry import unknown_name
 from ..run.record import Record
 from .found import NUMBERS, Found, group_name

@@ -13,14 +13,17 @@ from pathlib import Path
 import pandas as pd
 from scipy import stats
 
-from ..core.config import parse_json, read_text
+from ..core.files import read_text
+from ..core.parse import parse_json
 from ..core.registry import InputError, unknown_name
 from ..run.record import load_record, read_csv, write_json
+from .informative import ORACLE, uninformative
 from .ledger import run_folders
 
 # %% auto #0
-__all__ = ['Claim', 't_interval', 'Verdict', 'paired', 'judge', 'guarded', 'Group', 'group_rows', 'geometric_mean', 'judge_again',
-           'check_verdicts', 'save_verdicts', 'as_text', 'load_verdicts']
+__all__ = ['PILOT', 'Claim', 't_interval', 'Verdict', 'paired', 'missed_goals', 'outcome_of', 'p_value', 'judge', 'guarded',
+           'Group', 'group_rows', 'known_losses', 'geometric_mean', 'judge_again', 'check_verdicts', 'save_verdicts',
+           'as_text', 'load_verdicts']
 
 # %% ../../nbs/study/verdict.ipynb #529911c3
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +66,15 @@ def t_interval(
     return mean, mean - half, mean + half
 
 # %% ../../nbs/study/verdict.ipynb #41141d94
+PILOT = 5  # fewer pairs than this are a pilot, and a verdict on them says so
+
+
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     "What the rule said, with the numbers it used."
 
     claim: Claim
-    outcome: str  # Supported, Refuted or Undecided
+    outcome: str  # Supported, Refuted, Undecided or Not informative
     gain: float  # relative gain of the contender: 0.2 is 20 % less cost, or 20 % more score
     low: float | None  # lower end of its interval; None for one seed
     high: float | None  # upper end
@@ -77,6 +83,7 @@ class Verdict:
     pairs: int  # seeds used
     censored: int  # runs that did not reach their goal
     reason: str = ""  # why the outcome is not what the interval alone would say
+    p: float | None = None  # two-sided, against the margin; None for one seed
 
     def sentence(self) -> str:
         "The verdict in words, every number from the record."
@@ -86,11 +93,12 @@ class Verdict:
             if self.low is None
             else f"{pct} interval {self.low:+.1%} to {self.high:+.1%}"
         )
+        pilot = ": a pilot" if self.pairs < PILOT else ""
         cut = f"; {self.censored} of {2 * self.pairs} runs did not reach the goal" if self.censored else ""
         return (
             f"**{self.outcome}**: {c.text}. `{c.metric}` {self.baseline:.4g} ({c.baseline}) against"
             f" {self.contender:.4g} ({c.contender}): gain {self.gain:+.1%} ({span}, {self.pairs} paired"
-            f" seeds), margin {100 * c.margin:.3g}%{cut}.{' ' + self.reason if self.reason else ''}"
+            f" seeds{pilot}), margin {100 * c.margin:.3g}%{cut}.{' ' + self.reason if self.reason else ''}"
         )
 
     def as_dict(self) -> dict:
@@ -126,36 +134,75 @@ def paired(
     return pairs.sort_index()
 
 # %% ../../nbs/study/verdict.ipynb #28055419
+def missed_goals(
+    claim: Claim,  # names the arms and the metric
+    records: pd.DataFrame,  # with a column <metric>_censored, where runs may miss a goal
+) -> dict[str, int]:  # by role: baseline, contender
+    "How many runs of each arm did not reach their goal."
+    flag = f"{claim.metric}_censored"
+    if flag not in records:
+        return {"baseline": 0, "contender": 0}
+    return {
+        role: int(records[records.arm == getattr(claim, role)][flag].sum())
+        for role in ("baseline", "contender")
+    }
+
+# %% ../../nbs/study/verdict.ipynb #d0faf0a3
+def outcome_of(
+    claim: Claim,  # has the margin
+    low: float,  # ends of the interval, as log ratios
+    high: float,
+    missed: dict[str, int],  # as from `missed_goals`
+) -> str:  # Supported, Refuted or Undecided
+    "What an interval says about a claim: a run that missed its goal can help neither side to win."
+    if low > claim.threshold and not missed["contender"]:
+        return "Supported"
+    if high < claim.threshold and not missed["baseline"]:
+        return "Refuted"
+    return "Undecided"
+
+# %% ../../nbs/study/verdict.ipynb #8729ac92
+def p_value(
+    values: list[float],  # one log ratio per pair
+    threshold: float,  # the margin as a log ratio
+) -> float | None:  # None for one value
+    "Two-sided p-value of Student's test that the mean is the threshold."
+    n = len(values)
+    if n < 2:
+        return None
+    mean, low, _ = t_interval(values)
+    error = (mean - low) / stats.t.ppf(0.975, n - 1)
+    if error == 0:
+        return 1.0 if mean == threshold else 0.0
+    return 2 * float(stats.t.sf(abs(mean - threshold) / error, n - 1))
+
+# %% ../../nbs/study/verdict.ipynb #95cf400a
 def judge(
     claim: Claim,  # the rule
-    records: pd.DataFrame,  # columns arm, seed, the metric and, where runs may miss a goal, <metric>_censored
+    records: pd.DataFrame,  # arm, seed, the metric; <metric>_censored and `with_oracle`, if they are there
 ) -> Verdict:
     "Apply the rule of a claim to the records of its runs."
     pairs = paired(claim, records).map(math.log)
-    effects = (pairs.baseline - pairs.contender) * (1 if claim.lower_is_better else -1)
-    mean, low, high = t_interval(effects.tolist(), claim.confidence)
-    outcome = "Supported" if low > claim.threshold else "Refuted" if high < claim.threshold else "Undecided"
-    cut = {}
-    for role in ("baseline", "contender"):
-        flag = f"{claim.metric}_censored"
-        cut[role] = int(records[records.arm == getattr(claim, role)][flag].sum()) if flag in records else 0
-    if (outcome == "Supported" and cut["contender"]) or (outcome == "Refuted" and cut["baseline"]):
-        outcome = "Undecided"
+    effects = ((pairs.baseline - pairs.contender) * (1 if claim.lower_is_better else -1)).tolist()
+    mean, low, high = t_interval(effects, claim.confidence)
+    missed = missed_goals(claim, records)
+    reason = uninformative(records, claim.baseline) if ORACLE in records else ""
 
-    def gain(effect):
+    def gain(effect: float) -> float:
         return -math.expm1(-effect) if claim.lower_is_better else math.expm1(effect)
 
-    ends = (None, None) if math.isinf(low) else (gain(low), gain(high))
     return Verdict(
         claim=claim,
-        outcome=outcome,
+        outcome="Not informative" if reason else outcome_of(claim, low, high, missed),
         gain=gain(mean),
-        low=ends[0],
-        high=ends[1],
+        low=None if math.isinf(low) else gain(low),
+        high=None if math.isinf(low) else gain(high),
         baseline=math.exp(pairs.baseline.mean()),
         contender=math.exp(pairs.contender.mean()),
         pairs=len(pairs),
-        censored=sum(cut.values()),
+        censored=sum(missed.values()),
+        reason=reason,
+        p=p_value(effects, claim.threshold),
     )
 
 # %% ../../nbs/study/verdict.ipynb #d623be09
@@ -199,7 +246,21 @@ def group_rows(
     parts = runs.groupby([runs[group.arm].rename("arm"), runs[group.seed].rename("seed")])
     values = parts[claim.metric].agg("median" if group.mean == "median" else geometric_mean)
     flag = f"{claim.metric}_censored"
-    return (parts[[flag]].any().join(values) if flag in runs else values.to_frame()).reset_index()
+    table = parts[[flag]].any().join(values) if flag in runs else values.to_frame()
+    for name in known_losses(runs, claim.metric):
+        table[name] = parts[name].mean()
+    return table.reset_index()
+
+
+def known_losses(
+    runs: pd.DataFrame,  # runs.csv of a record
+    metric: str,  # of the claim
+) -> list[str]:  # empty where no oracle stands beside the runs
+    "The columns by which a baseline is held against the oracle."
+    if ORACLE not in runs:
+        return []
+    kept = ("by_time.", f"{ORACLE}_by_time.")
+    return [c for c in runs if c != metric and (c in ("loss", ORACLE) or str(c).startswith(kept))]
 
 
 def geometric_mean(

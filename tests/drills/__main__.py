@@ -53,7 +53,7 @@ def run_inside(name: str, short: bool, out: Path) -> int:
     "One drill, here; its record is written under a temporary name and renamed."
     import torch
 
-    from spectral_diffusion.core.runtime import environment, without_paths
+    from spectral_diffusion.core.environment import environment, without_paths
     from spectral_diffusion.run.record import write_json
 
     torch.set_num_threads(1)

@@ -677,8 +677,8 @@ def readers(book: Book, room: Path, short: bool) -> None:
     import torch
 
     from spectral_diffusion.core.config import dump_yaml, fingerprint, from_dict, load_yaml, to_dict
+    from spectral_diffusion.core.environment import environment
     from spectral_diffusion.core.registry import InputError
-    from spectral_diffusion.core.runtime import environment
     from spectral_diffusion.learn.checkpoint import SIDECAR, TENSORS, load, restore, save
     from spectral_diffusion.run.record import load_record
     from spectral_diffusion.run.settings import RunConfig
@@ -796,6 +796,8 @@ def readers(book: Book, room: Path, short: bool) -> None:
         seconds = (6 if short else BUDGET) / len(jobs)
         ours = (
             "core/config.py",
+            "core/files.py",
+            "core/parse.py",
             "run/record.py",
             "study/ledger.py",
             "study/settings.py",

@@ -172,7 +172,7 @@ def ledger(book: Book, room: Path, short: bool) -> None:
     """Loading the ledger of ten thousand runs takes less than two seconds (judged in the full form only), and
     it is right."""
     from spectral_diffusion.core.config import dump_yaml
-    from spectral_diffusion.core.runtime import environment
+    from spectral_diffusion.core.environment import environment
     from spectral_diffusion.run.record import write_json
     from spectral_diffusion.study.ledger import INDEX, load_ledger, write_ledger
 

@@ -333,7 +333,7 @@ def writers(book: Book, room: Path, short: bool) -> None:
     folders."""
     import pandas as pd
 
-    from spectral_diffusion.core.runtime import commit
+    from spectral_diffusion.core.environment import commit
     from spectral_diffusion.run.record import load_record
     from spectral_diffusion.study.ledger import INDEX, load_ledger, run_folders, write_ledger
 

@@ -33,7 +33,7 @@ def small(**changes):
 
 def warm() -> None:
     "Images in the cache before anything is forked."
-    from spectral_diffusion.core.runtime import commit
+    from spectral_diffusion.core.environment import commit
     from spectral_diffusion.data.sets import load_images
 
     load_images("power_law")
@@ -63,7 +63,7 @@ def command(config, root: Path, file: Path):
 
 def essence(config, root: Path) -> dict:
     "Everything of a record that must repeat: history, metrics, weights, samples, and the names of its files."
-    from spectral_diffusion.core.runtime import sha256
+    from spectral_diffusion.core.files import sha256
     from spectral_diffusion.run.record import load_record, run_path
 
     record = load_record(run_path(config, root))
@@ -453,7 +453,7 @@ import sys
 from pathlib import Path
 sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests"]
 from drills.training import small, warm, work
-from spectral_diffusion.core.runtime import atomic_file
+from spectral_diffusion.core.files import atomic_file
 from spectral_diffusion.run.record import load_record, run_folder, run_path, save_record, write_json
 from dataclasses import dataclass
 @dataclass(frozen=True, kw_only=True)
