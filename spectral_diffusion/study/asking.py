@@ -5,20 +5,21 @@
 # %% ../../nbs/study/asking.ipynb #cf9752d8
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..core.parse import parse_json, read_text
 from ..core.registry import InputError
-from ..run.record import Record, read_csv
+from ..run.record import Record, read_csv, read_facts
+from .found import pick
 from .informative import uninformative, with_oracle
 
 # %% auto #0
-__all__ = ['WORDS', 'QUESTIONS', 'BEST', 'Answer', 'Question', 'asks', 'verdict_of', 'table_of', 'with_span', 'percent_span',
-           'trained_too_little', 'rows_above', 'answer_all']
+__all__ = ['WORDS', 'QUESTIONS', 'BEST', 'Answer', 'Question', 'asks', 'Told', 'verdict_of', 'table_of', 'with_span',
+           'percent_span', 'trained_too_little', 'rows_above', 'answer_all']
 
 # %% ../../nbs/study/asking.ipynb #fc2abea6
 WORDS = ("yes", "no", "measured", "it depends", "undecided")
@@ -60,15 +61,26 @@ def asks(
     return register
 
 # %% ../../nbs/study/asking.ipynb #5e791a62
+class Told(NamedTuple):
+    "What a verdict said."
+
+    outcome: str  # Supported, Refuted, Undecided, Not informative
+    gain: float  # relative
+    low: float  # lower end of its interval; infinite for one seed
+    high: float  # upper end
+
+
 def verdict_of(
     record: Record,  # of a benchmark
     name: str,  # of the verdict
-) -> dict[str, object]:  # as it was written
+) -> Told:
     "One verdict of a record."
-    verdicts = parse_json(read_text(record.path / "verdict.json"), "verdict.json")
+    verdicts = read_facts(record.path, "verdict.json")
     if name not in verdicts:
         raise InputError(f"the record of {record.path.parent.name} has no verdict {name!r}")
-    return verdicts[name]
+    said = verdicts[name]
+    low, high = (math.inf if said[end] is None else float(said[end]) for end in ("low", "high"))
+    return Told(str(said["outcome"]), float(said["gain"]), -low if low == math.inf else low, high)
 
 
 def table_of(
@@ -80,17 +92,17 @@ def table_of(
 
 
 def with_span(
-    verdict: dict[str, object],  # as `verdict_of` gives it
+    verdict: Told,  # as `verdict_of` gives it
 ) -> str:
     "A gain in per cent with its interval."
-    if verdict["low"] is None:
-        return f"{verdict['gain']:.1%} (one seed, no interval)"
-    return f"{verdict['gain']:.1%} (95% interval {verdict['low']:.1%} to {verdict['high']:.1%})"
+    if math.isinf(verdict.low):
+        return f"{verdict.gain:.1%} (one seed, no interval)"
+    return f"{verdict.gain:.1%} (95% interval {verdict.low:.1%} to {verdict.high:.1%})"
 
 
-def percent_span(verdict: dict[str, object]) -> tuple[float, float] | None:
+def percent_span(verdict: Told) -> tuple[float, float] | None:
     "The interval of a gain, for a drawing in per cent."
-    return None if verdict["low"] is None else (100 * verdict["low"], 100 * verdict["high"])
+    return None if math.isinf(verdict.low) else (100 * verdict.low, 100 * verdict.high)
 
 # %% ../../nbs/study/asking.ipynb #7ae8770f
 def trained_too_little(
@@ -101,8 +113,8 @@ def trained_too_little(
     "Why a comparison with a baseline says nothing about trained networks, if it does not."
     runs, lines = table_of(record, "runs"), record.metrics["references"]
     if data is not None:
-        runs, lines = runs[runs.data == data], lines[data]
-    return uninformative(with_oracle(runs, lines), baseline)
+        runs, lines = pick(runs, "data", data), lines[data]
+    return uninformative(with_oracle(runs, dict(lines)), baseline)
 
 # %% ../../nbs/study/asking.ipynb #5459e7d1
 def rows_above(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 import matplotlib.pyplot as plt
@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from ..core.plot import COLORS, CYCLE, figure
+from .found import numeric, pick
 
 # %% auto #0
 __all__ = ['DRAWN', 'shades', 'plain_log', 'draw_curves', 'draw_tradeoff', 'draw_ends', 'shorten', 'small_bars', 'small_lines',
@@ -72,9 +73,9 @@ def draw_tradeoff(
     fig, ax = figure(width=4.0, height=2.7)
     for arm, color in shades(table).items():
         part = runs[runs.arm == arm]
-        speed = pd.to_numeric(part.images_per_second)
-        ax.plot(speed, pd.to_numeric(part.loss), "o", ms=4, color=color, alpha=0.8)
-    speeds = pd.to_numeric(runs.images_per_second).dropna()
+        speed = numeric(part.images_per_second)
+        ax.plot(speed, numeric(part.loss), "o", ms=4, color=color, alpha=0.8)
+    speeds = numeric(runs.images_per_second).dropna()
     if speeds.empty:
         ax.text(0.5, 0.5, "no speed recorded", ha="center", transform=ax.transAxes, color=COLORS["control"])
     elif speeds.max() > 10 * speeds.min() > 0:
@@ -94,7 +95,7 @@ def draw_ends(
     colors = shades(table)
     fig, ax = figure(width=4.0, height=max(2.7, 0.6 + 0.3 * len(colors)))
     for place, (arm, color) in enumerate(colors.items()):
-        values = pd.to_numeric(runs[runs.arm == arm].loss)
+        values = numeric(pick(runs, "arm", arm).loss)
         ax.plot(values, [place] * len(values), "o", ms=4, color=color, alpha=0.7)
         ax.plot([values.mean()] * 2, [place - 0.3, place + 0.3], color=color)
     ax.axvline(table.loss.iloc[0], color=COLORS["baseline"], lw=0.7, ls=":")
@@ -119,7 +120,7 @@ def shorten(
 # %% ../../nbs/study/drawings.ipynb #bf5f66c8
 def small_bars(
     names: Sequence[str],  # of the bars, from the top
-    values: Sequence[float],
+    values: Iterable[float],
     label: str,  # of the axis, with the unit
     *,
     spans: Sequence[tuple[float, float] | None] = (),  # interval of each
@@ -127,7 +128,7 @@ def small_bars(
 ) -> Figure:
     "A few numbers beside each other."
     fig, ax = figure(width=2.7, height=0.6 + 0.24 * len(names))
-    ax.barh(range(len(names)), values, color=CYCLE[: len(names)], height=0.6)
+    ax.barh(range(len(names)), list(values), color=CYCLE[: len(names)], height=0.6)
     for place, span in enumerate(spans):
         if span is not None:
             ax.plot(span, [place] * 2, color=COLORS["theory"], lw=1)
@@ -140,7 +141,7 @@ def small_bars(
 
 
 def small_lines(
-    lines: dict[str, tuple[Sequence[float], Sequence[float]]],  # name -> x, y
+    lines: Mapping[str, tuple[Iterable[float], Iterable[float]]],  # name -> x, y
     xlabel: str,
     ylabel: str,
     *,
@@ -149,7 +150,7 @@ def small_lines(
     "One or two curves."
     fig, ax = figure(width=2.7, height=1.5)
     for (name, (x, y)), color in zip(lines.items(), CYCLE, strict=False):
-        ax.plot(x, y, color=color, label=name, marker="o", ms=2, lw=1.2)
+        ax.plot(list(x), list(y), color=color, label=name, marker="o", ms=2, lw=1.2)
     ax.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if logx else "linear")
     if len(lines) > 1:
         ax.legend(fontsize=7)
@@ -164,7 +165,7 @@ def draw_levels_of(
     "Main effects as one line a factor, from its lowest level mean to its highest."
     fig, ax = figure(width=4.8, height=0.6 + 0.3 * len(order))
     for place, factor in enumerate(order):
-        rows = effects[effects.factor == factor].sort_values("mean")
+        rows = pick(effects, "factor", factor).sort_values("mean")
         ax.plot(rows["mean"], [place] * len(rows), "o-", ms=4, color=COLORS["baseline"])
         for end, side, gap in ((rows.iloc[0], "right", -5), (rows.iloc[-1], "left", 5)):
             at, name = (end["mean"], place), shorten(str(end.level), 16)

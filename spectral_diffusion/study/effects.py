@@ -17,7 +17,7 @@ from ..doe.ranking import ranking
 from ..doe.taguchi import Study, analyze
 from ..doe.terms import term_name
 from ..run.record import Record, read_csv, results_root
-from .found import DESIGN, group_name
+from .found import DESIGN, group_name, numeric
 from .jobs import read_metrics
 from .studies import read_plan, read_study
 
@@ -61,10 +61,10 @@ def design_of(
     metric: str,  # its response, positive
 ) -> tuple[pd.DataFrame, np.ndarray]:  # levels, one row an array row; log responses without block means
     "The array of a benchmark and its responses."
-    rows = runs[runs.arm.astype(str).str.fullmatch(DESIGN)]
+    rows = pd.DataFrame(runs[runs.arm.astype(str).str.fullmatch(DESIGN)])
     factors = factor_columns(rows)
     blocks = [c for c in ("family", "seed") if c in rows]
-    y = rows.assign(log=rows[metric].astype(float).map(math.log)).pivot(
+    y = rows.assign(log=numeric(rows[metric]).map(math.log).to_numpy()).pivot(
         index="arm", columns=blocks, values="log"
     )
     levels = rows.drop_duplicates("arm").set_index("arm")[factors].loc[y.index]
@@ -115,7 +115,8 @@ def sweep_effects(
     metric: str | None = None,  # asked for; the loss where there is one
 ) -> Effects:
     "The study of a sweep, analysed by its mean over noise and replicates."
-    known = common_metrics(root, read_plan(root)["rows"])
+    names = read_plan(root)["rows"]
+    known = common_metrics(root, names if isinstance(names, list) else [])
     metric = metric or ("loss" if "loss" in known else next(iter(known), ""))
     if metric not in known:
         raise InputError(f"the rows of {root.name!r} have no number {metric!r}; they have {', '.join(known)}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,8 +20,8 @@ from ..run.record import Record, load_record, read_csv, results_root
 from .ledger import ABOUT, about_run, leaves, run_folders
 
 # %% auto #0
-__all__ = ['OWN', 'DESIGN', 'NUMBERS', 'UNNAMED', 'Found', 'numbers_of', 'group_name', 'data_of', 'bench_runs', 'own_names',
-           'own_runs', 'unfinished_runs', 'read_records', 'collect']
+__all__ = ['OWN', 'DESIGN', 'NUMBERS', 'UNNAMED', 'Found', 'numeric', 'pick', 'numbers_of', 'group_name', 'data_of', 'bench_runs',
+           'own_names', 'own_runs', 'unfinished_runs', 'read_records', 'collect']
 
 # %% ../../nbs/study/found.ipynb #bea1f88d
 OWN = "your runs"  # the group of runs that belong to no benchmark
@@ -43,6 +44,22 @@ NUMBERS = (
 )  # of a run
 
 # %% ../../nbs/study/found.ipynb #4261b7a0
+def numeric(
+    values: Iterable[object],  # a column; None where a run does not know
+) -> pd.Series:  # float64, NaN for None
+    "A column as numbers."
+    return pd.Series([math.nan if v is None else float(str(v)) for v in values], dtype="float64")
+
+
+def pick(
+    table: pd.DataFrame,
+    column: str,
+    value: object,
+) -> pd.DataFrame:
+    "The rows with one value in a column."
+    return pd.DataFrame(table[table[column] == value])
+
+
 def numbers_of(
     metrics: dict[str, object],  # of a run
     curve: pd.DataFrame,  # step, seconds, loss
@@ -50,9 +67,9 @@ def numbers_of(
 ) -> dict[str, object]:  # with `NUMBERS`; NaN where a run does not know one
     "What a table says of a run."
     batch = about.get("batch")
-    known = isinstance(batch, (int, float)) and math.isfinite(batch)
-    numbers = curve_numbers(curve, int(batch) if known else 0)
-    if not known:
+    images = int(batch) if isinstance(batch, (int, float)) and math.isfinite(batch) else 0
+    numbers = curve_numbers(curve, images)
+    if not images:
         numbers["images_per_second"] = None
     frechet = [v for name, v in metrics.items() if re.match(r"(frechet|fid)(_distance)?(\.value)?$", name)]
     ends = {"loss": metrics.get("loss", curve.loss.iloc[-1]), "seconds": curve.seconds.iloc[-1]}
@@ -73,11 +90,11 @@ def data_of(
     arm: str,  # its arm; some name the data first, as in "texture: conv"
 ) -> tuple[str, str]:  # data set, arm without it
     "The data set of a run."
-    named = next((row[c] for c in ("data", "family") if isinstance(row.get(c), str)), None)
+    named = [str(row[c]) for c in ("data", "family") if isinstance(row.get(c), str)]
     head, found, rest = arm.partition(": ")
-    if found and named in (None, head):
+    if found and (not named or named[0] == head):
         return head, rest
-    return named or "", arm
+    return (named[0] if named else ""), arm
 
 # %% ../../nbs/study/found.ipynb #10fa486b
 def bench_runs(
@@ -188,7 +205,8 @@ def collect(
     for record in [r for r in with_curves if (r.path / "runs.csv").is_file()]:
         try:
             more, kept = bench_runs(record)
-            held |= set(read_csv(record.path / "runs.csv").get("fingerprint", ()))
+            table = read_csv(record.path / "runs.csv")
+            held |= set(table["fingerprint"]) if "fingerprint" in table else set()
         except (InputError, LookupError, TypeError, ValueError) as error:
             damaged.append((f"{record.path.parent.name}/{record.path.name}", str(error)))
             continue

@@ -114,7 +114,7 @@ def runs_html(
     "The table of one data set."
     best = best_values(table)
     rows = []
-    for place, (arm, row) in enumerate(table.iterrows()):
+    for place, (arm, row) in enumerate(zip(table.index, table.to_dict("records"), strict=True)):
         cells = [escape(str(arm)) + (" <small>(baseline)</small>" if place == 0 else "")]
         for name in SHOWN:
             text = number(row[name], row[f"{name}_spread"])

@@ -5,6 +5,8 @@
 # %% ../../nbs/study/questions.ipynb #0951d650
 from __future__ import annotations
 
+import pandas as pd
+
 from ..run.record import Record
 from spectral_diffusion.study.asking import (
     Answer,
@@ -38,7 +40,7 @@ def starts_from_spectrum(record: Record) -> Answer:
         f" but the lead shrinks to {with_span(final)} at step {int(ratio.index[-1])}, and EDM's"
         " preconditioning and a decaying rate were not among the arms."
     )
-    right = steps["outcome"] == final["outcome"] == "Supported"
+    right = steps.outcome == final.outcome == "Supported"
     return Answer("yes", said, drawn) if right else Answer("undecided", "Undecided" + said[10:], drawn)
 
 # %% ../../nbs/study/questions.ipynb #b43ec751
@@ -50,20 +52,21 @@ def beats_a_unet(record: Record) -> Answer:
     ends = (
         runs[(runs.data == "cifar10") & runs.arm.isin(["unet_tiny", "published"])].groupby("arm").loss.mean()
     )
-    drawn = small_bars(ends.index, ends.values, "loss (dashed: filter)", line=wiener)
+    drawn = small_bars(ends.index, ends.tolist(), "loss (dashed: filter)", line=wiener)
     if why := trained_too_little(record, "unet_tiny", "cifar10"):
-        said = f"Undecided: it ends {-verdict['gain']:.0%} higher on CIFAR-10, but {why}"
+        said = f"Undecided: it ends {-verdict.gain:.0%} higher on CIFAR-10, but {why}"
         return Answer("undecided", said, drawn)
-    word = {"Supported": "yes", "Refuted": "no"}.get(verdict["outcome"], "undecided")
+    word = {"Supported": "yes", "Refuted": "no"}.get(verdict.outcome, "undecided")
     return Answer(word, f"{word.capitalize()}: its loss on CIFAR-10 is lower by {with_span(verdict)}.", drawn)
 
 # %% ../../nbs/study/questions.ipynb #9022dfef
 @asks("What did the first report's loss drop measure?", "b18_results_table")
 def what_a_drop_measures(record: Record) -> Answer:
     "The height at which networks begin."
-    runs = table_of(record, "runs").set_index("arm")
-    first = {name: runs["first"][f"piecewise: {name}, as published"] for name in ("conv", "published")}
-    drop = {name: first[name] - runs["last"][f"piecewise: {name}, as published"] for name in first}
+    runs = table_of(record, "runs").set_index("arm").to_dict("index")
+    began = {name: runs[f"piecewise: {name}, as published"] for name in ("conv", "published")}
+    first = {name: run["first"] for name, run in began.items()}
+    drop = {name: run["first"] - run["last"] for name, run in began.items()}
     orders = table_of(record, "orders")
     drawn = small_bars(["three convolutions", "spectral"], list(first.values()), "loss of batch 1", line=1)
     said = (
@@ -82,7 +85,7 @@ def is_loss_quality(record: Record) -> Answer:
     left = runs[runs.arm == "white"].left.mean()
     chosen = parts[(parts.arm == "white") & (parts.part == "network")]
     wrong = chosen.groupby("band").share.mean()[["low", "mid", "high"]]
-    drawn = small_bars(wrong.index, 100 * wrong.values, "variance too large (%)")
+    drawn = small_bars(wrong.index, [100 * v for v in wrong], "variance too large (%)")
     said = (
         f"No: a network within {left:.2%} of the way to the lowest possible loss on Gaussian pictures still"
         f" makes samples whose low frequencies have {wrong['low']:.0%} too much variance."
@@ -113,7 +116,7 @@ def what_half_saves(record: Record) -> Answer:
     said = (
         f"A round trip costs {with_span(verdict)} less time than by the full transform, where it was timed."
     )
-    return Answer("measured" if verdict["outcome"] == "Supported" else "undecided", said, drawn)
+    return Answer("measured" if verdict.outcome == "Supported" else "undecided", said, drawn)
 
 # %% ../../nbs/study/questions.ipynb #e6385d43
 @asks("Does noise with the data's spectrum (EqualSNR) make sampling better?", "b17_claims")
@@ -151,9 +154,9 @@ def replaces_steps(record: Record) -> Answer:
 @asks("Which settings matter most?", "b12_taguchi")
 def which_settings(record: Record) -> Answer:
     "The ranks, if the confirmation allows to speak of them."
-    effects = table_of(record, "effects").drop(columns=["family", "seed"]).mean()
+    effects = pd.Series(table_of(record, "effects").drop(columns=["family", "seed"]).mean())
     largest = effects.abs().sort_values(ascending=False).index[:4]
-    drawn = small_bars(list(largest), effects[largest].values, "effect on log excess", line=0)
+    drawn = small_bars(list(largest), effects[largest].tolist(), "effect on log excess", line=0)
     if not record.metrics.get("confirmed", False):
         said = (
             f"Undecided: {len(effects)} factors share the rows of one array, {largest[0]} and"
@@ -170,7 +173,7 @@ def which_parts(record: Record) -> Answer:
     effects, confirmation = table_of(record, "effects").set_index("switch"), table_of(record, "confirmation")
     best = effects.sort_values("effect").head(4)
     spans = list(zip(best.low, best.high, strict=True))
-    drawn = small_bars(list(best.index), best.effect.values, "effect on log excess", spans=spans, line=0)
+    drawn = small_bars(list(best.index), best.effect.tolist(), "effect on log excess", spans=spans, line=0)
     if not confirmation.passes.all():
         said = (
             f"Undecided: {best.index[0]} had the largest effect, but all helpful parts together gave"
@@ -186,7 +189,7 @@ def saves_bits(record: Record) -> Answer:
     "Bits at equal error, beside a control and other codecs."
     tau, control = verdict_of(record, "tau"), verdict_of(record, "control")
     rate = {n: record.metrics["classics"][n]["BD-rate of ours (per cent)"] for n in ("jpeg", "webp", "avif")}
-    bars = [100 * tau["gain"], 100 * control["gain"]]
+    bars = [100 * tau.gain, 100 * control.gain]
     spans = [percent_span(tau), percent_span(control)]
     drawn = small_bars(["cutting", "control"], bars, "fewer bits (%)", spans=spans, line=0)
     said = (
@@ -194,8 +197,8 @@ def saves_bits(record: Record) -> Answer:
         f" needs {rate['jpeg']:+.0f}% bits of JPEG's at equal error, {rate['webp']:+.0f}% of WebP's and"
         f" {rate['avif']:+.0f}% of AVIF's."
     )
-    noisy = control["low"] is None or control["low"] < tau["gain"] < control["high"]
-    word = "undecided" if noisy or tau["outcome"] == "Undecided" else tau["outcome"].lower()
+    noisy = control.low < tau.gain < control.high
+    word = "undecided" if noisy or tau.outcome == "Undecided" else tau.outcome.lower()
     return Answer(word, f"{word.capitalize()}: {said}", drawn)
 
 # %% ../../nbs/study/questions.ipynb #84eb545a
@@ -203,12 +206,12 @@ def saves_bits(record: Record) -> Answer:
 def helps_saliency(record: Record) -> Answer:
     "Two equal searches, each with its own answer."
     both = [verdict_of(record, name) for name in ("tuned_0", "tuned_1")]
-    bars, spans = [100 * v["gain"] for v in both], [percent_span(v) for v in both]
+    bars, spans = [100 * v.gain for v in both], [percent_span(v) for v in both]
     drawn = small_bars(["search 0", "search 1"], bars, "more accurate (%)", spans=spans, line=0)
     said = (
         f"after equal searches the gain is {with_span(both[0])} in one and {with_span(both[1])} in the other."
     )
-    outcomes = {v["outcome"] for v in both}
+    outcomes = {v.outcome for v in both}
     if outcomes == {"Supported"}:
         return Answer("yes", f"Yes: {said}", drawn)
     return Answer("undecided", f"Undecided: {said}", drawn)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..core.registry import InputError
 from ..core.files import atomic_file
+from ..core.registry import InputError
 from ..run.record import CACHE, Record, read_csv, results_root
 from .asking import QUESTIONS, answer_all
 from spectral_diffusion.study.drawings import (
@@ -25,7 +25,7 @@ from spectral_diffusion.study.drawings import (
     small_lines,
 )
 from .effects import Effects, find_effects
-from .found import Found, collect
+from .found import Found, collect, pick
 from spectral_diffusion.study.markup import (
     Section,
     document,
@@ -75,7 +75,8 @@ def question_section(
         rest = answer.text[len(answer.word) :].lstrip(" :,") if same else answer.text
         word = f'<span class="word {kind}">{answer.word.capitalize()}</span>'
         picture = image(answer.figure, f"{question.text} {answer.text}") if answer.figure else ""
-        said = f"<p>{word}{escape(rest[:1].upper() + rest[1:])} <small>({reads_on(question.bench, link)})</small></p>"
+        source, rest = reads_on(question.bench, link), rest[:1].upper() + rest[1:]
+        said = f"<p>{word}{escape(rest)} <small>({source})</small></p>"
         cards.append(f"<div><div><h3>{escape(question.text)}</h3>{said}</div>{picture}</div>")
     return Section("Questions", f'<div class="asked">{"".join(cards)}</div>') if cards else None
 
@@ -115,8 +116,8 @@ def data_sections(
 ) -> list[Section]:
     "One section for each data set of each group; comparisons of one run come last."
     claimed, parts = claimed_baselines(found.records), []
-    for (group, _), runs in found.runs.groupby(["group", "data"], sort=True):
-        parts.append((runs, baseline_of(runs, claimed.get(group), asked)))
+    for _, runs in found.runs.groupby(["group", "data"], sort=True):
+        parts.append((runs, baseline_of(runs, claimed.get(str(runs.group.iloc[0])), asked)))
     parts.sort(key=lambda part: part[0].arm.nunique() < 2)
     return [data_section(found, runs, baseline) for runs, baseline in parts]
 
@@ -154,11 +155,11 @@ def transform_section(
     ratios = read_csv(record.path / "ratios.csv")
     size = 256 if (ratios["size"] == 256).any() else ratios["size"].max()
     rows = []
-    for row in ratios[ratios["size"] == size].sort_values("median").to_dict("records"):
+    for row in pick(ratios, "size", size).sort_values("median").to_dict("records"):
         rows.append(
             [escape(row["arm"]), number(row["median"]), f"{number(row['low'])} to {number(row['high'])}"]
         )
-    lines = {arm: (part["size"], part["median"]) for arm, part in ratios.groupby("arm") if arm in KEPT}
+    lines = {arm: tuple(pick(ratios, "arm", arm)[["size", "median"]].to_numpy().T) for arm in KEPT}
     figure = small_lines(lines, "side in pixels", "time ratio", logx=True)
     figure.set_size_inches(4.8, 2.8)
     drawn = image(figure, "Time ratios over size")
@@ -176,7 +177,7 @@ def machine_section(
     rows: dict[tuple[str, ...], list[str]] = {}
     for record in [r for r in records if r.path.parent.name != CACHE]:
         system = record.system
-        packages = system.get("packages") if isinstance(system.get("packages"), dict) else {}
+        packages = dict(system.get("packages") or {})
         named = system.get("gpu") or system.get("processor"), system.get("cores"), packages.get("torch")
         key = tuple(str(v or "–") for v in (*named, system.get("date")))
         rows.setdefault(key, []).append(record.path.parent.name)

@@ -10,10 +10,9 @@ from collections import Counter
 
 import pandas as pd
 
-from ..core.parse import parse_json, read_text
 from ..core.registry import unknown_name
-from ..run.record import Record
-from .found import NUMBERS, Found, group_name
+from ..run.record import Record, read_facts
+from .found import NUMBERS, Found, group_name, numeric, pick
 from .verdict import t_interval
 
 # %% auto #0
@@ -33,7 +32,7 @@ def arm_rows(
     for arm, part in runs.groupby("arm", sort=False):
         row = {"arm": arm, "seeds": part.seed.nunique()}
         for name in MEASURES:
-            values = pd.to_numeric(part[name]).dropna()
+            values = numeric(part[name]).dropna()
             row[name], row[f"{name}_spread"] = values.mean(), values.std()
         rows.append(row)
     table = pd.DataFrame(rows).set_index("arm").sort_values("loss", kind="stable")
@@ -46,10 +45,9 @@ def claimed_baselines(
     "Which arms the claims of each benchmark take as baseline."
     out: dict[str, Counter] = {}
     for record in records:
-        path = record.path / "verdict.json"
-        if not path.is_file():
+        if not (record.path / "verdict.json").is_file():
             continue
-        verdicts = parse_json(read_text(path), "verdict.json")
+        verdicts = read_facts(record.path, "verdict.json")
         arms = [v["claim"]["baseline"] for name, v in verdicts.items() if not name.startswith("control")]
         out[group_name(record)] = Counter(arms)
     return out
@@ -62,7 +60,7 @@ def baseline_of(
 ) -> str:
     "The arm that the others are compared with."
     arms = list(dict.fromkeys(runs.arm))
-    if asked in arms:
+    if asked is not None and asked in arms:
         return asked
     for arm, _ in (claimed or Counter()).most_common():
         if arm in arms:
@@ -102,7 +100,7 @@ def gain_of(
 ) -> tuple[float, float, float, int]:  # relative gain, its interval (infinite for one pair), pairs
     "How much lower the final loss of an arm is, over pairs of equal seed."
     by_arm = [
-        runs[runs.arm == name].drop_duplicates("seed").set_index("seed").loss for name in (baseline, arm)
+        pick(runs, "arm", name).drop_duplicates("seed").set_index("seed").loss for name in (baseline, arm)
     ]
     pairs = pd.concat(by_arm, axis=1, keys=["baseline", "arm"]).dropna().astype(float)
     pairs = pairs[(pairs > 0).all(axis=1)]
