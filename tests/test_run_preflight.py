@@ -16,6 +16,7 @@ from spectral_diffusion.noise.schedules import SCHEDULES
 from spectral_diffusion.run import experiment, preflight, settings, training
 from spectral_diffusion.run.experiment import rehearse_run, train_run
 from spectral_diffusion.run.pictures import draw_samples
+from spectral_diffusion.run.numbers import CLOCKED
 from spectral_diffusion.run.saved import load_denoiser
 from spectral_diffusion.run.settings import RunConfig, build_denoiser, resolve
 from spectral_diffusion.sampling.engine import SAMPLERS, sample
@@ -173,8 +174,7 @@ def test_a_run_does_not_notice_its_rehearsal(tiny, tmp_path, monkeypatch, change
     assert len(files) == 2 and all(
         (one.path / f).read_bytes() == (other.path / f).read_bytes() for f in files
     )
-    clock = ("seconds", "images_per_second", "loss_drop_per_second")
-    assert {**one.metrics, **dict.fromkeys(clock)} == {**other.metrics, **dict.fromkeys(clock)}
+    assert {**one.metrics, **dict.fromkeys(CLOCKED)} == {**other.metrics, **dict.fromkeys(CLOCKED)}
     assert one.history().drop(columns="seconds").equals(other.history().drop(columns="seconds"))
 
 

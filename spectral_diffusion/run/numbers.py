@@ -14,9 +14,12 @@ from ..core.registry import InputError
 from ..measure.convergence import fit_exponential
 
 # %% auto #0
-__all__ = ['speed_numbers', 'steps_to', 'rate_numbers', 'curve_numbers']
+__all__ = ['CLOCKED', 'speed_numbers', 'steps_to', 'rate_numbers', 'curve_numbers']
 
 # %% ../../nbs/run/numbers.ipynb #e00fdaf9
+CLOCKED = ("seconds", "images_per_second", "loss_drop_per_second", "fft_share")  # of a machine, not of a run
+
+
 def speed_numbers(
     history: pd.DataFrame,  # columns step, seconds and loss, one row an evaluation
     batch: int,  # images a step

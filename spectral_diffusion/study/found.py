@@ -20,8 +20,8 @@ from ..run.record import Record, load_record, read_csv, results_root
 from .ledger import ABOUT, about_run, leaves, run_folders
 
 # %% auto #0
-__all__ = ['OWN', 'DESIGN', 'NUMBERS', 'UNNAMED', 'Found', 'numeric', 'pick', 'numbers_of', 'group_name', 'data_of', 'bench_runs',
-           'own_names', 'own_runs', 'unfinished_runs', 'read_records', 'collect']
+__all__ = ['OWN', 'DESIGN', 'NUMBERS', 'UNNAMED', 'ASKED', 'Found', 'numeric', 'pick', 'numbers_of', 'group_name', 'data_of',
+           'bench_runs', 'own_names', 'own_runs', 'unfinished_runs', 'read_records', 'collect']
 
 # %% ../../nbs/study/found.ipynb #bea1f88d
 OWN = "your runs"  # the group of runs that belong to no benchmark
@@ -122,6 +122,8 @@ def bench_runs(
 # %% ../../nbs/study/found.ipynb #490588ca
 UNNAMED = ("bench", "seed", *ABOUT["model"], *ABOUT["preconditioning"], *ABOUT["data"])  # told elsewhere
 
+ASKED = ("evaluation.thresholds", "evaluation.extractor", "evaluation.profile")  # decide nothing
+
 
 def own_names(
     configs: list[dict[str, object]],  # flat configurations of the runs of one data set
@@ -129,6 +131,7 @@ def own_names(
     "Short names that tell the runs of a data set apart, seeds aside."
     keys = sorted({key for c in configs for key in c} - set(UNNAMED))
     varied = [key for key in keys if len({json.dumps(c.get(key)) for c in configs}) > 1]
+    varied = [key for key in varied if not key.startswith(ASKED)]
     names = []
     for c in configs:
         about = about_run(c)

@@ -234,12 +234,13 @@ def record_link(
     root: Path,  # of the results
     out: Path,  # the file that links
 ) -> Link:
-    "Links to the executed notebooks of the records, relative to a file."
+    "Links to the executed notebooks of the records, where they lie below the folder of the file."
+    below = root.resolve().is_relative_to(out.parent)
 
     def link(bench: str) -> str:
         for preset in ("gpu", "cpu"):
             notebook = root / bench / preset / "notebook.ipynb"
-            if notebook.is_file():
+            if below and notebook.is_file():
                 return Path(os.path.relpath(notebook, out.parent)).as_posix()
         return ""
 
