@@ -15,8 +15,8 @@ from spectral_diffusion.noise.process import SHAPES, TARGETS
 from spectral_diffusion.noise.schedules import SCHEDULES
 from spectral_diffusion.run import experiment, preflight, settings, training
 from spectral_diffusion.run.experiment import rehearse_run, train_run
-from spectral_diffusion.run.pictures import draw_samples
 from spectral_diffusion.run.numbers import CLOCKED
+from spectral_diffusion.run.pictures import draw_samples
 from spectral_diffusion.run.saved import load_denoiser
 from spectral_diffusion.run.settings import RunConfig, build_denoiser, resolve
 from spectral_diffusion.sampling.engine import SAMPLERS, sample

@@ -63,9 +63,8 @@ def command(config, root: Path, file: Path):
 
 def essence(config, root: Path) -> dict:
     "Everything of a record that must repeat: history, metrics, weights, samples, and the names of its files."
-    from spectral_diffusion.run.numbers import CLOCKED
-
     from spectral_diffusion.core.files import sha256
+    from spectral_diffusion.run.numbers import CLOCKED
     from spectral_diffusion.run.record import load_record, run_path
 
     record = load_record(run_path(config, root))
