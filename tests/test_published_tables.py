@@ -2,6 +2,7 @@
 can fail."""
 
 import math
+import re
 
 import nbformat
 import numpy as np
@@ -9,7 +10,10 @@ import pandas as pd
 import pytest
 import torch
 
-from spectral_diffusion.study.sweep import project_root
+from spectral_diffusion.data.synthetic import power_law_spectrum
+from spectral_diffusion.noise.process import Process
+from spectral_diffusion.signals.fourier import bin_weights
+from spectral_diffusion.study.sweep import best_record, project_root
 
 PAGE = project_root() / "nbs" / "bench" / "b16_published_tables.ipynb"
 CLAIMS = project_root() / "nbs" / "bench" / "b17_claims.ipynb"
@@ -180,3 +184,61 @@ def test_freeu_is_the_published_filter(freeu, size, threshold, scale):
     assert (
         mirrored - freeu(x, threshold, scale)
     ).abs().max() > 1e-3  # a mask without symmetry knows left from right
+
+
+# --- the sections of both pages
+
+
+def sections(path):
+    "Heading of each section -> its cells."
+    found, name = {}, None
+    for cell in nbformat.read(path, as_version=4).cells:
+        heading = re.search(r"^## (.+)$", cell.source, re.MULTILINE) if cell.cell_type == "markdown" else None
+        name = heading[1] if heading else name
+        found.setdefault(name, []).append(cell)
+    return found
+
+
+def anchor(heading):
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("path", [PAGE, CLAIMS], ids=lambda p: p.stem)
+def test_a_reader_finds_each_section_and_its_sentence(path):
+    "The table of contents names every section; each section ends in a sentence that a cell computes."
+    found = sections(path)
+    listed = re.findall(r"\]\(#([\w-]+)\)", "".join(cell.source for cell in found.pop(None)))
+    others = {"Configuration", "What the page says"}
+    assert len(listed) == len(set(listed)) and set(listed) == {anchor(h) for h in set(found) - others}
+    for heading in set(found) - others:
+        said = [c.source for c in found[heading] if c.cell_type == "code" and "Markdown(" in c.source]
+        assert said and re.search(r'\bf"', said[-1]), heading
+
+
+def calls_lost(alpha, calls, eta):
+    "Error of DDIM (eta 0) or of the ancestral sampler (eta 1) by a plain recurrence."
+    power = power_law_spectrum(32, 32, exponent=alpha, variance=0.25).numpy()
+    count = bin_weights(32, 32).numpy()
+    level = Process("linear").gains(torch.linspace(1, 0, calls + 1, dtype=torch.float64))
+    gains = zip(level.a.flatten().tolist(), level.s.flatten().tolist(), strict=True)
+    (a, s), *rest = gains
+    v = a * a * power + s * s
+    for b, r in rest:
+        fresh = eta * r / s * math.sqrt(max(s * s - (a / b) ** 2 * r * r, 0.0))
+        kept = math.sqrt(r * r - fresh * fresh)
+        wiener = a * power / (a * a * power + s * s)
+        v = (b * wiener + kept / s * (1 - a * wiener)) ** 2 * v + fresh**2
+        a, s = b, r
+    true = a * a * power + s * s
+    return (count * (np.sqrt(v) - np.sqrt(true)) ** 2).sum() / (count * power).sum()
+
+
+@pytest.mark.parametrize("alpha", [0.0, 2.0, 3.0])
+@pytest.mark.parametrize("run, eta", [("ddim, even", 0.0), ("ancestral, even", 1.0)])
+def test_calls_of_the_record_by_plain_recurrences(alpha, run, eta):
+    "The number of calls that the record states is the least with an error of a thousandth."
+    record = best_record("b17_claims")
+    table = pd.read_csv(record.path / "needed.csv").set_index(["exponent", "run"])
+    calls = int(table.calls[alpha, run])
+    assert calls_lost(alpha, calls, eta) <= 1e-3 < calls_lost(alpha, calls - 1, eta)
+    assert table.ten[alpha, run] == pytest.approx(calls_lost(alpha, 10, eta), rel=1e-6)

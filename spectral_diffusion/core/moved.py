@@ -25,6 +25,9 @@ MOVED = {  # old address -> where its names are now, in a line
     "data.real": "data.photographs data.mnist1d data.sets",
     "doe.arrays": "doe.balance doe.fields doe.constructions doe.aliasing doe.assign",
     "doe.taguchi": "doe.signal_to_noise doe.terms doe.anova doe.figures doe.lenth doe.confirm doe.ranking",
+    "learn.loop": "learn.averages learn.state learn.rate learn.step measure.crossing",
+    "measure.convergence": "measure.profile",
+    "models.zoo": "models.cost models.fuse",
     "lab.records": "run.record study.ledger",
     "lab.widgets": "lab.panel lab.masks lab.scrubbers lab.browsers lab.monitor",
     "lab.timing": "measure.timing",
@@ -40,6 +43,12 @@ MOVED = {  # old address -> where its names are now, in a line
     "lab.experiment": "data.sets run.held_out run.settings run.references run.pictures run.saved run.log"
     " run.training run.experiment study.compare study.reach",
     "noise.denoiser": "noise.preconditioning",
+    "noise.process": "noise.shapes noise.targets",
+    "noise.theory": "noise.fields noise.distances noise.arc",
+    "sampling.engine": "sampling.samplers sampling.checks",
+    "sampling.linear": "sampling.rows",
+    "sampling.lists": "sampling.spectrum sampling.levels",
+    "sampling.steps": "sampling.list_errors",
 }
 RENAMED = {  # a name of an old address that has another name now
     "lab.experiment": {

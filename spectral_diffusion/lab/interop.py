@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..core.config import from_dict
 from ..core.registry import InputError, unknown_name
-from ..learn.loop import TrainState
+from ..learn.state import TrainState
 from ..noise.denoiser import NetworkDenoiser, wrap
 from ..noise.theory import GaussianField
 from ..run.record import Record, load_record

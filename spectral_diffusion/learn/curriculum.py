@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Float
@@ -22,8 +22,9 @@ from ..signals.fourier import full_precision, no_autocast
 from ..signals.wavelets import dwt2
 
 # %% auto #0
-__all__ = ['EDGE', 'MASKS', 'MANY', 'GROWTH', 'STAIRS', 'BOUNDS', 'Mask', 'frequency_mask', 'truncate', 'SpectralTruncation',
-           'plain_distance', 'hinge_distance', 'relative_distance', 'InterScaleSimilarity', 'bands', 'fits']
+__all__ = ['EDGE', 'MASKS', 'MANY', 'GROWTH', 'STAIRS', 'BOUNDS', 'Mask', 'frequency_mask', 'truncate', 'check_truncation',
+           'SpectralTruncation', 'plain_distance', 'hinge_distance', 'relative_distance', 'mean_matrix', 'pair_weights',
+           'InterScaleSimilarity', 'bands', 'fits']
 
 # %% ../../nbs/learn/curriculum.ipynb #734a5e47
 EDGE = 0.25  # width of the slope of the flat mask, relative to its flat radius
@@ -114,6 +115,23 @@ for _name, _growth in (
     GROWTH.register(_name)(_growth)
 
 # %% ../../nbs/learn/curriculum.ipynb #858b3f90
+def check_truncation(
+    c: SpectralTruncation,  # its options
+) -> None:
+    "Refuse options that cannot be meant."
+    GROWTH[c.schedule], MASKS[c.mask]  # raise with the known names
+    if c.update not in ("epoch", "step"):
+        raise unknown_name("update", c.update, ["epoch", "step"])
+    if not 0 < c.tau_init <= c.tau_final < math.inf:
+        raise InputError(
+            f"SpectralTruncation needs 0 < tau_init <= tau_final, got {c.tau_init} and {c.tau_final}"
+        )
+    if not c.truncation_epochs >= 0:
+        raise InputError(
+            f"SpectralTruncation.truncation_epochs must be at least 0, got {c.truncation_epochs}"
+        )
+
+# %% ../../nbs/learn/curriculum.ipynb #12c72b2e
 @dataclass(frozen=True, kw_only=True)
 class SpectralTruncation:
     """A mask on the pictures that opens during the first epochs (Cong et al. 2026, section on intra-scale
@@ -128,18 +146,7 @@ class SpectralTruncation:
     update: str = "epoch"  # when tau changes: "epoch" or "step"
 
     def __post_init__(self):
-        GROWTH[self.schedule], MASKS[self.mask]  # raise with the known names
-        if self.update not in ("epoch", "step"):
-            raise unknown_name("update", self.update, ["epoch", "step"])
-        if not 0 < self.tau_init <= self.tau_final < math.inf:
-            raise InputError(
-                f"SpectralTruncation needs 0 < tau_init <= tau_final, got {self.tau_init} and"
-                f" {self.tau_final}"
-            )
-        if not self.truncation_epochs >= 0:
-            raise InputError(
-                f"SpectralTruncation.truncation_epochs must be at least 0, got {self.truncation_epochs}"
-            )
+        check_truncation(self)
 
     def finished(self, epoch: float) -> bool:  # whether pictures pass untouched
         "True from `truncation_epochs` on, and always when switched off."
@@ -190,6 +197,30 @@ def relative_distance(a: Float[Tensor, "b ..."], b: Float[Tensor, "b ..."]) -> F
     return (apart / torch.where(total > 0, total, 1)).mean()
 
 # %% ../../nbs/learn/curriculum.ipynb #5a1a4308
+def mean_matrix(
+    fine: int,  # channels of the finer scale
+    coarse: int,  # channels of the coarser one
+) -> nn.Conv2d:  # from the four bands of the finer scale
+    "A matrix per pixel that starts as the mean over two by two pixels: half the coarse band."
+    layer = nn.Conv2d(4 * fine, coarse, 1, bias=False)
+    with torch.no_grad():
+        layer.weight.zero_()
+        layer.weight[torch.arange(coarse), torch.arange(coarse) % fine] = 0.5
+    return layer
+
+
+def pair_weights(
+    weight: float | Sequence[float],  # for all pairs or for each
+    scales: int,  # how many
+) -> list[float]:  # one a pair
+    "The weight of each pair of neighbouring scales."
+    pairs = scales - 1
+    weights = [float(weight)] * pairs if isinstance(weight, (int, float)) else [float(v) for v in weight]
+    if len(weights) != pairs:
+        raise InputError(f"{scales} scales make {pairs} pairs, got {len(weights)} weights")
+    return weights
+
+# %% ../../nbs/learn/curriculum.ipynb #69a5e21e
 class InterScaleSimilarity(nn.Module):
     """Distance of neighbouring scales after a Haar transform and a learnt matrix per pixel (Cong et al. 2026,
     eq. 6)."""
@@ -204,27 +235,13 @@ class InterScaleSimilarity(nn.Module):
         start: int = 0,  # step from which the term acts
     ):
         super().__init__()
-        pairs = len(channels) - 1
         if sign not in ("apart", "together"):
             raise unknown_name("sign", sign, ["apart", "together"])
-        if pairs < 1 or min(channels) < 1:
+        if len(channels) < 2 or min(channels) < 1:
             raise InputError(f"channels must name two scales or more, fine to coarse, got {list(channels)}")
-        self.weights = (
-            [float(weight)] * pairs if isinstance(weight, (int, float)) else [float(v) for v in weight]
-        )
-        if len(self.weights) != pairs:
-            raise InputError(f"{len(channels)} scales make {pairs} pairs, got {len(self.weights)} weights")
+        self.weights = pair_weights(weight, len(channels))
         self.sign, self.distance, self.start = -1.0 if sign == "apart" else 1.0, BOUNDS[bound], start
-        self.align = nn.ModuleList(
-            nn.Conv2d(4 * fine, coarse, 1, bias=False)
-            for fine, coarse in zip(channels, channels[1:], strict=False)
-        )
-        with torch.no_grad():
-            for layer, fine, coarse in zip(self.align, channels, channels[1:], strict=False):
-                layer.weight.zero_()
-                layer.weight[torch.arange(coarse), torch.arange(coarse) % fine] = (
-                    0.5  # half the coarse band is the mean
-                )
+        self.align = nn.ModuleList(map(mean_matrix, channels[:-1], channels[1:]))
 
     def forward(
         self,
@@ -236,12 +253,11 @@ class InterScaleSimilarity(nn.Module):
             raise InputError(f"this term was made for {len(self.align) + 1} scales, got {len(features)}")
         if step is not None and step < self.start:
             return full_precision(features[0]).new_zeros(())
-        terms = [
-            w * self.distance(full_precision(z), full_precision(align(bands(fine).to(align.weight.dtype))))
-            for w, align, fine, z in zip(
-                self.weights, self.align, features, map(fits, features, features[1:]), strict=False
-            )
-        ]
+        terms = []
+        for w, align, fine, coarse in zip(self.weights, self.align, features[:-1], features[1:], strict=True):
+            wanted = fits(fine, coarse)
+            guess = align(bands(fine).to(cast(nn.Conv2d, align).weight.dtype))
+            terms.append(w * self.distance(full_precision(wanted), full_precision(guess)))
         return self.sign * torch.stack(terms).sum()
 
 # %% ../../nbs/learn/curriculum.ipynb #140d6a4c

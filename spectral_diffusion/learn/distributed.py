@@ -17,9 +17,33 @@ from ..core.environment import device
 from ..core.registry import InputError, unknown_name
 
 # %% auto #0
-__all__ = ['ALONE', 'Workers', 'join']
+__all__ = ['ALONE', 'add_everywhere', 'same_everywhere', 'Workers', 'join']
 
 # %% ../../nbs/learn/distributed.ipynb #00cfaa7b
+def add_everywhere(
+    tensors: Sequence[Tensor],  # changed in place, the same shapes in all processes
+    weight: float,  # of this process
+) -> None:
+    "Weighted sum over all processes, one message for each dtype."
+    for dtype in dict.fromkeys(t.dtype for t in tensors):
+        parts = [t for t in tensors if t.dtype == dtype]
+        flat = weight * torch.cat([t.flatten() for t in parts])
+        torch.distributed.all_reduce(flat)
+        for t, total in zip(parts, flat.split([t.numel() for t in parts]), strict=True):
+            t.copy_(total.view_as(t))
+
+
+def same_everywhere(
+    tensors: Sequence[Tensor],  # of this process
+) -> bool:
+    "Whether the sums of all tensors are the same in all processes."
+    high = torch.stack([(torch.view_as_real(t) if t.is_complex() else t).double().sum() for t in tensors])
+    low = high.clone()
+    torch.distributed.all_reduce(high, torch.distributed.ReduceOp.MAX)
+    torch.distributed.all_reduce(low, torch.distributed.ReduceOp.MIN)
+    return torch.equal(high, low)
+
+# %% ../../nbs/learn/distributed.ipynb #54182741
 @dataclass(frozen=True)
 class Workers:
     "The processes of a run, seen from one of them."
@@ -47,14 +71,8 @@ class Workers:
         weight: float,  # of this process; they sum to one
     ) -> None:
         "Weighted sum over all processes."
-        if self.size == 1:
-            return
-        for dtype in dict.fromkeys(t.dtype for t in tensors):
-            parts = [t for t in tensors if t.dtype == dtype]
-            flat = weight * torch.cat([t.flatten() for t in parts])
-            torch.distributed.all_reduce(flat)
-            for t, total in zip(parts, flat.split([t.numel() for t in parts]), strict=True):
-                t.copy_(total.view_as(t))
+        if self.size > 1:
+            add_everywhere(tensors, weight)
 
     @torch.no_grad()
     def check_same(
@@ -63,13 +81,7 @@ class Workers:
     ) -> None:
         """Raise when the processes start from different weights: their steps would be equal and their
         networks not."""
-        if self.size == 1:
-            return
-        high = torch.stack([(torch.view_as_real(t) if t.is_complex() else t).double().sum() for t in tensors])
-        low = high.clone()
-        torch.distributed.all_reduce(high, torch.distributed.ReduceOp.MAX)
-        torch.distributed.all_reduce(low, torch.distributed.ReduceOp.MIN)
-        if not torch.equal(high, low):
+        if self.size > 1 and not same_everywhere(tensors):
             raise InputError(
                 f"process {self.rank}: the weights differ between the processes; hint: build the network from"
                 " a seed, and let all processes see the same checkpoints"

@@ -9,7 +9,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -30,8 +30,8 @@ from spectral_diffusion.learn.regularizers import (
 
 # %% auto #0
 __all__ = ['ELEMENTWISE', 'DECAYS', 'Penalty', 'Members', 'members', 'initial', 'order', 'is_perceptron', 'check_members',
-           'Ensemble', 'StackedAdamW', 'StackedConsistency', 'no_decay', 'cosine_decay', 'Epoch', 'train_ensemble',
-           'gradients']
+           'views_of', 'first_names', 'perceptron_scores', 'Ensemble', 'StackedAdamW', 'StackedConsistency', 'no_decay',
+           'cosine_decay', 'Epoch', 'train_ensemble', 'gradients']
 
 # %% ../../nbs/learn/ensemble.ipynb #f0f81aba
 class Members(NamedTuple):
@@ -144,6 +144,45 @@ def check_members(
             raise InputError(f"members must have the same buffers, member {i} differs from member 0")
 
 # %% ../../nbs/learn/ensemble.ipynb #d1eb4539
+def views_of(
+    flat: Float[Tensor, "s p"],  # all parameters, one row a member
+    model: nn.Module,  # names and shapes
+) -> dict[str, Tensor]:  # name -> (s, *shape), which share memory with `flat` and record gradients
+    "The parameters of all members by name."
+    views, start = {}, 0
+    for name, p in model.named_parameters():
+        part = flat[:, start : start + p.numel()]
+        views[name] = part.view(len(flat), *p.shape).requires_grad_()
+        start += p.numel()
+    return views
+
+# %% ../../nbs/learn/ensemble.ipynb #7cd7e191
+def first_names(
+    model: nn.Module,  # may have tied parameters
+) -> dict[str, str]:  # every name of a parameter -> the first one
+    "Under which name each parameter is kept: tied ones share."
+    first, names = {id(p): name for name, p in model.named_parameters()}, {}
+    for part, module in model.named_modules():
+        for leaf, p in module.named_parameters(recurse=False, remove_duplicate=False):
+            names[f"{part}.{leaf}".lstrip(".")] = first[id(p)]
+    return names
+
+# %% ../../nbs/learn/ensemble.ipynb #009fabf1
+def perceptron_scores(
+    ensemble: Ensemble,  # of plain perceptrons
+    x: Float[Tensor, "s n f"],  # samples of each member
+) -> Float[Tensor, "s n k"]:  # scores
+    "The scores of plain perceptrons, product by product."
+    for name, part in ensemble.template._modules.items():  # a layer that comes twice is met twice
+        if type(part) is nn.Linear:
+            names = (ensemble.names[f"{name}.{leaf}"] for leaf in ("weight", "bias"))
+            weight, bias = (ensemble.parameters[first] for first in names)
+            x = torch.baddbmm(bias[:, None], x, weight.mT)
+        else:
+            x = cast(nn.Module, part)(x)
+    return x
+
+# %% ../../nbs/learn/ensemble.ipynb #2047b1f5
 class Ensemble:
     "Networks of one shape with their parameters stacked."
 
@@ -151,18 +190,8 @@ class Ensemble:
         check_members(models)
         self.template, self.size = copy.deepcopy(models[0]), len(models)
         self.flat = torch.stack([torch.cat([p.detach().flatten() for p in m.parameters()]) for m in models])
-        self.parameters, start = {}, 0
-        for name, p in models[0].named_parameters():
-            self.parameters[name] = (
-                self.flat[:, start : start + p.numel()].view(self.size, *p.shape).requires_grad_()
-            )
-            start += p.numel()
-        first = {id(p): name for name, p in self.template.named_parameters()}
-        self.names = {
-            f"{part}.{leaf}".lstrip("."): first[id(p)]
-            for part, m in self.template.named_modules()
-            for leaf, p in m.named_parameters(recurse=False, remove_duplicate=False)
-        }  # tied ones share
+        self.parameters = views_of(self.flat, self.template)
+        self.names = first_names(self.template)
         self.written_out = is_perceptron(self.template)
 
     def __call__(self, x: Float[Tensor, "s n ..."]) -> Float[Tensor, "s n k"]:  # scores
@@ -170,22 +199,13 @@ class Ensemble:
         if len(x) != self.size:
             raise InputError(f"inputs have one entry a member in front, got {len(x)} for {self.size} members")
         if self.written_out and x.ndim == 3:
-            return self.perceptron(x)
-        return vmap(
-            lambda p, v: functional_call(
-                self.template, {name: p[f] for name, f in self.names.items()}, (v,), tie_weights=False
-            )
-        )(self.parameters, x)
+            return perceptron_scores(self, x)
+        return vmap(self.one)(self.parameters, x)
 
-    def perceptron(self, x: Float[Tensor, "s n f"]) -> Float[Tensor, "s n k"]:  # scores
-        "The same for a plain perceptron, product by product."
-        for name, part in self.template._modules.items():
-            if type(part) is nn.Linear:
-                weight, bias = (self.parameters[self.names[f"{name}.{leaf}"]] for leaf in ("weight", "bias"))
-                x = torch.baddbmm(bias[:, None], x, weight.mT)
-            else:
-                x = part(x)
-        return x
+    def one(self, parameters: dict[str, Tensor], x: Float[Tensor, "n ..."]) -> Float[Tensor, "n k"]:
+        "The scores of the template with other parameters."
+        named = {name: parameters[first] for name, first in self.names.items()}
+        return functional_call(self.template, named, (x,), tie_weights=False)
 
     def member(self, i: int) -> nn.Module:  # a network of its own
         "A copy of one member."

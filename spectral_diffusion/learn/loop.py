@@ -6,174 +6,34 @@
 from __future__ import annotations
 
 import math
-import re
-import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..core.moved import names_elsewhere
 from ..core.registry import InputError, unknown_name
 from ..core.runtime import progress as progress_bar
-from ..core.runtime import split, stream
-from . import checkpoint as files
+from .averages import average, ema_decay
 from .distributed import ALONE, Workers
-from .losses import TimeWeight, denoising_loss
+from .losses import TimeWeight
+from .rate import Rate
+from .state import Counts, TrainState, resume_from
+from .step import Draws, Objective, Slope, gradient
 from ..noise.process import Process
 from ..signals.bases import Basis
 
 # %% auto #0
-__all__ = ['COUNTS', 'MOST_SKIPS', 'draw_times', 'ema_decay', 'average', 'TrainState', 'latest', 'cosine_decay', 'check_decay',
-           'Diverged', 'train', 'time_to_target']
+__all__ = ['MOST_SKIPS', 'Diverged', 'Guard', 'Plan', 'Run', 'start', 'why_stopped', 'update', 'advance', 'Saving', 'steps_left',
+           'train']
 
 # %% ../../nbs/learn/loop.ipynb #9d20442e
-def draw_times(
-    n: int,  # how many
-    generator: torch.Generator,  # decides them
-    *,
-    stratified: bool = True,  # one time in each of n equal intervals
-) -> Float[Tensor, " n"]:  # float64, in [0, 1)
-    "Training times, uniform each."
-    if not stratified:
-        return torch.rand(n, generator=generator, dtype=torch.float64)
-    return (
-        torch.randperm(n, generator=generator) + torch.rand(n, generator=generator, dtype=torch.float64)
-    ) / n
-
-# %% ../../nbs/learn/loop.ipynb #b9f983e4
-def ema_decay(
-    n: int,  # averages taken before this one
-    decay: float,  # limit for large n, in [0, 1)
-) -> float:  # in [0, 1)
-    "Decay of the running average, small at the start."
-    return min(decay, (1 + n) / (10 + n))
-
-# %% ../../nbs/learn/loop.ipynb #720557a6
-@torch.no_grad()
-def average(
-    averaged: dict[str, Tensor],  # changed in place
-    current: dict[str, Tensor],  # the weights of this step
-    decay: float,  # how much of the old average stays
-) -> None:
-    "Move the averages towards the weights; whole numbers (counters) are copied."
-    names = [k for k, v in averaged.items() if v.is_floating_point()]
-    torch._foreach_lerp_([averaged[k] for k in names], [current[k] for k in names], 1 - decay)
-    for k in set(averaged) - set(names):
-        averaged[k].copy_(current[k])
-
-# %% ../../nbs/learn/loop.ipynb #f6b9fa42
-@dataclass(frozen=True, kw_only=True)
-class TrainState:
-    """The run after one step. The network, the averages and the optimiser are live: the next step changes
-    them."""
-
-    step: int  # steps done, from 1
-    loss: float  # of this step, before its update
-    grad_norm: float  # before clipping
-    lr: float  # learning rate of this step
-    images: int  # images seen in all steps
-    seconds: float  # wall-clock seconds of training, without the caller's
-    cpu_seconds: float  # processor seconds of training, without the caller's
-    denoiser: nn.Module  # trained in place
-    ema: dict[str, Tensor]  # averaged weights and buffers by name
-    optimizer: torch.optim.Optimizer  # its memory goes into a checkpoint
-    arguments: dict  # what the run is a function of
-    skipped: int = 0  # steps without an update so far, because they were not finite
-    saved: list[Path] = field(default_factory=list)  # checkpoints that this run has written or come from
-
-    @property
-    def images_per_second(self) -> float:
-        return self.images / self.seconds
-
-    @contextmanager
-    def averaged(self) -> Iterator[nn.Module]:  # the denoiser with averaged weights, in eval mode
-        "Lend the averaged weights to the denoiser; its own come back exactly."
-        own = {k: v.detach().clone() for k, v in self.denoiser.state_dict().items()}
-        self.use_averaged()
-        self.denoiser.eval()
-        try:
-            yield self.denoiser
-        finally:
-            _fill(self.denoiser, own)
-
-    def use_averaged(self) -> None:
-        "Put the averaged weights into the denoiser for good."
-        _fill(self.denoiser, self.ema)
-
-    def save(
-        self,
-        path: Path | str,  # a folder that keeps the latest checkpoint of this run
-    ) -> Path:  # the checkpoint inside it
-        "Write `path/step-...` and remove older ones when it is complete."
-        made = files.save(
-            Path(path) / f"step-{self.step:08d}",
-            model=self.denoiser,
-            optimizer=self.optimizer,
-            ema=self.ema,
-            meta={k: getattr(self, k) for k in (*COUNTS, "arguments")},
-        )
-        self.saved.append(made)
-        for step, old in _checkpoints(path):
-            if step < self.step:
-                files.remove(old)
-        for dead in Path(path).glob(".partial-step-*"):
-            shutil.rmtree(dead, ignore_errors=True)  # of a process that was killed while it saved
-        return made
-
-# %% ../../nbs/learn/loop.ipynb #a321b36a
-COUNTS = ("step", "images", "seconds", "cpu_seconds", "skipped")  # numbers of a state that a checkpoint keeps
-
-
-@torch.no_grad()
-def _fill(denoiser: nn.Module, tensors: dict[str, Tensor]) -> None:
-    "Copy tensors into a network of the same names."
-    for name, own in denoiser.state_dict().items():
-        own.copy_(tensors[name])
-
-# %% ../../nbs/learn/loop.ipynb #3281c6e2
-def _checkpoints(path: Path | str) -> list[tuple[int, Path]]:
-    "Complete checkpoints in a folder, by step."
-    found = [
-        (re.fullmatch(r"step-(\d+)", p.name), p)
-        for p in Path(path).glob("step-*")
-        if (p / files.SIDECAR).is_file()
-    ]
-    return sorted((int(m[1]), p) for m, p in found if m)
-
-# %% ../../nbs/learn/loop.ipynb #fd934a3b
-def latest(
-    path: Path | str,  # the folder given to `TrainState.save` or `train(checkpoints=...)`
-) -> Path | None:  # the newest checkpoint, or None where there is none
-    "The checkpoint to go on from."
-    found = _checkpoints(path)
-    return found[-1][1] if found else None
-
-# %% ../../nbs/learn/loop.ipynb #215f76df
-def cosine_decay(
-    step: int,  # steps done
-    decay: int | None,  # steps of the decay; None: no decay
-    decay_to: float = 0.0,  # where it ends, in [0, 1)
-) -> float:  # factor of the learning rate
-    "From one to `decay_to` by half a cosine (Loshchilov and Hutter 2017, eq. 5); constant afterwards."
-    if decay is None:
-        return 1.0
-    return decay_to + (1 - decay_to) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / decay)))
-
-# %% ../../nbs/learn/loop.ipynb #f7cf003b
-def check_decay(decay: int | None, decay_to: float) -> None:
-    "Refuse an end that is no part of the rate, or the end of a decay that is not there."
-    if not 0 <= decay_to < 1:
-        raise InputError(f"decay_to must lie in [0, 1), got {decay_to}")
-    if decay is None and decay_to != 0:
-        raise InputError(
-            f"decay_to={decay_to} is where a decay ends, but there is none; hint: give decay, or leave"
-            " decay_to at 0"
-        )
+__getattr__ = names_elsewhere("spectral_diffusion.learn.loop")
 
 # %% ../../nbs/learn/loop.ipynb #32df60db
 class Diverged(InputError):
@@ -182,55 +42,218 @@ class Diverged(InputError):
     exit_code = 1  # of the command line: the run has failed
 
 # %% ../../nbs/learn/loop.ipynb #8d516efd
-def _update(
-    denoiser: nn.Module,  # trained in place
-    optimizer: torch.optim.Optimizer,  # its learning rate is set already
-    x0: Float[Tensor, "b c h w"],  # clean images
-    t: Float[Tensor, " b"],  # times
-    eps: Float[Tensor, "b c h w"],  # white noise
-    clip: float | None,  # largest norm of the gradient
-    options: dict,  # of the loss
-    limit: float,  # largest loss
-    workers: Workers,  # the processes of the run
-    weight: float,  # this one's part of the batch
-) -> tuple[float, float, bool]:  # loss and gradient norm, before the update, and whether there was one
-    "One step of the optimiser; not with a loss or gradient that is not finite, or a loss above the limit."
-    denoiser.train()
-    optimizer.zero_grad(set_to_none=True)
-    loss = denoising_loss(denoiser, x0, t, eps, **options)
-    loss.backward()
-    parameters = [p for g in optimizer.param_groups for p in g["params"]]
-    loss = loss.detach()
-    workers.add([loss, *(p.grad for p in parameters if p.grad is not None)], weight)
-    norm = torch.nn.utils.clip_grad_norm_(parameters, float("inf") if clip is None else clip, foreach=True)
-    value, size = loss.item(), norm.item()
-    good = math.isfinite(value) and math.isfinite(size) and value <= limit
-    if good:
-        optimizer.step()
-    return value, size, good
+@dataclass(frozen=True)
+class Guard:
+    "Which steps may update the weights, and what becomes of the others."
 
-# %% ../../nbs/learn/loop.ipynb #62c0154c
-def _resume(
-    resume: Path | str, denoiser: nn.Module, ema: dict, optimizer: torch.optim.Optimizer, arguments: dict
-) -> dict:
-    "Fill all objects from a checkpoint of the same run."
-    folder = latest(resume) or Path(resume)
-    saved = files.load(folder)
-    meta = {"skipped": 0, "arguments": {}, **saved.meta}  # older checkpoints do not count what was skipped
-    if (
-        not isinstance(meta["arguments"], dict)
-        or any(type(meta.get(k)) not in (int, float) or not 0 <= meta[k] < math.inf for k in COUNTS)
-        or type(meta["step"]) is not int
-    ):
-        raise InputError(f"{folder} is damaged: a checkpoint of a run says {', '.join(COUNTS)} and arguments")
-    for key in {**arguments, **meta["arguments"]}:  # an option that only one of them has is a difference too
-        before, value = meta["arguments"].get(key), arguments.get(key)
-        if before != value:
-            raise InputError(f"{folder} belongs to another run: {key} was {before!r}, now {value!r}")
-    files.restore(saved, model=denoiser, ema=ema, optimizer=optimizer)
-    return {**meta, "folder": folder}
+    on_nan: str = "stop"  # "stop" the run, or "skip" the update and count it
+    loss_limit: float | None = None  # a loss above it counts as not finite
+
+    def __post_init__(self) -> None:
+        if self.on_nan not in ("stop", "skip"):
+            raise unknown_name("on_nan", self.on_nan, ["stop", "skip"])
+        if self.loss_limit is not None and not self.loss_limit > 0:
+            raise InputError(f"loss_limit must be positive or None, got {self.loss_limit}")
+
+    @property
+    def skips(self) -> bool:
+        return self.on_nan == "skip"
+
+    def passes(self, slope: Slope) -> bool:  # whether the step may update
+        "Finite, and not above the limit."
+        limit = math.inf if self.loss_limit is None else self.loss_limit
+        return math.isfinite(slope.loss) and math.isfinite(slope.norm) and slope.loss <= limit
+
+    def arguments(self) -> dict[str, object]:  # literals
+        "What a checkpoint remembers of it: nothing where the run stops, because then it changes no weight."
+        return {"on_nan": self.on_nan, "loss_limit": self.loss_limit} if self.skips else {}
 
 # %% ../../nbs/learn/loop.ipynb #3b452b18
+@dataclass(frozen=True)
+class Plan:
+    "What a run is a function of, besides its batches."
+
+    draws: Draws  # times and noise
+    objective: Objective  # what is minimised
+    rate: Rate  # how far a step goes
+    guard: Guard  # which steps may update
+    ema: float  # decay of the averaged weights; 0 keeps no memory
+    clip: float | None  # largest norm of the gradient
+    weight_decay: float  # AdamW's
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ema < 1:
+            raise InputError(f"ema must lie in [0, 1), got {self.ema}")
+        if self.clip is not None and not self.clip > 0:
+            raise InputError(f"clip must be positive or None, got {self.clip}")
+
+    def arguments(self) -> dict[str, object]:  # literals
+        "What a checkpoint remembers."
+        told: dict[str, object] = {"ema": self.ema, "clip": self.clip, "weight_decay": self.weight_decay}
+        for part in (self.rate, self.draws, self.objective, self.guard):
+            told |= part.arguments()
+        return told
+
+# %% ../../nbs/learn/loop.ipynb #ec959255
+@dataclass(kw_only=True)
+class Run:
+    "A plan, and what changes from step to step."
+
+    plan: Plan  # what it is a function of
+    arguments: dict[str, object]  # the same in literals
+    workers: Workers  # the processes that share a batch
+    denoiser: nn.Module  # trained in place
+    optimizer: torch.optim.Optimizer  # of its parameters
+    averaged: dict[str, Tensor]  # weights and buffers by name
+    counts: Counts = Counts()  # how far it is
+    saved: list[Path] = field(default_factory=list)  # checkpoints that it has written or come from
+    in_a_row: int = 0  # steps left out since the last update
+
+# %% ../../nbs/learn/loop.ipynb #56e8929e
+def start(
+    denoiser: nn.Module,  # trained in place
+    plan: Plan,  # the arguments of the run
+    workers: Workers,  # the processes that share a batch
+    resume: Path | str | None,  # a checkpoint, or the folder that holds the latest one
+) -> Run:
+    "A run before its first step, or where a checkpoint has left it."
+    trained = [p for p in denoiser.parameters() if p.requires_grad]
+    fused = trained[0].device.type in ("cpu", "cuda")
+    optimizer = torch.optim.AdamW(trained, lr=plan.rate.lr, weight_decay=plan.weight_decay, fused=fused)
+    averaged = {k: v.detach().clone() for k, v in denoiser.state_dict().items()}
+    run = Run(
+        plan=plan,
+        arguments=plan.arguments(),
+        workers=workers,
+        denoiser=denoiser,
+        optimizer=optimizer,
+        averaged=averaged,
+    )
+    if resume is not None:
+        folder, run.counts = resume_from(
+            resume, run.arguments, denoiser=denoiser, ema=averaged, optimizer=optimizer
+        )
+        run.saved.append(folder)
+    step = torch.tensor(run.counts.step, device=trained[0].device)
+    workers.check_same([*denoiser.state_dict().values(), step])
+    return run
+
+# %% ../../nbs/learn/loop.ipynb #6c156595
+MOST_SKIPS = 20  # steps in a row without an update; more are no accident
+
+
+def why_stopped(
+    run: Run,  # at the step that may not update
+    slope: Slope,  # what was seen there
+) -> str:
+    "Where a run has diverged, and what is left of it."
+    guard, step = run.plan.guard, run.counts.step
+    seen = f"loss {slope.loss}, gradient norm {slope.norm}"
+    if guard.loss_limit is not None:
+        seen += f", largest loss {guard.loss_limit:g}"
+    hint = "lower lr, check the data for NaN"
+    if guard.skips:
+        seen += f", {MOST_SKIPS} steps in a row"
+    else:
+        hint += ", or on_nan='skip' to leave such steps out"
+    return (
+        f"training stopped at step {step + 1}: {seen}; batch {step} of seed {run.plan.draws.seed}; weights"
+        f" are those of step {step}; last good checkpoint: {run.saved[-1] if run.saved else 'none was saved'}"
+        f"; hint: {hint}"
+    )
+
+# %% ../../nbs/learn/loop.ipynb #824e0dff
+def update(
+    run: Run,  # changed in place
+    batches: Callable[[int], Float[Tensor, "b c h w"]],  # step (from 0) -> clean images
+) -> Slope:
+    "Loss and gradient norm of one step, after the update of weights and averages where there may be one."
+    plan, denoiser, step, size = run.plan, run.denoiser, run.counts.step, run.plan.draws.batch
+    drawn = plan.draws.of(step, batches, cast(Process, denoiser.process), run.workers.share(size))
+    buffers = [b.clone() for b in denoiser.buffers()] if plan.guard.skips else []
+    slope = gradient(
+        denoiser,
+        run.optimizer,
+        drawn,
+        plan.objective,
+        clip=plan.clip,
+        workers=run.workers,
+        share=len(drawn.x0) / size,
+    )
+    if plan.guard.passes(slope):
+        run.optimizer.step()
+        average(run.averaged, denoiser.state_dict(), ema_decay(step, plan.ema))
+        run.in_a_row = 0
+        return slope
+    run.in_a_row += 1
+    if not plan.guard.skips or run.in_a_row >= MOST_SKIPS:
+        raise Diverged(why_stopped(run, slope))
+    for own, before in zip(denoiser.buffers(), buffers, strict=True):
+        own.copy_(before)
+    return slope
+
+# %% ../../nbs/learn/loop.ipynb #7e01a87c
+def advance(
+    run: Run,  # changed in place
+    batches: Callable[[int], Float[Tensor, "b c h w"]],  # step (from 0) -> clean images
+) -> TrainState:
+    "The state after one step more."
+    wall, cpu, done = time.perf_counter(), time.process_time(), run.counts
+    lr = run.plan.rate.at(done.step)
+    for group in run.optimizer.param_groups:
+        group["lr"] = lr
+    slope = update(run, batches)
+    run.counts = Counts(
+        step=done.step + 1,
+        images=done.images + run.plan.draws.batch,
+        seconds=done.seconds + time.perf_counter() - wall,
+        cpu_seconds=done.cpu_seconds + time.process_time() - cpu,
+        skipped=done.skipped + (run.in_a_row > 0),
+    )
+    return TrainState(
+        loss=slope.loss,
+        grad_norm=slope.norm,
+        lr=lr,
+        denoiser=run.denoiser,
+        ema=run.averaged,
+        optimizer=run.optimizer,
+        arguments=run.arguments,
+        saved=run.saved,
+        **run.counts._asdict(),
+    )
+
+# %% ../../nbs/learn/loop.ipynb #604459a1
+@dataclass(frozen=True)
+class Saving:
+    "Checkpoints on the way."
+
+    folder: Path | str | None = None  # keeps the latest one
+    every: int | None = None  # steps between them; 0 for none
+
+    def __post_init__(self) -> None:
+        if (self.folder is None) != (self.every is None):
+            raise InputError(
+                "checkpoints (a folder) and checkpoint_every (steps) belong together: give both or neither"
+            )
+
+    def after(self, state: TrainState, workers: Workers) -> None:
+        "Save the state where a checkpoint is due."
+        if self.folder is None or not self.every or workers.rank != 0:
+            return
+        if state.step % self.every == 0:
+            state.save(self.folder)
+
+# %% ../../nbs/learn/loop.ipynb #5fbb49f5
+def steps_left(
+    run: Run,  # how far it is
+    steps: int,  # where it ends
+    progress: bool,  # show a bar where somebody watches
+) -> Iterable[int]:  # numbers of the steps, from 0
+    "The steps that a run has before it."
+    left = range(run.counts.step, steps)
+    return progress_bar(left, desc="training", unit="step") if progress else left
+
+# %% ../../nbs/learn/loop.ipynb #44bcec59
 def train(
     denoiser: nn.Module,  # from `wrap`; trained in place
     batches: Callable[[int], Float[Tensor, "b c h w"]],  # step (from 0) -> clean images, a pure function
@@ -246,9 +269,7 @@ def train(
     ema: float = 0.99,  # decay of the averaged weights; 0 keeps no memory
     clip: float | None = 1.0,  # largest norm of the gradient
     warmup: int = 0,  # steps over which the learning rate rises in equal parts
-    decay: (
-        int | None
-    ) = None,  # steps of its fall by half a cosine (Loshchilov and Hutter 2017, eq. 5); None: constant
+    decay: int | None = None,  # steps of its fall by half a cosine, see `cosine_decay`; None: constant
     decay_to: float = 0.0,  # part of the rate at which the decay ends, in [0, 1)
     weight_decay: float = 0.0,  # AdamW's
     stratified: bool = True,  # times one in each interval
@@ -262,198 +283,14 @@ def train(
     workers: Workers = ALONE,
 ) -> Iterator[TrainState]:  # one state a step
     "Train, one step at a time; a run stopped and resumed is the run that never stopped."
-    arguments = {
-        "lr": lr,
-        "batch": batch,
-        "seed": seed,
-        "target": target,
-        "time_weight": _word(time_weight),
-        "basis": _word(basis),
-        "frequency_weight": _word(frequency_weight),
-        "ema": ema,
-        "clip": clip,
-        "warmup": warmup,
-        "weight_decay": weight_decay,
-        "stratified": stratified,
-        **({} if decay is None else {"decay": decay}),
-        **({} if on_nan == "stop" else {"on_nan": on_nan, "loss_limit": loss_limit}),
-    }
-    if decay_to != 0:
-        arguments["decay_to"] = decay_to
-    _check(steps, lr, batch, ema, clip, warmup, decay, checkpoints, checkpoint_every, on_nan, loss_limit)
-    check_decay(decay, decay_to)
-    options = {
-        "target": target,
-        "time_weight": time_weight,
-        "basis": basis,
-        "frequency_weight": frequency_weight,
-    }
-    trained = [p for p in denoiser.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        trained, lr=lr, weight_decay=weight_decay, fused=trained[0].device.type in ("cpu", "cuda")
-    )
-    averaged = {k: v.detach().clone() for k, v in denoiser.state_dict().items()}
-    done = {"step": 0, "images": 0, "seconds": 0.0, "cpu_seconds": 0.0, "skipped": 0}
-    if resume is not None:
-        done = _resume(resume, denoiser, averaged, optimizer, arguments)
-    skipped, in_a_row, saved = done["skipped"], 0, [done["folder"]] if "folder" in done else []
-    workers.check_same(
-        [*denoiser.state_dict().values(), torch.tensor(done["step"], device=trained[0].device)]
-    )
-    mine = workers.share(batch)
-    seconds, cpu_seconds, images = done["seconds"], done["cpu_seconds"], done["images"]
-    for step in (
-        progress_bar(range(done["step"], steps), desc="training", unit="step")
-        if progress
-        else range(done["step"], steps)
-    ):
-        wall, cpu = time.perf_counter(), time.process_time()
-        rate = lr * min(1.0, (step + 1) / max(warmup, 1)) * cosine_decay(step, decay, decay_to)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        x0, t, eps = _draw(denoiser.process, batches, step, batch, seed, stratified, mine)
-        buffers = [b.clone() for b in denoiser.buffers()] if on_nan == "skip" else []
-        loss, norm, good = _update(
-            denoiser,
-            optimizer,
-            x0,
-            t,
-            eps,
-            clip,
-            options,
-            math.inf if loss_limit is None else loss_limit,
-            workers,
-            len(x0) / batch,
-        )
-        in_a_row, skipped = (0, skipped) if good else (in_a_row + 1, skipped + 1)
-        if good:
-            average(averaged, denoiser.state_dict(), ema_decay(step, ema))
-        elif on_nan == "skip" and in_a_row < MOST_SKIPS:
-            _put_back(denoiser, buffers)
-        else:
-            raise Diverged(_told(step, seed, loss, norm, loss_limit, on_nan, saved))
-        seconds, cpu_seconds, images = (
-            seconds + time.perf_counter() - wall,
-            cpu_seconds + time.process_time() - cpu,
-            images + batch,
-        )
-        state = TrainState(
-            step=step + 1,
-            loss=loss,
-            grad_norm=norm,
-            lr=rate,
-            images=images,
-            seconds=seconds,
-            cpu_seconds=cpu_seconds,
-            denoiser=denoiser,
-            ema=averaged,
-            optimizer=optimizer,
-            arguments=arguments,
-            skipped=skipped,
-            saved=saved,
-        )
-        if checkpoint_every and (step + 1) % checkpoint_every == 0 and workers.rank == 0:
-            state.save(checkpoints)
+    draws, objective = Draws(batch, seed, stratified), Objective(target, time_weight, basis, frequency_weight)
+    rate, guard = Rate(lr, warmup, decay, decay_to), Guard(on_nan, loss_limit)
+    plan = Plan(draws, objective, rate, guard, ema, clip, weight_decay)
+    saving = Saving(checkpoints, checkpoint_every)
+    if steps < 1:
+        raise InputError(f"steps must be at least 1, got {steps}")
+    run = start(denoiser, plan, workers, resume)
+    for _ in steps_left(run, steps, progress):
+        state = advance(run, batches)
+        saving.after(state, workers)
         yield state
-
-# %% ../../nbs/learn/loop.ipynb #ec959255
-def _word(option: object) -> object:
-    "An option as a literal: names stay, functions and bases give theirs, tensors the sum of their bits."
-    if option is None or isinstance(option, str):
-        return option
-    if isinstance(option, Tensor):
-        return [list(option.shape), option.double().sum().item(), option.double().square().sum().item()]
-    return getattr(option, "__qualname__", None) or getattr(option, "name", None) or type(option).__name__
-
-# %% ../../nbs/learn/loop.ipynb #56e8929e
-def _draw(
-    process: Process, batches: Callable, step: int, batch: int, seed: int, stratified: bool, mine: slice
-) -> tuple[Tensor, Tensor, Tensor]:
-    "Images, times and noise of a step, from streams named after it; the part of this process."
-    x0 = batches(step)
-    if len(x0) != batch:
-        raise InputError(f"batches({step}) gave {len(x0)} images, but batch={batch}")
-    t = draw_times(batch, stream(seed, f"train/time/{step}"), stratified=stratified).to(x0.device)
-    return x0[mine], t[mine], process.noise(x0[mine], split(stream(seed, f"train/noise/{step}"), batch)[mine])
-
-# %% ../../nbs/learn/loop.ipynb #6c156595
-MOST_SKIPS = 20  # steps in a row without an update; more are no accident
-
-
-def _put_back(denoiser: nn.Module, buffers: list[Tensor]) -> None:
-    "Buffers, such as the averages of a normalisation, as they were before a step that is skipped."
-    for own, before in zip(denoiser.buffers(), buffers, strict=True):
-        own.copy_(before)
-
-# %% ../../nbs/learn/loop.ipynb #824e0dff
-def _told(
-    step: int, seed: int, loss: float, norm: float, limit: float | None, on_nan: str, saved: list[Path]
-) -> str:
-    "Where a run has diverged, and what is left of it."
-    what = (
-        f"loss {loss}, gradient norm {norm}"
-        + (f", largest loss {limit:g}" if limit is not None else "")
-        + (f", {MOST_SKIPS} steps in a row" if on_nan == "skip" else "")
-    )
-    hint = "lower lr, check the data for NaN" + (
-        "" if on_nan == "skip" else ", or on_nan='skip' to leave such steps out"
-    )
-    return (
-        f"training stopped at step {step + 1}: {what}; batch {step} of seed {seed}; weights are those of step"
-        f" {step}; last good checkpoint: {saved[-1] if saved else 'none was saved'}; hint: {hint}"
-    )
-
-# %% ../../nbs/learn/loop.ipynb #7e01a87c
-def _check(
-    steps: int,
-    lr: float,
-    batch: int,
-    ema: float,
-    clip: float | None,
-    warmup: int,
-    decay: int | None,
-    checkpoints: object,
-    every: int | None,
-    on_nan: str,
-    limit: float | None,
-) -> None:
-    "Refuse arguments that cannot be meant."
-    if on_nan not in ("stop", "skip"):
-        raise unknown_name("on_nan", on_nan, ["stop", "skip"])
-    if limit is not None and not limit > 0:
-        raise InputError(f"loss_limit must be positive or None, got {limit}")
-    for name, value in (("steps", steps), ("batch", batch)):
-        if value < 1:
-            raise InputError(f"{name} must be at least 1, got {value}")
-    if not lr > 0:
-        raise InputError(f"lr must be positive, got {lr}")
-    if not 0 <= ema < 1:
-        raise InputError(f"ema must lie in [0, 1), got {ema}")
-    if clip is not None and not clip > 0:
-        raise InputError(f"clip must be positive or None, got {clip}")
-    if warmup < 0:
-        raise InputError(f"warmup must not be negative, got {warmup}")
-    if decay is not None and decay < 1:
-        raise InputError(f"decay must be at least 1 step or None, got {decay}")
-    if (checkpoints is None) != (every is None):
-        raise InputError(
-            "checkpoints (a folder) and checkpoint_every (steps) belong together: give both or neither"
-        )
-
-# %% ../../nbs/learn/loop.ipynb #e39b0650
-def time_to_target(
-    seconds: list[float],  # rising, one for each evaluation
-    losses: list[float],  # evaluated on a fixed set
-    target: float,  # the loss to be reached
-) -> float | None:  # seconds, or None when it was not reached
-    "When the curve first comes down to the target."
-    if len(seconds) != len(losses) or not seconds:
-        raise InputError(
-            f"one time per loss, at least one: got {len(seconds)} times and {len(losses)} losses"
-        )
-    if losses[0] <= target:
-        return seconds[0]
-    for t0, t1, before, after in zip(seconds[:-1], seconds[1:], losses[:-1], losses[1:], strict=True):
-        if after <= target:
-            return t0 + (t1 - t0) * (before - target) / (before - after)
-    return None

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ..core.registry import InputError, Registry
 from ..noise.denoiser import Denoiser
-from ..noise.process import TARGETS, Process, target_of
+from ..noise.process import Process
 from ..noise.schedules import Level
+from ..noise.targets import TARGETS, target_of
 from ..signals.bases import BASES, Basis
 
 # %% auto #0

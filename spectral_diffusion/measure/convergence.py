@@ -12,109 +12,20 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.optimize import OptimizeWarning, brentq, curve_fit, minimize_scalar
+from scipy.optimize import OptimizeWarning, brentq, curve_fit
 from scipy.stats import t as student
 from torch import Tensor
 
+from ..core.moved import names_elsewhere
 from ..core.registry import InputError
+from .profile import Scan, bounded_line, read_curve, scan
 
 # %% auto #0
-__all__ = ['ROUNDING', 'read_curve', 'Line', 'bounded_line', 'Scan', 'scan', 'asymptote_range', 'Exponential', 'acceptance',
-           'rate_interval', 'first_doubt', 'fit_exponential', 'Shapes', 'compare_shapes', 'Published',
-           'fit_as_published']
+__all__ = ['ROUNDING', 'asymptote_range', 'Exponential', 'acceptance', 'rate_interval', 'first_doubt', 'fit_exponential',
+           'Shapes', 'compare_shapes', 'Published', 'fit_as_published']
 
-# %% ../../nbs/measure/convergence.ipynb #389b9b67
-def read_curve(
-    step: Sequence[float] | np.ndarray | Tensor,  # optimiser steps, rising, from 0 on
-    loss: Sequence[float] | np.ndarray | Tensor,  # the loss at each of them
-) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:  # both as float64
-    "Steps and losses of one curve, checked."
-    n, y = (
-        np.asarray(z.detach().cpu().double() if isinstance(z, Tensor) else z, dtype=np.float64)
-        for z in (step, loss)
-    )
-    if n.ndim != 1 or n.shape != y.shape:
-        raise InputError(
-            f"a loss curve needs one loss a step, two rows of one length; got shapes {n.shape} and {y.shape}"
-        )
-    if len(n) < 4:
-        raise InputError(
-            f"a loss curve needs at least 4 points, for three parameters and a scatter; got {len(n)}; record"
-            " more often"
-        )
-    if not np.isfinite(n).all() or not np.isfinite(y).all():
-        bad = int((~np.isfinite(n) | ~np.isfinite(y)).sum())
-        raise InputError(
-            f"steps and losses must be finite; got {bad} points that are not; cut the curve before it"
-            " diverges"
-        )
-    if n[0] < 0 or (np.diff(n) <= 0).any():
-        raise InputError(
-            f"steps must rise from 0 or later, each once; got {n[:6].tolist()}...; sort them, and fit one run"
-            " at a time"
-        )
-    if (y < 0).any():
-        raise InputError(
-            f"losses must not be negative, the asymptote is bounded by 0; got {y.min():g}; add a constant to"
-            " a log-likelihood"
-        )
-    return n, y
-
-# %% ../../nbs/measure/convergence.ipynb #ccf7655c
-class Line(NamedTuple):
-    "The best bounded line in a given falling shape."
-
-    asymptote: float  # the constant
-    amplitude: float  # the factor of the shape, 0 or more
-    residual: float  # sum of squares
-
-# %% ../../nbs/measure/convergence.ipynb #8400f750
-def bounded_line(
-    e: Float[np.ndarray, " n"],  # a positive shape, such as exp(-k n)
-    y: Float[np.ndarray, " n"],  # losses
-    ceiling: float,  # largest constant allowed; `math.inf` for none
-) -> Line:
-    "Least squares of constant + amplitude*e with 0 <= constant <= ceiling and amplitude >= 0."
-    d = e - e.mean()
-    square = d @ d
-    slope = (
-        d @ (y - y.mean()) / square if square > 0 else 0.0
-    )  # both centred: at low rates e hardly differs from one
-    free = y.mean() - slope * e.mean() if slope > 0 else y.mean()  # without a fall the constant alone is best
-    constant = min(max(free, 0.0), ceiling)
-    amplitude = max(e @ (y - constant) / (e @ e), 0.0)
-    rest = y - constant - amplitude * e
-    return Line(float(constant), float(amplitude), float(rest @ rest))
-
-# %% ../../nbs/measure/convergence.ipynb #0660ff38
-class Scan(NamedTuple):
-    "A profile: the smallest sum of squares at each rate."
-
-    rate: Float[np.ndarray, " r"]  # rising
-    residual: Float[np.ndarray, " r"]  # at the best asymptote and amplitude
-    best: int  # index of the lowest
-
-# %% ../../nbs/measure/convergence.ipynb #774fdfd1
-def scan(
-    u: Float[np.ndarray, " n"],  # steps since the first, u[0] = 0
-    y: Float[np.ndarray, " n"],  # losses
-    ceiling: float,  # largest asymptote allowed
-) -> Scan:
-    "Profile of the rate k in exp(-k u), with the minimum among its points."
-    drop = max((y.max() - y.min()) / (y.max() or 1.0), 1e-6)
-
-    def at(x):
-        return bounded_line(np.exp(-math.exp(x) * u), y, ceiling).residual
-
-    x = np.linspace(math.log(1e-3 * drop / u[-1]), math.log(40 / u[1]), 240)
-    low = int(np.argmin([at(v) for v in x]))
-    if 0 < low < len(x) - 1:
-        fine = minimize_scalar(
-            at, bounds=(x[low - 1], x[low + 1]), method="bounded", options={"xatol": 1e-10}
-        ).x
-        x = np.sort(np.append(x, fine))
-    residual = np.array([at(v) for v in x])
-    return Scan(np.exp(x), residual, int(residual.argmin()))
+# %% ../../nbs/measure/convergence.ipynb #afc86ca1
+__getattr__ = names_elsewhere("spectral_diffusion.measure.convergence")
 
 # %% ../../nbs/measure/convergence.ipynb #cc412798
 def asymptote_range(

@@ -20,7 +20,8 @@ from ..signals.fourier import radius, rfft2
 from ..signals.wavelets import dwt2, max_levels
 
 # %% auto #0
-__all__ = ['OCTAVES', 'check_states', 'energy_table', 'plot_energy', 'complex_bins', 'histogram_table', 'plot_histograms']
+__all__ = ['OCTAVES', 'check_states', 'energy_table', 'plot_energy', 'complex_bins', 'histogram_rows', 'histogram_table',
+           'plot_histograms']
 
 # %% ../../nbs/measure/diagnostics.ipynb #9cbcc40e
 def check_states(
@@ -106,6 +107,17 @@ def complex_bins(h: int, w: int) -> Tensor:  # (h, w//2 + 1), True where a coeff
     return ~own & ~twice
 
 # %% ../../nbs/measure/diagnostics.ipynb #61f5cd8b
+def histogram_rows(
+    place: dict[str, object],  # what every row says: step, time, scale, quantity
+    values: Float[Tensor, "*s"],  # all that are counted
+    edges: Float[Tensor, " m"],  # of the bins, rising
+) -> list[dict[str, object]]:  # one row a bin
+    "The density of some values, bin by bin."
+    density = np.histogram(values.flatten().cpu().numpy(), edges.numpy(), density=True)[0]
+    ends = zip(edges[:-1].tolist(), edges[1:].tolist(), density.tolist(), strict=True)
+    return [{**place, "low": low, "high": high, "density": d} for low, high, d in ends]
+
+# %% ../../nbs/measure/diagnostics.ipynb #665bdf0e
 def histogram_table(
     states: Iterable[tuple[float, Float[Tensor, "n c h w"]]],  # (time, images) pairs, one for each step
     *,
@@ -126,34 +138,18 @@ def histogram_table(
             f"the reference has the shape of the states, {tuple(states[0][1].shape)}, got"
             f" {tuple(reference.shape)}"
         )
-    keep, k = complex_bins(h, w), radius(h, w)
-    edges = {
-        "magnitude": torch.linspace(0, largest, bins + 1).double(),
-        "phase": torch.linspace(-math.pi, math.pi, bins + 1).double(),
-    }
+    sizes = torch.linspace(0, largest, bins + 1).double()
+    angles = torch.linspace(-math.pi, math.pi, bins + 1).double()
     for name, (low, high) in octaves.items():
-        mask = keep & (k >= low) & (k < high)
+        mask = complex_bins(h, w) & (radius(h, w) >= low) & (radius(h, w) < high)
         if not bool(mask.any()):
             raise InputError(f"no complex coefficient of a {h} x {w} image lies in scale {name!r}")
         turn = 1.0 if reference is None else rfft2(reference.double())[..., mask].conj()
         for step, (t, x) in enumerate(states):
-            z = rfft2(x.double())[..., mask]
+            z, place = rfft2(x.double())[..., mask], {"step": step, "t": t, "scale": name}
             size = z.abs() / z.abs().square().mean().sqrt().clamp(min=torch.finfo(torch.double).tiny)
-            for quantity, v in (("magnitude", size.clamp(max=largest)), ("phase", (z * turn).angle())):
-                e = edges[quantity]
-                density = np.histogram(v.flatten().cpu().numpy(), e.numpy(), density=True)[0]
-                rows += [
-                    {
-                        "step": step,
-                        "t": t,
-                        "scale": name,
-                        "quantity": quantity,
-                        "low": a,
-                        "high": b,
-                        "density": d,
-                    }
-                    for a, b, d in zip(e[:-1].tolist(), e[1:].tolist(), density.tolist(), strict=True)
-                ]
+            rows += histogram_rows({**place, "quantity": "magnitude"}, size.clamp(max=largest), sizes)
+            rows += histogram_rows({**place, "quantity": "phase"}, (z * turn).angle(), angles)
     return pd.DataFrame(rows).sort_values("step", kind="stable", ignore_index=True)
 
 # %% ../../nbs/measure/diagnostics.ipynb #b17b5da0

@@ -21,8 +21,8 @@ from ..signals.fourier import bin_weights, irfft2, no_autocast, radius, rfft2
 
 # %% auto #0
 __all__ = ['CORNER', 'LEAST', 'spectrum', 'filtered', 'RadialAdapter', 'band', 'BandpassAdapter', 'Band', 'to_band', 'from_band',
-           'LearnedBand', 'Response', 'LearnableAdapter', 'in_full', 'AmplitudeResidual', 'Sines', 'sines',
-           'even_features', 'PhaseCorrection']
+           'LearnedBand', 'Response', 'SoftEdges', 'LearnableAdapter', 'in_full', 'AmplitudeResidual', 'Sines', 'sines',
+           'even_features', 'through_tokens', 'PhaseCorrection']
 
 # %% ../../nbs/models/adapters.ipynb #f8926a6c
 def spectrum(
@@ -215,10 +215,34 @@ class Response(NamedTuple):
     gain: Float[Tensor, "b c n"]  # factor on the spectrum; one entry along b or c stands for all
 
 # %% ../../nbs/models/adapters.ipynb #a7305ec8
-class LearnableAdapter(nn.Module):
-    "Adds a learned amount of a learned band, one for all channels or one each; starts as the identity."
+class SoftEdges(nn.Module):
+    "The width of the edges of a band, which may shrink during training."
 
     temperature: Tensor  # width of the edges, cycles/pixel
+
+    def __init__(
+        self,
+        soft: float,  # width at the start of annealing, cycles/pixel
+        hard: float,  # width at its end
+    ):
+        super().__init__()
+        if not 0 < hard <= soft:
+            raise InputError(f"{type(self).__name__} needs 0 < hard <= soft, got {hard}, {soft}")
+        self.soft, self.hard = soft, hard
+        self.register_buffer("temperature", torch.tensor(float(soft)))
+
+    def anneal(
+        self,
+        share: float,  # of the training that is done, 0 to 1
+    ) -> None:
+        "Set the width of the edges: soft at 0, hard at 1, geometric between."
+        if not 0 <= share <= 1:
+            raise InputError(f"the share of annealing lies in [0, 1], got {share}")
+        self.temperature.fill_(self.soft * (self.hard / self.soft) ** share)
+
+# %% ../../nbs/models/adapters.ipynb #c8d55be5
+class LearnableAdapter(SoftEdges):
+    "Adds a learned amount of a learned band, one for all channels or one each; starts as the identity."
 
     def __init__(
         self,
@@ -232,28 +256,12 @@ class LearnableAdapter(nn.Module):
         soft: float = 0.1,  # width of the edges at the start of annealing, cycles/pixel
         hard: float = 0.005,  # width at its end
     ):
-        super().__init__()
-        if not 0 < hard <= soft:
-            raise InputError(f"LearnableAdapter needs 0 < hard <= soft, got {hard}, {soft}")
-        self.channels, self.soft, self.hard = channels, soft, hard
+        super().__init__(soft, hard)
+        self.channels = channels
         self.band = LearnedBand(channels if per_channel else min(channels, 1), time_dim, hidden, low, high)
-        self.register_buffer("temperature", torch.tensor(float(soft)))
 
-    def anneal(
-        self,
-        share: float,  # of the training that is done, 0 to 1
-    ):
-        "Set the width of the edges: soft at 0, hard at 1, geometric between."
-        if not 0 <= share <= 1:
-            raise InputError(f"the share of annealing lies in [0, 1], got {share}")
-        self.temperature.fill_(self.soft * (self.hard / self.soft) ** share)
-
-    def added(
-        self,
-        k: Float[Tensor, "*s"],  # cycles/pixel
-        e: Float[Tensor, "b d"] | None = None,  # time embedding
-    ) -> Float[Tensor, "b c *s"]:  # the gain beyond one
-        "How much is added at radial frequency `k`."
+    def added(self, k: Float[Tensor, "*s"], e: Float[Tensor, "b d"] | None = None) -> Float[Tensor, "b c *s"]:
+        "The gain beyond one at radial frequency `k` in cycles/pixel, for a time embedding `e`."
         low, high, gain = (v.reshape(*v.shape, *[1] * k.ndim) for v in self.band(e))
         return gain * band(k, low, high, self.temperature)
 
@@ -346,6 +354,19 @@ def even_features(
     return torch.cat([A.log1p(), unit.real, unit.imag * s.y, unit.imag * s.x, k], dim=1)
 
 # %% ../../nbs/models/adapters.ipynb #982025df
+def through_tokens(
+    pool: Float[Tensor, "b r h k"],  # how much each bin gives to each token
+    read: Float[Tensor, "b r h k"],  # how much it takes back
+    value: Float[Tensor, "b d h k"],  # what it gives
+    size: tuple[int, int],  # (h, w) of the maps: bins that stand for two count twice
+) -> Float[Tensor, "b d h k"]:  # values, each with what the others have said
+    "Every bin learns of all others through a few tokens: softmax averages, read through gates."
+    often = bin_weights(*size, pool.dtype, device=pool.device).log()
+    share = (pool + often).flatten(2).softmax(-1)
+    tokens = torch.einsum("brn,bdn->brd", share, value.flatten(2))
+    return value + torch.einsum("brhk,brd->bdhk", read.sigmoid(), tokens)
+
+# %% ../../nbs/models/adapters.ipynb #e02fdd58
 class PhaseCorrection(nn.Module):
     """Turns each coefficient by a learned odd angle that knows of all bins through a few tokens; amplitudes
     stay."""
@@ -373,10 +394,7 @@ class PhaseCorrection(nn.Module):
         s = sines(*size, X.real)
         with no_autocast(X):  # the sums over all bins too
             pool, read, value = in_full(self.mix, even_features(X, size)).split(self.parts, dim=1)
-            often = bin_weights(*size, pool.dtype, device=pool.device).log()
-            share = (pool + often).flatten(2).softmax(-1)
-            tokens = torch.einsum("brn,bdn->brd", share, value.flatten(2))
-            mixed = value + torch.einsum("brhk,brd->bdhk", read.sigmoid(), tokens)
+            mixed = through_tokens(pool, read, value, size)
             alpha, beta = in_full(self.last, F.silu(mixed)).chunk(2, dim=1)
         return alpha * s.y + beta * s.x
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from ..core.registry import InputError
 
 # %% auto #0
-__all__ = ['check_width', 'time_features', 'TimeEmbedding', 'ConvBlock', 'zero_init', 'check_images']
+__all__ = ['Layer', 'check_width', 'time_features', 'TimeEmbedding', 'ConvBlock', 'zero_init', 'check_images', 'check_sizes']
 
 # %% ../../nbs/models/blocks.ipynb #3b1592d4
 def check_width(
@@ -87,11 +88,16 @@ class ConvBlock(nn.Module):
         return F.silu(self.norm2(self.conv2(y)), inplace=True)
 
 # %% ../../nbs/models/blocks.ipynb #3b993534
+Layer = TypeVar("Layer", bound=nn.Module)
+
+
 def zero_init(
-    layer: nn.Module,  # a layer with weights, changed in place
-) -> nn.Module:  # the same layer
+    layer: Layer,  # a layer with weights, changed in place
+    *,
+    wanted: bool = True,  # False: the layer stays as it is
+) -> Layer:  # the same layer
     "Set every parameter of a layer to zero."
-    for p in layer.parameters():
+    for p in layer.parameters() if wanted else ():
         nn.init.zeros_(p)
     return layer
 
@@ -105,3 +111,14 @@ def check_images(
     if x.ndim != 4 or x.shape[1] != views * channels:
         what = f"{channels} channels" if views == 1 else f"{views} views of {channels} channels side by side"
         raise InputError(f"this network takes images (b, c, h, w) with {what}, got shape {tuple(x.shape)}")
+
+# %% ../../nbs/models/blocks.ipynb #d7aca98e
+def check_sizes(
+    who: str,  # what has these sizes
+    **sizes: int,  # channels, widths, levels
+) -> None:
+    "Raise unless every size is at least 1."
+    if min(sizes.values()) < 1:
+        names, values = ([*map(str, part)] for part in (sizes, sizes.values()))
+        needs, got = (" and ".join([", ".join(part[:-1]), part[-1]]) for part in (names, values))
+        raise InputError(f"{who} needs {needs} of at least 1, got {got}")

@@ -15,8 +15,8 @@ from ..signals.fourier import full_precision
 
 # %% auto #0
 __all__ = ['FORMS', 'stack', 'unstack', 'three_products', 'four_products', 'ComplexLayer', 'block_kernel', 'ComplexConv2d',
-           'ComplexConvTranspose2d', 'ComplexLinear', 'silu_pullback', 'complex_silu', 'open_silu', 'textbook_silu',
-           'ComplexNorm', 'ComplexDropout', 'DualConv2d']
+           'ComplexConvTranspose2d', 'ComplexLinear', 'silu_pullback', 'fast_pullback', 'complex_silu', 'open_silu',
+           'textbook_silu', 'ComplexNorm', 'ComplexDropout', 'DualConv2d']
 
 # %% ../../nbs/models/complex.ipynb #a8443b50
 def stack(
@@ -202,6 +202,23 @@ def silu_pullback(
     return torch.cat([ur * gate + along * re, ui * gate + along * im], 1)
 
 # %% ../../nbs/models/complex.ipynb #5e355f8c
+def fast_pullback(
+    x: Float[Tensor, "b 2*c *s"],  # stacked
+    up: Float[Tensor, "b 2*c *s"],  # derivative of something with respect to the activation
+) -> Float[Tensor, "b 2*c *s"]:  # derivative with respect to `x`
+    "The same in place, which cannot be differentiated again."
+    (re, im), (ur, ui) = x.chunk(2, 1), up.chunk(2, 1)
+    size = torch.hypot(re, im)
+    gate = size.sigmoid()
+    along = (ur * re).addcmul_(ui, im).mul_(gate * (1 - gate))
+    along.div_(size.clamp_(min=torch.finfo(size.dtype).tiny))
+    out = torch.empty_like(x)
+    outr, outi = out.chunk(2, 1)
+    torch.addcmul(ur * gate, along, re, out=outr)
+    torch.addcmul(ui * gate, along, im, out=outi)
+    return out
+
+# %% ../../nbs/models/complex.ipynb #64223c10
 class _ComplexSiLU(torch.autograd.Function):
     "z sigmoid(|z|) on stacked channels, with one tensor kept."
 
@@ -234,20 +251,7 @@ class _ComplexSiLU(torch.autograd.Function):
         (x,), (up,) = ctx.saved_tensors, ups
         if torch.is_grad_enabled():
             return silu_pullback(x, up)  # to be differentiated again
-        (re, im), (ur, ui) = x.chunk(2, 1), up.chunk(2, 1)
-        size = torch.hypot(re, im)
-        gate = size.sigmoid()
-        along = (
-            (ur * re)
-            .addcmul_(ui, im)
-            .mul_(gate * (1 - gate))
-            .div_(size.clamp_(min=torch.finfo(size.dtype).tiny))
-        )
-        out = torch.empty_like(x)
-        outr, outi = out.chunk(2, 1)
-        torch.addcmul(ur * gate, along, re, out=outr)
-        torch.addcmul(ui * gate, along, im, out=outi)
-        return out
+        return fast_pullback(x, up)
 
 # %% ../../nbs/models/complex.ipynb #d8361edd
 def complex_silu(

@@ -31,17 +31,9 @@ def low_modes(
     if modes < 1 or 2 * modes - 1 > h or 2 * modes - 1 > w:
         raise InputError(f"{modes} modes need images of at least {2 * modes - 1} on each side, got {h} x {w}")
     i, j = torch.arange(h, dtype=torch.float64), torch.arange(w, dtype=torch.float64)
-    rows, columns = (
-        torch.arange(1 - modes, modes, dtype=torch.float64),
-        torch.arange(modes, dtype=torch.float64),
-    )
-    phase = (
-        2
-        * math.pi
-        * (rows[:, None, None, None] * i[:, None] / h + columns[None, :, None, None] * j / w).reshape(
-            -1, h * w
-        )
-    )
+    rows = torch.arange(1 - modes, modes, dtype=torch.float64)[:, None, None, None]
+    columns = torch.arange(modes, dtype=torch.float64)[None, :, None, None]
+    phase = 2 * math.pi * (rows * i[:, None] / h + columns * j / w).reshape(-1, h * w)
     return torch.stack([phase.cos(), -phase.sin()]) / (h * w) ** 0.5
 
 # %% ../../nbs/models/mixers.ipynb #e85f9308
@@ -186,26 +178,18 @@ class WindowConv(nn.Module):
 
     def __init__(self, channels: int, out: int):
         super().__init__()
-        self.weight, self.bias = (
-            nn.Parameter(torch.randn(out, channels, 9) * (1 / (9 * channels)) ** 0.5),
-            nn.Parameter(torch.zeros(out)),
-        )
+        self.weight = nn.Parameter(torch.randn(out, channels, 9) * (1 / (9 * channels)) ** 0.5)
+        self.bias = nn.Parameter(torch.zeros(out))
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o h w"]:
         "Mix the channels under each window."
         (b, c, h, w), o = x.shape, len(self.weight)
-        mixed = (
-            _windows(h, w, x.dtype, x.device) @ self.weight.permute(2, 1, 0).reshape(9, c * o).to(x.dtype)
-        ).reshape(h * w, c, o)  # one matrix a pixel
-        pixels = (
-            x.reshape(b * c, h * w).T.contiguous().reshape(h * w, b, c)
-        )  # a transpose of two axes is several times faster than a permutation of three
-        return (
-            torch.baddbmm(self.bias.to(x.dtype)[None, None], pixels, mixed)
-            .reshape(h * w, b * o)
-            .T.contiguous()
-            .reshape(b, o, h, w)
-        )
+        weight = self.weight.permute(2, 1, 0).reshape(9, c * o).to(x.dtype)
+        mixed = (_windows(h, w, x.dtype, x.device) @ weight).reshape(h * w, c, o)  # one matrix a pixel
+        # a transpose of two axes is several times faster than a permutation of three
+        pixels = x.reshape(b * c, h * w).T.contiguous().reshape(h * w, b, c)
+        y = torch.baddbmm(self.bias.to(x.dtype)[None, None], pixels, mixed)
+        return y.reshape(h * w, b * o).T.contiguous().reshape(b, o, h, w)
 
 # %% ../../nbs/models/mixers.ipynb #891b563d
 KINDS = Registry("layer kind")
@@ -216,11 +200,8 @@ class Gated(nn.Module):
 
     def __init__(self, width: int, modes: int):
         super().__init__()
-        self.near, self.far, self.gate = (
-            nn.Conv2d(width, width, 3, padding=1),
-            LowModes(width, modes),
-            nn.Parameter(torch.full((width, 1, 1), 0.1)),
-        )
+        self.near, self.far = nn.Conv2d(width, width, 3, padding=1), LowModes(width, modes)
+        self.gate = nn.Parameter(torch.full((width, 1, 1), 0.1))
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         "Near and far."
@@ -252,11 +233,8 @@ class MixerLayer(nn.Module):
     def __init__(self, width: int, kind: str, options: dict):
         super().__init__()
         self.activation, self.time = modulate, zero_init(nn.Linear(options["embedding"], 2 * width))
-        self.mixer, self.timed, self.point = (
-            KINDS[kind](width, options),
-            kind == "bands",
-            nn.Conv2d(width, width, 1),
-        )
+        self.mixer, self.timed = KINDS[kind](width, options), kind == "bands"
+        self.point = nn.Conv2d(width, width, 1)
 
     def forward(self, x: Float[Tensor, "b c h w"], e: Float[Tensor, "b d"]) -> Float[Tensor, "b c h w"]:
         "Normalise, activate, mix, add."
@@ -290,16 +268,11 @@ class Mixer(nn.Module):
                 f" {views}, {kinds}"
             )
         options = {"modes": modes, "bands": bands, "size": size, "embedding": 2 * width}
-        self.channels, self.views, self.kinds, self.time = (
-            channels,
-            views,
-            tuple(kinds),
-            TimeEmbedding(time_dim, 2 * width),
-        )
+        self.channels, self.views, self.kinds = channels, views, tuple(kinds)
+        self.time = TimeEmbedding(time_dim, 2 * width)
         self.lift, self.head = nn.Conv2d(views * channels, width, 1), nn.Conv2d(width, channels, 1)
         self.layers = nn.ModuleList(MixerLayer(width, kind, options) for kind in kinds)
-        if zero_output:
-            zero_init(self.head)
+        zero_init(self.head, wanted=zero_output)
 
     def forward(self, x: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
         "Lift, mix, answer."

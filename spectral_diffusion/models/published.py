@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..core.registry import InputError
 from ..core.runtime import shared_table
-from .blocks import TimeEmbedding, zero_init
+from .blocks import TimeEmbedding, check_sizes, zero_init
 from spectral_diffusion.models.complex import (
     ComplexConv2d,
     ComplexConvTranspose2d,
@@ -24,8 +24,9 @@ from spectral_diffusion.models.complex import (
 from ..signals.fourier import full_precision
 
 # %% auto #0
-__all__ = ['spectrum', 'image_of', 'add_time', 'PublishedConv', 'PublishedBlock', 'PublishedAmplitude', 'PublishedPhase',
-           'grid_radius', 'TimeGain', 'with_coordinates', 'PublishedSpectralUNet', 'PublishedSpectralUNetDeep']
+__all__ = ['spectrum', 'image_of', 'add_time', 'plain_conv', 'PublishedConv', 'PublishedBlock', 'PublishedAmplitude',
+           'PublishedPhase', 'grid_radius', 'TimeGain', 'with_coordinates', 'over_bins', 'PublishedSpectralUNet',
+           'check_divisible', 'over_grids', 'PublishedSpectralUNetDeep']
 
 # %% ../../nbs/models/published.ipynb #4c7a20ad
 def spectrum(
@@ -48,23 +49,34 @@ def add_time(z: Tensor, e: Tensor) -> Tensor:
     return z + F.pad(e[:, :c], (0, c))[:, :, None, None]
 
 # %% ../../nbs/models/published.ipynb #728ac696
+def plain_conv(
+    channels: int,  # complex channels in
+    out: int,  # complex channels out
+    *,
+    form: str,  # how it runs: block, gauss or textbook
+    stride: int = 1,  # of the output grid
+    circular: bool = False,  # the grid closes to a torus
+) -> ComplexConv2d:
+    "A complex 3x3 convolution with torch's own initial weights."
+    padding = "circular" if circular else "zeros"
+    return ComplexConv2d(channels, out, stride=stride, form=form, init="default", padding=padding)
+
+# %% ../../nbs/models/published.ipynb #6bdb2ae2
 class PublishedConv(nn.Module):
     "Complex convolution, batch norm, activation; on a torus and with a norm of the sample when repaired."
 
     def __init__(
         self,
-        channels: int,
-        out: int,
+        channels: int,  # complex channels in
+        out: int,  # complex channels out
         *,
-        form: str,
-        active: bool = True,
-        circular: bool = False,
-        sample_norm: bool = False,
+        form: str,  # how it runs: block, gauss or textbook
+        active: bool = True,  # with an activation
+        circular: bool = False,  # on a torus
+        sample_norm: bool = False,  # without batch statistics
     ):
         super().__init__()
-        self.conv = ComplexConv2d(
-            channels, out, form=form, init="default", padding="circular" if circular else "zeros"
-        )
+        self.conv = plain_conv(channels, out, form=form, circular=circular)
         self.norm = ComplexNorm(out) if sample_norm else nn.BatchNorm2d(2 * out)
         self.activation = complex_silu if active else None
 
@@ -79,10 +91,8 @@ class PublishedBlock(nn.Module):
 
     def __init__(self, channels: int, **options):
         super().__init__()
-        self.first, self.second = (
-            PublishedConv(channels, channels, **options),
-            PublishedConv(channels, channels, active=False, **options),
-        )
+        self.first = PublishedConv(channels, channels, **options)
+        self.second = PublishedConv(channels, channels, active=False, **options)
 
     def forward(self, z: Tensor) -> Tensor:
         "Residual."
@@ -94,10 +104,8 @@ class PublishedAmplitude(nn.Module):
 
     def __init__(self, channels: int, hidden: int):
         super().__init__()
-        self.first, self.second = (
-            nn.Conv2d(channels, hidden, 3, padding=1),
-            nn.Conv2d(hidden, channels, 3, padding=1),
-        )
+        self.first = nn.Conv2d(channels, hidden, 3, padding=1)
+        self.second = nn.Conv2d(hidden, channels, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
         "The stacked spectrum with a changed real part."
@@ -118,9 +126,8 @@ class PublishedPhase(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         "The stacked spectrum with turned phases."
         c = unstack(z)
-        bins = torch.where(
-            c.abs() > torch.finfo(z.dtype).tiny ** 0.5, c, 1
-        )  # an empty bin has no phase, and no gradient of one
+        # an empty bin has no phase, and no gradient of one
+        bins = torch.where(c.abs() > torch.finfo(z.dtype).tiny ** 0.5, c, 1)
         tokens = bins.angle().flatten(2).transpose(1, 2).to(self.attention.in_proj_weight.dtype)
         found = self.attention(tokens, tokens, tokens, need_weights=False)[0]
         turn = torch.tanh(found.to(z.dtype)).transpose(1, 2).reshape(c.shape)
@@ -166,6 +173,19 @@ def with_coordinates(z: Tensor) -> Tensor:  # one complex channel more
     return torch.cat([re, y[:, None].expand(b, 1, h, w), im, x.expand(b, 1, h, w)], 1)
 
 # %% ../../nbs/models/published.ipynb #67485228
+def over_bins(
+    net: PublishedSpectralUNet,  # its layers
+    z: Float[Tensor, "b 2*c h w"],  # stacked full spectrum
+    e: Float[Tensor, "b d"],  # time vector
+) -> Float[Tensor, "b 2*d h w"]:  # as wide as the network
+    "Stem and blocks, each followed by the time."
+    z = with_coordinates(z) if net.coordinates else z
+    for i, part in enumerate((net.stem, *net.blocks)):
+        z = part(z)
+        z = add_time(z, e) if net.gains is None else net.gains[i](z, e)
+    return z
+
+# %% ../../nbs/models/published.ipynb #08345421
 class PublishedSpectralUNet(nn.Module):
     """Four complex convolution layers and two residual blocks over the full spectrum. Not a U-Net: the
     resolution never changes."""
@@ -187,8 +207,7 @@ class PublishedSpectralUNet(nn.Module):
         time_gain: bool = False,  # differs when True: the time multiplies bands
     ):
         super().__init__()
-        if min(channels, base) < 1:
-            raise InputError(f"the network needs channels and base of at least 1, got {channels} and {base}")
+        check_sizes("the network", channels=channels, base=base)
         self.channels, self.time = channels, TimeEmbedding(time_dim, base)
         self.amplitude = PublishedAmplitude(channels, base) if amplitude else None
         self.phase = PublishedPhase(channels, heads) if phase else None
@@ -196,11 +215,7 @@ class PublishedSpectralUNet(nn.Module):
         self.coordinates, self.stem = coordinates, PublishedConv(channels + coordinates, base, **options)
         self.blocks = nn.ModuleList(PublishedBlock(base, **options) for _ in range(2))
         self.gains = nn.ModuleList(TimeGain(base, base) for _ in range(3)) if time_gain else None
-        self.head = ComplexConv2d(
-            base, channels, form=form, init="default", padding="circular" if circular else "zeros"
-        )
-        if zero_output:
-            zero_init(self.head)
+        self.head = zero_init(plain_conv(base, channels, form=form, circular=circular), wanted=zero_output)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
@@ -210,12 +225,42 @@ class PublishedSpectralUNet(nn.Module):
             if part is not None:
                 z = part(z)
         z = z.to(self.head.re.weight.dtype)  # the layers of a network in half precision run in half
-        for i, part in enumerate((self.stem, *self.blocks)):
-            z = part(with_coordinates(z) if i == 0 and self.coordinates else z)
-            z = add_time(z, e) if self.gains is None else self.gains[i](z, e)
-        return image_of(self.head(z)).to(x.dtype)
+        return image_of(self.head(over_bins(self, z, e))).to(x.dtype)
 
-# %% ../../nbs/models/published.ipynb #08345421
+# %% ../../nbs/models/published.ipynb #e89a68a5
+def check_divisible(
+    x: Float[Tensor, "b c h w"],  # images
+    depth: int,  # levels
+) -> None:
+    "Refuse sides that cannot be halved at every level, and name the next size that can."
+    step, size = 2 ** (depth - 1), tuple(x.shape[-2:])
+    if any(n % step for n in size):
+        nearest = tuple(-(-n // step) * step for n in size)
+        raise InputError(
+            f"this network of depth {depth} takes sides divisible by {step}, got {size}; the next valid size"
+            f" is {nearest}"
+        )
+
+# %% ../../nbs/models/published.ipynb #cec1e37a
+def over_grids(
+    net: PublishedSpectralUNetDeep,  # its levels
+    z: Float[Tensor, "b 2*c h w"],  # stacked full spectrum
+    e: Float[Tensor, "b d"],  # time vector
+) -> Float[Tensor, "b 2*d h w"]:  # as wide as the first level
+    "Down the grids of bins and up again; the time is added after every layer."
+    z, skips = add_time(net.stem(z), e), []
+    for level, block in enumerate(net.encoder):
+        z = add_time(block(z), e)
+        if level < len(net.down):
+            skips.append(z)
+            z = add_time(net.down[level](z), e)
+    z = add_time(net.middle(z), e)
+    for up, join, block, skip in zip(net.up, net.join, net.decoder, reversed(skips), strict=True):
+        (ar, ai), (br, bi) = up(z).chunk(2, 1), skip.chunk(2, 1)
+        z = add_time(block(join(torch.cat([ar, br, ai, bi], 1))), e)
+    return z
+
+# %% ../../nbs/models/published.ipynb #fb7b63df
 class PublishedSpectralUNetDeep(nn.Module):
     "A U-Net whose grid is the spectrum: strided convolutions skip bins on the way down."
 
@@ -230,49 +275,23 @@ class PublishedSpectralUNetDeep(nn.Module):
         zero_output: bool = False,  # differs when True: start by predicting zero
     ):
         super().__init__()
-        if min(channels, base, depth) < 1:
-            raise InputError(
-                f"the network needs channels, base and depth of at least 1, got {channels}, {base} and"
-                f" {depth}"
-            )
+        check_sizes("the network", channels=channels, base=base, depth=depth)
         widths = [base * 2**level for level in range(depth)]
         self.channels, self.depth, self.time = channels, depth, TimeEmbedding(time_dim, widths[-1])
         self.stem = PublishedConv(channels, base, form=form)
         self.encoder = nn.ModuleList(PublishedBlock(w, form=form) for w in widths)
-        self.down = nn.ModuleList(
-            ComplexConv2d(i, o, stride=2, form=form, init="default")
-            for i, o in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.down = nn.ModuleList(plain_conv(w, 2 * w, stride=2, form=form) for w in widths[:-1])
         self.middle = PublishedBlock(widths[-1], form=form)
         self.up = nn.ModuleList(
-            ComplexConvTranspose2d(o, i, form=form, init="default")
-            for i, o in zip(widths[-2::-1], widths[:0:-1], strict=True)
+            ComplexConvTranspose2d(2 * w, w, form=form, init="default") for w in widths[-2::-1]
         )
         self.join = nn.ModuleList(PublishedConv(2 * w, w, form=form) for w in widths[-2::-1])
         self.decoder = nn.ModuleList(PublishedBlock(w, form=form) for w in widths[-2::-1])
-        self.head = ComplexConv2d(base, channels, form=form, init="default")
-        if zero_output:
-            zero_init(self.head)
+        self.head = zero_init(plain_conv(base, channels, form=form), wanted=zero_output)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
         "Transform, down and up the grid of bins, transform back, keep the real part."
-        step = 2 ** (self.depth - 1)
-        if x.shape[-2] % step or x.shape[-1] % step:
-            nearest = [-(-n // step) * step for n in x.shape[-2:]]
-            raise InputError(
-                f"this network of depth {self.depth} takes sides divisible by {step}, got"
-                f" {tuple(x.shape[-2:])}; the next valid size is {tuple(nearest)}"
-            )
-        e, skips = self.time(t), []
-        z = add_time(self.stem(spectrum(x).to(self.head.re.weight.dtype)), e)
-        for level, block in enumerate(self.encoder):
-            z = add_time(block(z), e)
-            if level < len(self.down):
-                skips.append(z)
-                z = add_time(self.down[level](z), e)
-        z = add_time(self.middle(z), e)
-        for up, join, block, skip in zip(self.up, self.join, self.decoder, reversed(skips), strict=True):
-            (ar, ai), (br, bi) = up(z).chunk(2, 1), skip.chunk(2, 1)
-            z = add_time(block(join(torch.cat([ar, br, ai, bi], 1))), e)
-        return image_of(self.head(z)).to(x.dtype)
+        check_divisible(x, self.depth)
+        z = spectrum(x).to(self.head.re.weight.dtype)
+        return image_of(self.head(over_grids(self, z, self.time(t)))).to(x.dtype)

@@ -137,9 +137,8 @@ class UNetBody(nn.Module):
         self.down = nn.ModuleList(nn.Conv2d(w, 2 * w, 3, stride=2, padding=1) for w in widths[:-1])
         self.up = nn.ModuleList(nn.Conv2d(2 * w, w, 1) for w in reversed(widths[:-1]))
         self.decoder = nn.ModuleList(Level(2 * w, w, d, attention=look) for w, look in reversed(pairs[:-1]))
-        self.norm, self.leave = group_norm(base), nn.Conv2d(base, outputs, 3, padding=1)
-        if zero_output:
-            zero_init(self.leave)
+        self.norm = group_norm(base)
+        self.leave = zero_init(nn.Conv2d(base, outputs, 3, padding=1), wanted=zero_output)
         self.to(memory_format=torch.channels_last)
 
     def forward(

@@ -5,19 +5,18 @@
 # %% ../../nbs/models/spectral.ipynb #60ef9af8
 from __future__ import annotations
 
-from typing import cast
-
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..core.registry import InputError
-from .blocks import TimeEmbedding, check_images, zero_init
+from .blocks import TimeEmbedding, check_images, check_sizes, zero_init
 from .mixers import MixerLayer
+from ..signals.bases import plane_size
 from ..signals.fourier import irfft2, rfft2
 
 # %% auto #0
-__all__ = ['kept', 'resize', 'SpectralUNet']
+__all__ = ['kept', 'resize', 'Stack', 'spectral_level', 'halved', 'least_side', 'check_side', 'over_resolutions', 'SpectralUNet']
 
 # %% ../../nbs/models/spectral.ipynb #1d382b5e
 def kept(n: int, m: int) -> int:  # frequencies 0 to this one, and the negative ones below it
@@ -41,6 +40,67 @@ def resize(
     return irfft2(Y * ((p * q) / (h * w)) ** 0.5, (p, q)).to(x.dtype)
 
 # %% ../../nbs/models/spectral.ipynb #8a6d8f04
+class Stack(nn.ModuleList):
+    "Layers one after the other, all moved by the same time."
+
+    def forward(self, y: Float[Tensor, "b c h w"], e: Float[Tensor, "b d"]) -> Float[Tensor, "b c h w"]:
+        "Through all layers."
+        for layer in self:
+            y = layer(y, e)
+        return y
+
+# %% ../../nbs/models/spectral.ipynb #7c84c242
+def spectral_level(
+    width: int,  # channels
+    kinds: tuple[str, ...],  # of the layers, names in `KINDS`
+    options: dict[str, int],  # of the layers
+) -> Stack:
+    "The layers of one resolution."
+    return Stack(MixerLayer(width, kind, options) for kind in kinds)
+
+
+def halved(
+    y: Float[Tensor, "b c h w"],  # maps
+) -> tuple[int, int]:  # height and width of the next level
+    "Half of each side, rounded up."
+    h, w = y.shape[-2:]
+    return -(-h // 2), -(-w // 2)
+
+# %% ../../nbs/models/spectral.ipynb #f86e34ee
+def least_side(
+    modes: list[int],  # frequencies with a matrix of their own, one a level, from the first
+) -> int:  # pixels
+    "The smallest side at which every level has the frequencies that it asks for."
+    return max((2 * m - 2) * 2**level + 1 for level, m in enumerate(modes))
+
+
+def check_side(
+    x: Float[Tensor, "b c h w"],  # images
+    least: int,  # smallest side
+) -> None:
+    "Refuse images that are too small for the levels."
+    if min(x.shape[-2:]) < least:
+        raise InputError(
+            f"this network takes sides of at least {least}, got {tuple(x.shape[-2:])}; hint: fewer modes or"
+            " levels"
+        )
+
+# %% ../../nbs/models/spectral.ipynb #69f9f536
+def over_resolutions(
+    net: SpectralUNet,  # its levels
+    y: Float[Tensor, "b c h w"],  # lifted images
+    e: Float[Tensor, "b d"],  # time embedding
+) -> Float[Tensor, "b c h w"]:  # the same shape
+    "Through the levels down, and up again with the skips added."
+    y, skips = net.encoder[0](y, e), []
+    for down, level in zip(net.down, net.encoder[1:], strict=True):
+        skips.append(y)
+        y = level(down(resize(y, halved(y))), e)
+    for up, level, skip in zip(net.up, net.decoder, reversed(skips), strict=True):
+        y = level(skip + resize(up(y), plane_size(skip)), e)
+    return y
+
+# %% ../../nbs/models/spectral.ipynb #7733ccde
 class SpectralUNet(nn.Module):
     "A U-Net over resolutions made by cropping bands; `model(x, t)` has the shape of `x`."
 
@@ -59,39 +119,22 @@ class SpectralUNet(nn.Module):
         views: int = 1,  # pictures of that many channels that it sees at a time
     ):
         super().__init__()
-        if min(channels, base, depth, views) < 1:
-            raise InputError(
-                f"the network needs channels, base, depth and views of at least 1, got {channels}, {base},"
-                f" {depth} and {views}"
-            )
-        widths, few = (
-            [base * 2**level for level in range(depth)],
-            [max(1, modes >> level) for level in range(depth)],
-        )
-
-        def level(width):
-            return nn.ModuleList(
-                MixerLayer(
-                    width,
-                    kind,
-                    {"modes": few[widths.index(width)], "bands": bands, "size": 0, "embedding": 2 * base},
-                )
-                for kind in kinds
-            )
-
+        check_sizes("the network", channels=channels, base=base, depth=depth, views=views)
         self.channels, self.views, self.time = channels, views, TimeEmbedding(time_dim, 2 * base)
-        self.least = max((2 * m - 2) * 2**level + 1 for level, m in enumerate(few))
-        self.lift, self.head = nn.Conv2d(views * channels, base, 1), nn.Conv2d(base, channels, 1)
-        self.encoder, self.decoder = (
-            nn.ModuleList(map(level, widths)),
-            nn.ModuleList(map(level, widths[-2::-1])),
+        self.lift = nn.Conv2d(views * channels, base, 1)
+        self.head = zero_init(nn.Conv2d(base, channels, 1), wanted=zero_output)
+        widths, few = [base << level for level in range(depth)], [max(1, modes >> n) for n in range(depth)]
+        self.least = least_side(few)
+        levels, fixed = (
+            list(zip(widths, few, strict=True)),
+            {"bands": bands, "size": 0, "embedding": 2 * base},
         )
-        self.down = nn.ModuleList(nn.Conv2d(i, o, 1) for i, o in zip(widths[:-1], widths[1:], strict=True))
-        self.up = nn.ModuleList(
-            nn.Conv2d(o, i, 1) for i, o in zip(widths[-2::-1], widths[:0:-1], strict=True)
+        self.encoder = nn.ModuleList(spectral_level(w, kinds, {"modes": m, **fixed}) for w, m in levels)
+        self.decoder = nn.ModuleList(
+            spectral_level(w, kinds, {"modes": m, **fixed}) for w, m in levels[-2::-1]
         )
-        if zero_output:
-            zero_init(self.head)
+        self.down = nn.ModuleList(nn.Conv2d(w, 2 * w, 1) for w in widths[:-1])
+        self.up = nn.ModuleList(nn.Conv2d(2 * w, w, 1) for w in widths[-2::-1])
 
     def forward(
         self,
@@ -100,20 +143,5 @@ class SpectralUNet(nn.Module):
     ) -> Float[Tensor, "b c h w"]:  # whatever the loss asks for
         "Down by cropping, up by padding, skips added."
         check_images(x, self.channels, self.views)
-        if min(x.shape[-2:]) < self.least:
-            raise InputError(
-                f"this network takes sides of at least {self.least}, got {tuple(x.shape[-2:])}; hint: fewer"
-                " modes or levels"
-            )
-        e, y, skips = F.silu(self.time(t)), self.lift(x), []
-        for number, level in enumerate(self.encoder):
-            if number:
-                skips.append(y)
-                y = self.down[number - 1](resize(y, tuple(-(-n // 2) for n in y.shape[-2:])))
-            for layer in cast(nn.ModuleList, level):
-                y = layer(y, e)
-        for up, level, skip in zip(self.up, self.decoder, reversed(skips), strict=True):
-            y = skip + resize(up(y), tuple(skip.shape[-2:]))
-            for layer in cast(nn.ModuleList, level):
-                y = layer(y, e)
-        return self.head(y)
+        check_side(x, self.least)
+        return self.head(over_resolutions(self, self.lift(x), F.silu(self.time(t))))

@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..core.registry import InputError
-from .blocks import ConvBlock, TimeEmbedding, check_images, zero_init
+from .blocks import ConvBlock, TimeEmbedding, check_images, check_sizes, zero_init
 from ..signals.bases import plane_size
 
 # %% auto #0
@@ -45,23 +44,16 @@ class TinyUNet(nn.Module):
         views: int = 1,  # pictures of that many channels that it sees at a time
     ):
         super().__init__()
-        if min(channels, base, depth, views) < 1:
-            raise InputError(
-                f"TinyUNet needs channels, base, depth and views of at least 1, got {channels}, {base},"
-                f" {depth}, {views}"
-            )
+        check_sizes("TinyUNet", channels=channels, base=base, depth=depth, views=views)
         self.channels, self.views, widths = channels, views, [base * 2**level for level in range(depth)]
         self.time = TimeEmbedding(time_dim, base)
-        self.encoder = nn.ModuleList(
-            ConvBlock(i, o, base) for i, o in zip([views * channels, *widths[:-1]], widths, strict=True)
-        )
+        steps = zip([views * channels, *widths[:-1]], widths, strict=True)
+        self.encoder = nn.ModuleList(ConvBlock(i, o, base) for i, o in steps)
         self.down = nn.ModuleList(nn.Conv2d(c, c, 3, stride=2, padding=1) for c in widths[:-1])
         self.middle = ConvBlock(widths[-1], 2 * widths[-1], base)
         self.up = nn.ModuleList(nn.ConvTranspose2d(2 * c, c, 2, stride=2) for c in reversed(widths))
         self.decoder = nn.ModuleList(ConvBlock(2 * c, c, base) for c in reversed(widths))
-        self.head = nn.Conv2d(base, channels, 1)
-        if zero_output:
-            zero_init(self.head)
+        self.head = zero_init(nn.Conv2d(base, channels, 1), wanted=zero_output)
         self.to(memory_format=torch.channels_last)
 
     def forward(

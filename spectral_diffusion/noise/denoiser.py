@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from ..core.moved import names_elsewhere
 from .preconditioning import PRECONDITIONINGS, Plain, check_target
-from .process import TARGETS, Process, target_of  # noqa: F401
+from .process import Process
+from .targets import TARGETS, target_of  # noqa: F401
 from .theory import GaussianField
+from ..signals.bases import plane_size
 from ..signals.fourier import full_precision, rounded
 
 # %% auto #0
@@ -83,7 +85,7 @@ def estimate(
     if denoiser.divides and not all(bool(g.isfinite().all()) for g in gains):
         check_target(denoiser.process, denoiser.target, denoiser.preconditioning.name)
     c_in, skip, out, shift = (g.to(x) for g in gains)
-    basis, size = denoiser.basis, tuple(xt.shape[-2:])
+    basis, size = denoiser.basis, plane_size(xt)
     mean = None if denoiser.field is None or denoiser.field.mean is None else denoiser.field.mean.to(x)
     y = basis.forward(x if mean is None else x - level.a.to(x) * mean)
     seen = denoiser.preconditioning.seen(x, y, c_in, level, basis)

@@ -10,16 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core.registry import InputError
+from .distances import w2
+from .fields import degrees_of_freedom
 from .information import multiplicity
 from .process import Process
-from spectral_diffusion.noise.theory import (
-    GaussianField,
-    degrees_of_freedom,
-    gains_for,
-    posterior_variance,
-    total_power,
-    w2,
-)
+from .theory import GaussianField, gains_for, posterior_variance, total_power
 
 # %% auto #0
 __all__ = ['start_variance', 'reverse_variance', 'vlb_gap', 'power_error', 'w2_floor', 'frechet']

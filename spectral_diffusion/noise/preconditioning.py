@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -13,10 +14,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core.registry import InputError, Registry
-from .process import TARGETS, Process, silent
+from .process import Process
 from .schedules import Level
+from .targets import TARGETS, silent
 from .theory import GaussianField, posterior_variance, total_power, wiener_gain
-from ..signals.bases import BASES, Basis, color
+from ..signals.bases import BASES, Basis, color, plane_size
 
 # %% auto #0
 __all__ = ['PRECONDITIONINGS', 'plain_gains', 'wiener_gains', 'usable_targets', 'register_preconditioning', 'ScalarField',
@@ -77,6 +79,7 @@ class ScalarField:
 
 # %% ../../nbs/noise/preconditioning.ipynb #2820fbfc
 @register_preconditioning("none")
+@dataclass(frozen=True, eq=False, repr=False)
 class Plain:
     "The network sees x_t and answers with the target."
 
@@ -85,8 +88,7 @@ class Plain:
     uses_statistics: ClassVar[bool] = False  # whether images or a field make a difference
     white: ClassVar[str] = ""  # why the noise must be white; empty where it may have any shape
 
-    def __init__(self, field: GaussianField | ScalarField | None = None):
-        self.field = field
+    field: GaussianField | ScalarField | None  # what the gains are computed from
 
     @classmethod
     def fit(cls, statistics: GaussianField | Tensor | None, process: Process) -> Plain:
@@ -98,7 +100,9 @@ class Plain:
         return cls(cls.field_of(statistics, process))
 
     @classmethod
-    def field_of(cls, statistics: GaussianField | Tensor | None, process: Process) -> None:
+    def field_of(
+        cls, statistics: GaussianField | Tensor | None, process: Process
+    ) -> GaussianField | ScalarField | None:
         "The statistics that the gains are computed from."
 
     @classmethod
@@ -112,7 +116,7 @@ class Plain:
 
     def seen(self, x: Tensor, y: Tensor, c_in: Tensor, level: Level, basis: Basis) -> Tensor:
         "The network's input, from noisy images, their coefficients in a basis without the mean, and c_in."
-        return basis.inverse(c_in * y, tuple(x.shape[-2:]))
+        return basis.inverse(c_in * y, plane_size(x))
 
     def tensors(self) -> dict[str, Tensor]:
         "What a checkpoint must keep."
@@ -121,18 +125,22 @@ class Plain:
     @classmethod
     def load(cls, tensors: dict[str, Tensor], basis: str | None, size: tuple[int, int] | None) -> Plain:
         "The preconditioning as it was kept."
-        return cls()
+        return cls(None)
 
 # %% ../../nbs/noise/preconditioning.ipynb #cefc57ff
 @register_preconditioning("edm")
+@dataclass(frozen=True, eq=False, repr=False)
 class Scalar(Plain):
     "One gain for all pixels (Karras et al. 2022)."
 
+    field: GaussianField | ScalarField  # it always has one
     uses_statistics = True
     white = "is one number for all pixels"
 
     @classmethod
-    def field_of(cls, statistics: GaussianField | Tensor | None, process: Process) -> ScalarField:
+    def field_of(
+        cls, statistics: GaussianField | Tensor | None, process: Process
+    ) -> GaussianField | ScalarField:
         "The variance of a pixel."
         if statistics is None:
             return ScalarField(0.25)
@@ -160,9 +168,11 @@ class Scalar(Plain):
 
 # %% ../../nbs/noise/preconditioning.ipynb #3edd83b5
 @register_preconditioning("spectral")
+@dataclass(frozen=True, eq=False, repr=False)
 class Spectral(Scalar):
     "A gain for each coefficient; at its start the network is Wiener's filter."
 
+    field: GaussianField  # one power for each coefficient
     white = ""
 
     @classmethod
@@ -188,10 +198,12 @@ class Spectral(Scalar):
     @classmethod
     def load(cls, tensors: dict[str, Tensor], basis: str | None, size: tuple[int, int] | None) -> Spectral:
         "The field anew."
+        if size is None:  # a damaged checkpoint, as a tensor of another type would be
+            raise TypeError(f"preconditioning {cls.name!r} is kept with the size of its images, got None")
         space = BASES[basis]
         if "rotation" in tensors:
             space = color(space, tensors["rotation"])
-        return cls(GaussianField(tensors["power"], tuple(size), tensors.get("mean"), space))
+        return cls(GaussianField(tensors["power"], size, tensors.get("mean"), space))
 
 # %% ../../nbs/noise/preconditioning.ipynb #acaf566c
 @register_preconditioning("views")
@@ -203,9 +215,9 @@ class Views(Spectral):
 
     def seen(self, x: Tensor, y: Tensor, c_in: Tensor, level: Level, basis: Basis) -> Tensor:
         "Two pictures side by side: at unit variance, and in units of the data."
-        field, variance = self.field, self.field.variance()
+        field, variance = self.field, torch.tensor(self.field.variance(), dtype=torch.float64)
         gain = wiener_gain(field.power.to(level.a.device), level).to(x)
-        guess = basis.inverse(gain * y, tuple(x.shape[-2:]))
+        guess = basis.inverse(gain * y, plane_size(x))
         if field.mean is not None:
             guess = guess + field.mean.to(x)
         return torch.cat([total_power(variance, level).rsqrt().to(x) * x, guess / variance**0.5], 1)

@@ -5,7 +5,6 @@
 # %% ../../nbs/noise/process.ipynb #76a3882e
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from typing import cast
 
@@ -13,176 +12,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.registry import InputError, Registry, unknown_name, whole
+from ..core.moved import names_elsewhere
+from ..core.registry import InputError, whole
 from ..core.runtime import randn, split
 from .schedules import SCHEDULES, Level
+from .shapes import SHAPES, blur_gain, check_shape_options, white
 from ..signals.bases import BASES, Basis, plane_size
 from ..signals.fourier import full_precision, rounded
 
 # %% auto #0
-__all__ = ['SHAPES', 'TARGETS', 'EDM_POWER', 'unit_power', 'white', 'power_law', 'equal_snr', 'offset', 'band_masked',
-           'uniform_corruption', 'blur_gain', 'target_x0', 'silent', 'over_noise', 'target_eps', 'target_v',
-           'target_flow', 'target_edm', 'combine', 'required_options', 'check_shape_options', 'Process', 'target_of']
+__all__ = ['combine', 'weighted_sum', 'coloured', 'same_for_all', 'CoefficientGains', 'Process']
 
-# %% ../../nbs/noise/process.ipynb #1bb586f8
-SHAPES = Registry("noise shape")
-
-
-def unit_power(
-    factor: Float[Tensor, ...],  # positive, per coefficient
-    weights: Float[Tensor, "h k"],  # multiplicity of the coefficients
-) -> Float[Tensor, ...]:  # the same, with mean square one over all coefficients
-    "Scale a factor to the total power of white noise."
-    weights = weights.expand(factor.shape)
-    return factor / ((weights * factor.square()).sum() / weights.sum()).sqrt()
-
-# %% ../../nbs/noise/process.ipynb #b17fb3a8
-@SHAPES.register("white")
-def white(
-    k: Float[Tensor, "h k"],  # frequency of each coefficient, cycles/pixel
-    weights: Float[Tensor, "h k"],  # multiplicity of each coefficient
-) -> Float[Tensor, "h k"]:  # factor on s(t)
-    "The same noise at every frequency."
-    return torch.ones_like(k)
-
-# %% ../../nbs/noise/process.ipynb #1b10ac9a
-@SHAPES.register("power_law")
-def power_law(
-    k: Float[Tensor, "h k"],  # frequency of each coefficient, cycles/pixel
-    weights: Float[Tensor, "h k"],  # multiplicity of each coefficient
-    *,
-    exponent: float = 1.0,  # power falls as k^-exponent
-) -> Float[Tensor, "h k"]:  # factor on s(t)
-    "Coloured noise: pink for exponent 1, blue for -1."
-    return unit_power(k.clamp(min=k[k > 0].min()).pow(-exponent / 2), weights)
-
-# %% ../../nbs/noise/process.ipynb #9c52b8e1
-@SHAPES.register("equal_snr")
-def equal_snr(
-    k: Float[Tensor, "h k"],  # frequency of each coefficient, cycles/pixel
-    weights: Float[Tensor, "h k"],  # multiplicity of each coefficient
-    *,
-    power: Float[Tensor, ...],  # power of the data in the same basis, such as `field.power`
-) -> Float[Tensor, ...]:  # factor on s(t)
-    "Noise with the spectrum of the data (Falck et al. 2025): one signal-to-noise ratio for all frequencies."
-    if tuple(power.shape[-2:]) != tuple(k.shape):
-        raise InputError(
-            f"equal_snr needs the power of each of the {tuple(k.shape)} coefficients, got shape"
-            f" {tuple(power.shape)}"
-        )
-    if not bool((power > 0).all()):
-        raise InputError(
-            "equal_snr needs positive power in every coefficient: a coefficient without data would get no"
-            " noise"
-        )
-    return unit_power(power.double().sqrt(), weights)
-
-# %% ../../nbs/noise/process.ipynb #f5f46786
-@SHAPES.register("offset")
-def offset(
-    k: Float[Tensor, "h k"],  # frequency of each coefficient, cycles/pixel
-    weights: Float[Tensor, "h k"],  # multiplicity of each coefficient
-    *,
-    strength: float = 0.1,  # c: standard deviation of the common draw
-) -> Float[Tensor, "h k"]:  # factor on s(t); not scaled to unit power
-    "White noise plus one draw for the whole image: power 1 + c^2 h w at frequency zero."
-    return torch.where(k == 0, (1 + strength**2 * weights.sum()).sqrt(), torch.ones_like(k))
-
-# %% ../../nbs/noise/process.ipynb #a22ddae3
-@SHAPES.register("band_masked")
-def band_masked(
-    k: Float[Tensor, "h k"],  # frequency of each coefficient, cycles/pixel
-    weights: Float[Tensor, "h k"],  # multiplicity of each coefficient
-    *,
-    low: float = 0.125,  # lowest frequency of the band
-    high: float = 0.25,  # first frequency above the band
-    inside: float = 0.0,  # level of the noise in the band
-    outside: float = 1.0,  # level elsewhere
-) -> Float[Tensor, "h k"]:  # factor on s(t)
-    "Two levels of noise (Scimeca et al. 2025): with 0 the band is left out."
-    factor = torch.full_like(k, outside).masked_fill((k >= low) & (k < high), inside)
-    if min(inside, outside) < 0 or not bool((factor > 0).any()):
-        raise InputError(
-            f"a band mask needs levels of zero or more and noise in some coefficient, got inside={inside},"
-            f" outside={outside} for {low} <= k < {high}"
-        )
-    return unit_power(factor, weights)
-
-# %% ../../nbs/noise/process.ipynb #9e65d50a
-@SHAPES.register("uniform_corruption")
-def uniform_corruption(
-    k: Float[Tensor, "h k"],  # frequency of each coefficient, cycles/pixel
-    weights: Float[Tensor, "h k"],  # multiplicity of each coefficient
-    *,
-    mask: str = "rising",  # rising, or falling as in its first version
-) -> Float[Tensor, "h k"]:  # factor on s(t)
-    "The factors of an earlier experiment, kept to show what they do."
-    masks = {"rising": ((k / k[k > 0].min()).square() + 1).sqrt(), "falling": 1 / (k + 1e-4)}
-    if mask not in masks:
-        raise unknown_name("mask", mask, list(masks))
-    return unit_power(masks[mask], weights)
-
-# %% ../../nbs/noise/process.ipynb #980fe675
-def blur_gain(
-    k: Float[Tensor, "h k"],  # frequency of each coefficient, cycles/pixel
-    t: Float[Tensor, "*b"],  # times in [0, 1]
-    width: float,  # standard deviation of the blur at t = 1, pixels
-    least: float = 1e-3,  # what is left of the finest detail
-) -> Float[Tensor, "*b h k"]:  # factor on a(t)
-    "Gain of a Gaussian blur that grows with time."
-    sigma = width * torch.sin(t * torch.pi / 2).square()
-    return least + (1 - least) * torch.exp(-(2 * torch.pi * k * sigma[..., None, None]).square() / 2)
-
-# %% ../../nbs/noise/process.ipynb #f7aec945
-TARGETS = Registry("target")
-
-
-@TARGETS.register("x0")
-def target_x0(level: Level) -> tuple[Tensor, Tensor]:
-    "The clean signal itself."
-    return torch.zeros_like(level.s), torch.ones_like(level.s)
-
-
-def silent(level: Level) -> Tensor:
-    "Where a coefficient has no noise though others of the same image have some."
-    if level.s.shape[-2:].numel() == 1 or level.s.ndim < 3:
-        return torch.zeros_like(level.s, dtype=torch.bool)
-    return (level.s == 0) & (level.s.amax((-3, -2, -1), keepdim=True) > 0)
-
-# %% ../../nbs/noise/process.ipynb #691ea840
-def over_noise(x: Tensor, level: Level) -> Tensor:
-    "x/s, and zero in silent coefficients."
-    return torch.where(silent(level), 0.0, x / level.s)
-
-
-@TARGETS.register("eps")
-def target_eps(level: Level) -> tuple[Tensor, Tensor]:
-    "The noise: (x_t - a x0)/s."
-    return over_noise(torch.ones_like(level.s), level), -over_noise(level.a, level)
-
-
-@TARGETS.register("v")
-def target_v(level: Level) -> tuple[Tensor, Tensor]:
-    "The velocity a eps - s x0 (Salimans and Ho 2022)."
-    return over_noise(level.a, level), -(over_noise(level.a.square(), level) + level.s)
-
-# %% ../../nbs/noise/process.ipynb #ee4bc904
-@TARGETS.register("flow")
-def target_flow(level: Level) -> tuple[Tensor, Tensor]:
-    "The slope eps - x0 of the straight path (Liu et al. 2023)."
-    return over_noise(torch.ones_like(level.s), level), -(over_noise(level.a, level) + 1)
-
-
-EDM_POWER = 0.25  # sigma_data = 0.5 in Karras et al. 2022
-
-
-@TARGETS.register("edm")
-def target_edm(level: Level) -> tuple[Tensor, Tensor]:
-    "The network's part in EDM: (x0 - c_skip x_t)/c_out (Karras et al. 2022, table 1)."
-    total = level.a.square() * EDM_POWER + level.s.square()
-    return -over_noise(level.a * (EDM_POWER / total).sqrt(), level), over_noise(
-        (total / EDM_POWER).sqrt(), level
-    )
+# %% ../../nbs/noise/process.ipynb #18327696
+__getattr__ = names_elsewhere("spectral_diffusion.noise.process")  # names that went to other pages
 
 # %% ../../nbs/noise/process.ipynb #1bf85936
 def combine(
@@ -197,36 +39,54 @@ def combine(
     return total if first is like else rounded(total, first.dtype)
 
 # %% ../../nbs/noise/process.ipynb #65a73e51
-def required_options(
-    shape: str,  # a name in `SHAPES`
-) -> list[str]:  # options without a default
-    "What a noise shape cannot do without."
-    return [
-        name
-        for name, p in list(inspect.signature(SHAPES[shape]).parameters.items())[2:]
-        if p.default is p.empty
-    ]
+def weighted_sum(
+    terms: Sequence[tuple[Tensor, Tensor]],  # (gain, image) pairs; one gain for all coefficients of an image
+) -> Tensor:  # the sum of gain times image
+    "Weighted sum of images in pixels."
+    first = terms[0][1]
+    like = full_precision(first)
+    total = cast(Tensor, sum(g.to(like) * x for g, x in terms))
+    return total if first is like else rounded(total, first.dtype)
 
 # %% ../../nbs/noise/process.ipynb #fe87713b
-def check_shape_options(
+def coloured(
+    level: Level,  # gains of the schedule, (*b, 1, 1, 1)
+    t: Float[Tensor, "*b"] | float,  # their times
+    frequency: Float[Tensor, "h k"],  # of each coefficient, cycles/pixel
+    factor: Float[Tensor, "h k"] | Float[Tensor, "c h k"],  # of the shape
+    blur: float,  # standard deviation of the blur at t = 1, pixels
+) -> Level:  # (*b, 1 or c, h, k)
+    "Gains of every coefficient."
+    a, s = level
+    if blur:
+        t = torch.as_tensor(t, dtype=torch.float64)
+        a = a * blur_gain(frequency.to(a.device), t, blur)[..., None, :, :]
+    return Level(a, s * factor.to(s.device))
+
+# %% ../../nbs/noise/process.ipynb #faf673d1
+def same_for_all(
     shape: str,  # a name in `SHAPES`
-    options: dict[str, object],  # of the shape
-) -> None:
-    "Raise when an option is unknown, or missing."
-    known = list(inspect.signature(SHAPES[shape]).parameters)[2:]
-    for name in options:
-        if name not in known:
-            raise unknown_name(f"option of noise shape {shape!r}", name, known)
-    missing = [name for name in required_options(shape) if name not in options]
-    if missing:
+    blur: float,  # standard deviation of the blur at t = 1, pixels
+    basis: Basis,  # of the coefficients
+    size: tuple[int, int] | None,  # (h, w) of the images
+) -> bool:  # white noise and no blur
+    "Whether all coefficients have the same gains; raises where they do not and have no frequencies."
+    if not 0 <= blur < float("inf"):
+        raise InputError(f"the blur is a width in pixels, zero or more, got {blur}")
+    draw = SHAPES[shape]
+    if draw is white and blur == 0:
+        return True
+    if size is None or basis.name == "pixel":
+        what = f"noise shape {shape!r}" if draw is not white else "a blur"
         raise InputError(
-            f"noise shape {shape!r} needs the option {missing[0]!r}, got {list(options)}; hint: Process(...,"
-            f" options={{{missing[0]!r}: ...}})"
+            f"{what} needs size=(h, w) and a basis with frequencies (fourier, dct), got size={size},"
+            f" basis={basis.name!r}"
         )
+    return False
 
 # %% ../../nbs/noise/process.ipynb #d7010ad6
-class Process:
-    "Forward process x_k(t) = a_k(t) x0_k + s_k(t) eps_k in an orthonormal basis."
+class CoefficientGains:
+    "Gains a_k(t) and s_k(t) of signal and noise for every coefficient of an orthonormal basis."
 
     def __init__(
         self,
@@ -240,29 +100,17 @@ class Process:
     ):
         sides = None if size is None else tuple(whole("a side of the images", n) for n in size)
         self.size = cast("tuple[int, int] | None", sides)
-        self.rule = (
-            None if isinstance(schedule, str) else schedule
-        )  # what has a name is looked up, also by a worker
+        self.rule = None if isinstance(schedule, str) else schedule
         self.schedule = schedule if isinstance(schedule, str) else getattr(schedule, "name", "own")
-        self.shape, self.blur = shape, blur
+        self.shape, self.blur, self.options = shape, blur, dict(options or {})
         self.basis = BASES[basis] if isinstance(basis, str) else basis
         self.level(0.0)  # an unknown name raises
-        draw, self.options = SHAPES[shape], dict(options or {})
         check_shape_options(shape, self.options)
-        if not 0 <= blur < float("inf"):
-            raise InputError(f"the blur is a width in pixels, zero or more, got {blur}")
-        self.isotropic, self.masked = draw is white and blur == 0, False
-        if self.isotropic:
-            return
-        if self.size is None or self.basis.name == "pixel":
-            what = f"noise shape {shape!r}" if draw is not white else "a blur"
-            raise InputError(
-                f"{what} needs size=(h, w) and a basis with frequencies (fourier, dct), got size={size},"
-                f" basis={self.basis.name!r}"
-            )
-        self.frequency = self.basis.frequency(*self.size)
-        self.factor = draw(self.frequency, self.basis.weights(*self.size), **self.options)
-        self.masked = bool((self.factor == 0).any())
+        self.isotropic, self.masked = same_for_all(shape, blur, self.basis, self.size), False
+        if self.size is not None and not self.isotropic:
+            self.frequency = self.basis.frequency(*self.size)
+            self.factor = SHAPES[shape](self.frequency, self.basis.weights(*self.size), **self.options)
+            self.masked = bool((self.factor == 0).any())
 
     def level(
         self,
@@ -277,14 +125,12 @@ class Process:
         t: Float[Tensor, "*b"] | float,  # times in [0, 1]
     ) -> Level:  # float64, (*b, 1, 1, 1) when isotropic, else (*b, 1 or c, h, k)
         "Gains of signal and noise, shaped to multiply coefficients (b, c, h, k)."
-        a, s = self.level(t)
-        a, s = a[..., None, None, None], s[..., None, None, None]
-        if self.isotropic:
-            return Level(a, s)
-        if self.blur:
-            t = torch.as_tensor(t, dtype=torch.float64)
-            a = a * blur_gain(self.frequency.to(a.device), t, self.blur)[..., None, :, :]
-        return Level(a, s * self.factor.to(s.device))
+        level = Level(*(g[..., None, None, None] for g in self.level(t)))
+        return level if self.isotropic else coloured(level, t, self.frequency, self.factor, self.blur)
+
+# %% ../../nbs/noise/process.ipynb #69672179
+class Process(CoefficientGains):
+    "Forward process x_k(t) = a_k(t) x0_k + s_k(t) eps_k in an orthonormal basis."
 
     def noise(
         self,
@@ -300,12 +146,7 @@ class Process:
         terms: list[tuple[Tensor, Tensor]],  # (gain, image) pairs; gains as `gains` shapes them
     ) -> Tensor:  # the sum of gain times image, in pixels
         "Weighted sum of images with gains per coefficient: what diffusing and every sampler step do."
-        if not self.isotropic:
-            return combine(self.basis, terms)
-        first = terms[0][1]
-        like = full_precision(first)
-        total = cast(Tensor, sum(g.to(like) * x for g, x in terms))
-        return total if first is like else rounded(total, first.dtype)
+        return weighted_sum(terms) if self.isotropic else combine(self.basis, terms)
 
     def diffuse(
         self,
@@ -324,24 +165,3 @@ class Process:
     def __repr__(self) -> str:
         blur = f", blur={self.blur:g}" if self.blur else ""
         return f"Process({self.schedule!r}, {self.shape!r}, {self.basis.name!r}{blur})"
-
-# %% ../../nbs/noise/process.ipynb #69672179
-def target_of(
-    x0: Float[Tensor, "*s"],  # clean images
-    eps: Float[Tensor, "*s"],  # the noise that was mixed in
-    level: Level,  # gains at the time
-    target: str,  # a name in `TARGETS`
-) -> Float[Tensor, "*s"]:  # what the network should have said
-    "The true value of a target, for a process whose gains are the same at every frequency."
-    a, s = (g.to(x0) for g in level)
-    exact: dict[str, Callable] = {
-        "x0": lambda: x0,
-        "eps": lambda: eps,
-        "v": lambda: a * eps - s * x0,
-        "flow": lambda: eps - x0,
-    }
-    TARGETS[target]  # an unknown name raises with the known ones
-    if target in exact:
-        return exact[target]()
-    m, n = TARGETS[target](level)
-    return m.to(x0) * (a * x0 + s * eps) + n.to(x0) * x0

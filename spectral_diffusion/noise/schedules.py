@@ -94,19 +94,19 @@ _SCALED = beta_polynomial(0.00085**0.5, 0.012**0.5, root=2)
 
 
 @SCHEDULES.register("linear")
-def linear(t: Float[Tensor, "*b"]) -> Level:
+def linear(t: Float[Tensor, "*b"] | float) -> Level:
     "Betas on a line from 1e-4 to 0.02 over 1000 steps (Ho et al. 2020)."
     return variance_preserving(-_horner(_LINEAR, 1_000 * check_time(t)))
 
 
 @SCHEDULES.register("scaled_linear")
-def scaled_linear(t: Float[Tensor, "*b"]) -> Level:
+def scaled_linear(t: Float[Tensor, "*b"] | float) -> Level:
     "Roots of betas on a line, 0.00085 to 0.012 over 1000 steps (Rombach et al. 2022)."
     return variance_preserving(-_horner(_SCALED, 1_000 * check_time(t)))
 
 # %% ../../nbs/noise/schedules.ipynb #b762f1b2
 @SCHEDULES.register("cosine")
-def cosine(t: Float[Tensor, "*b"]) -> Level:
+def cosine(t: Float[Tensor, "*b"] | float) -> Level:
     """Squared cosine with offset 0.008 (Nichol and Dhariwal 2021, eq. 17), beta at most 0.999 as in its list
     of 1000."""
 
@@ -123,21 +123,21 @@ def cosine(t: Float[Tensor, "*b"]) -> Level:
 
 # %% ../../nbs/noise/schedules.ipynb #48340ab9
 @SCHEDULES.register("flow")
-def flow(t: Float[Tensor, "*b"]) -> Level:
+def flow(t: Float[Tensor, "*b"] | float) -> Level:
     "The straight line of rectified flow (Liu et al. 2023, eq. 1): a = 1 - t, s = t."
     t = check_time(t)
     return Level(1 - t, t)
 
 
 @SCHEDULES.register("edm")
-def edm(t: Float[Tensor, "*b"]) -> Level:
+def edm(t: Float[Tensor, "*b"] | float) -> Level:
     "Variance exploding, sigma from 0.002 to 80 on the rho = 7 scale (Karras et al. 2022, eq. 5)."
     t, low, high = check_time(t), 0.002 ** (1 / 7), 80 ** (1 / 7)
     return Level(torch.ones_like(t), (low + t * (high - low)) ** 7)
 
 # %% ../../nbs/noise/schedules.ipynb #8c0cbf8b
 @SCHEDULES.register("still")
-def still(t: Float[Tensor, "*b"]) -> Level:
+def still(t: Float[Tensor, "*b"] | float) -> Level:
     "The signal and a trace of noise at all times."
     t = check_time(t)
     return Level(torch.ones_like(t), torch.full_like(t, 0.01))

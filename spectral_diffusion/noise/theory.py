@@ -5,23 +5,27 @@
 # %% ../../nbs/noise/theory.ipynb #46e559e1
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.registry import InputError, unknown_name, whole
+from ..core.moved import names_elsewhere
+from ..core.registry import InputError
 from ..core.runtime import randn, split
-from .process import TARGETS, Process, silent
+from .fields import FieldStatistics, coefficient_mean
+from .process import Process
 from .schedules import Level
-from ..signals.bases import BASES, Basis, color, pca_color, plane_size
+from .targets import TARGETS, silent
 from ..signals.fourier import full_precision, rounded
 
 # %% auto #0
-__all__ = ['ARC_WEIGHTS', 'total_power', 'wiener_gain', 'posterior_variance', 'GaussianField', 'check_mirror', 'gains_for',
-           'WienerDenoiser', 'flow_velocity', 'degrees_of_freedom', 'linear_loss', 'w2', 'kl', 'arc_times']
+__all__ = ['total_power', 'wiener_gain', 'posterior_variance', 'gains_for', 'field_samples', 'probability_flow', 'loss_floor',
+           'GaussianField', 'WienerDenoiser', 'flow_velocity', 'linear_loss']
+
+# %% ../../nbs/noise/theory.ipynb #073bc5a6
+__getattr__ = names_elsewhere("spectral_diffusion.noise.theory")  # names that went to other pages
 
 # %% ../../nbs/noise/theory.ipynb #4b5cbff4
 def total_power(
@@ -50,144 +54,8 @@ def posterior_variance(
     return torch.where(total > 0, power * level.s.square() / total, power)
 
 # %% ../../nbs/noise/theory.ipynb #742a4657
-class GaussianField:
-    "Data with independent Gaussian coefficients: everything about them is known."
-
-    def __init__(
-        self,
-        power: Float[Tensor, "h k"] | Float[Tensor, "c h k"],  # power of each coefficient
-        size: tuple[int, int],  # (h, w) of the images
-        mean: Float[Tensor, "c h w"] | None = None,  # mean image; zero when not given
-        basis: str | Basis = "fourier",  # a name in `BASES`, or a Basis
-    ):
-        self.basis = BASES[basis] if isinstance(basis, str) else basis
-        self.power = torch.as_tensor(power).double()
-        sides = tuple(whole("a side of the images", n) for n in size)
-        self.size = cast("tuple[int, int]", sides)
-        plane = self.basis.shape(*self.size)
-        if self.power.ndim not in (2, 3) or tuple(self.power.shape[-2:]) != tuple(plane):
-            raise InputError(
-                f"power of basis {self.basis.name!r} at size {self.size} has shape {tuple(plane)} or (c,"
-                f" ...), got {tuple(self.power.shape)}"
-            )
-        if not bool((self.power >= 0).all()):
-            raise InputError(
-                f"power must be finite and not negative, got a least value of {self.power.min().item()}"
-            )
-        if self.basis.name.startswith("fourier"):
-            check_mirror(self.power, self.size)
-        self.mean = None if mean is None else mean.double()
-
-    @classmethod
-    def fit(
-        cls,
-        images: Float[Tensor, "n c h w"],  # images in [-1, 1]
-        basis: str | Basis = "dct",  # a name in `BASES`, or a Basis
-        *,
-        pca: bool = False,  # rotate the channels to their principal axes first
-    ) -> GaussianField:  # mean and power of the images
-        "The field with the mean and the power of the given images."
-        if images.ndim != 4 or len(images) < 2 or not images.is_floating_point():
-            raise InputError(
-                f"fitting needs at least two float images (n, c, h, w) in [-1, 1], got {tuple(images.shape)}"
-                f" of {images.dtype}"
-            )
-        basis = BASES[basis] if isinstance(basis, str) else basis
-        if pca:
-            basis = color(basis, pca_color(images))
-        mean = cast(Tensor, sum(part.double().sum(0) for part in images.split(1000))) / len(images)
-        squares = (basis.forward(part.double() - mean).abs().square().sum(0) for part in images.split(1000))
-        power = cast(Tensor, sum(squares)) / len(images)
-        return cls(power, plane_size(images), mean, basis)
-
-    def variance(self) -> float:  # one number
-        "Mean square of the data: what EDM's scalars use."
-        weights = self.basis.weights(*self.size).expand(self.power.shape)
-        mean = 0.0 if self.mean is None else self.mean.square().mean().item()
-        return ((weights * self.power).sum() / weights.sum()).item() + mean
-
-    def sample(
-        self,
-        n: int,  # how many images
-        generator: torch.Generator,  # one stream per image is split from it
-        *,
-        channels: int = 1,  # when the power has no channel axis
-    ) -> Float[Tensor, "n c h w"]:  # float64
-        "Exact samples: white noise, coloured."
-        c = self.power.shape[0] if self.power.ndim == 3 else channels
-        eps = randn((n, c, *self.size), split(generator, n), like=self.power)
-        x = self.basis.inverse(self.power.sqrt() * self.basis.forward(eps), self.size)
-        return x if self.mean is None else x + self.mean
-
-    def centred(self, x: Tensor, a: Tensor) -> Tensor:
-        "Coefficients of x - a mean."
-        mean = 0 if self.mean is None else a.to(x) * self.mean.to(x)
-        return self.basis.forward(x - mean)
-
-    def back(self, z: Tensor, a: Tensor | float = 1.0) -> Tensor:
-        "Image of coefficients z, with a times the mean added."
-        x = self.basis.inverse(z, self.size)
-        return x if self.mean is None else x + torch.as_tensor(a).to(x) * self.mean.to(x)
-
-    def denoiser(self, process: Process) -> Callable:
-        "The best denoiser of this field under a process: a callable (x_t, t) -> x0_hat."
-        return WienerDenoiser(self, process)
-
-    def flow(
-        self,
-        process: Process,  # the forward process
-        x: Float[Tensor, "b c h w"],  # states at time t0
-        t0: float,  # where they are
-        t1: float,  # where they go
-    ) -> Float[Tensor, "b c h w"]:  # states at time t1
-        """The probability-flow map in closed form: x_k(t1) = x_k(t0) sqrt(Sigma_k(t1)/Sigma_k(t0)) about the
-        mean (Song et al. 2021, eq. 13)."""
-        (now, nxt), start = (gains_for(self, process, t) for t in (t0, t1)), full_precision(x)
-        ratio = (total_power(self.power, nxt) / total_power(self.power, now)).sqrt().to(start)
-        return rounded(self.back(ratio * self.centred(start, now.a), nxt.a), x.dtype)
-
-    def floor(
-        self,
-        process: Process,  # the forward process
-        t: float,  # one time
-        target: str = "eps",  # a name in `TARGETS`
-    ) -> Tensor:  # least mean squared error of each coefficient, shape of `power`
-        "The least possible loss of each coefficient at time t."
-        level = gains_for(self, process, t)
-        return (TARGETS[target](level)[1].square() * posterior_variance(self.power, level)).reshape(
-            self.power.shape
-        )
-
-    def loss(
-        self,
-        process: Process,  # the forward process
-        times: Float[Tensor, " b"],  # times to average over
-        target: str = "eps",  # a name in `TARGETS`
-    ) -> float:  # mean over times, channels and pixels
-        "The least possible training loss: the mean of the floor over coefficients and times."
-        weights = self.basis.weights(*self.size).expand(self.power.shape)
-        return sum(
-            ((weights * self.floor(process, float(t), target)).sum() / weights.sum()).item() for t in times
-        ) / len(times)
-
-# %% ../../nbs/noise/theory.ipynb #37297984
-def check_mirror(
-    power: Float[Tensor, "*c h k"],  # power on the half spectrum
-    size: tuple[int, int],  # (h, w) of the images
-) -> None:
-    "Raise when the self-paired columns of a half spectrum are not symmetric."
-    columns = [0] + ([-1] if size[1] % 2 == 0 else [])
-    column = power[..., columns]
-    mirrored = column.flip(-2).roll(1, -2)
-    if not torch.allclose(column, mirrored, rtol=1e-6, atol=0):
-        raise InputError(
-            "power of a real field is the same at (i, 0) and (-i, 0), and in the Nyquist column; hint:"
-            " average the column with its mirror image"
-        )
-
-# %% ../../nbs/noise/theory.ipynb #b354366f
 def gains_for(
-    field: GaussianField,  # whose coefficients are meant
+    field: FieldStatistics,  # whose coefficients are meant
     process: Process,  # the forward process
     t: Float[Tensor, "*b"] | float,  # times
 ) -> Level:  # gains of the coefficients of the field
@@ -198,6 +66,91 @@ def gains_for(
             f" {field.basis.name!r} {field.size}, got {process.basis.name!r} {process.size}"
         )
     return process.gains(t)
+
+# %% ../../nbs/noise/theory.ipynb #37297984
+def field_samples(
+    field: FieldStatistics,  # mean and power
+    n: int,  # how many images
+    generator: torch.Generator,  # one stream per image is split from it
+    channels: int,  # when the power has no channel axis
+) -> Float[Tensor, "n c h w"]:  # float64
+    "Exact samples: white noise, coloured."
+    c = field.power.shape[0] if field.power.ndim == 3 else channels
+    eps = randn((n, c, *field.size), split(generator, n), like=field.power)
+    x = field.basis.inverse(field.power.sqrt() * field.basis.forward(eps), field.size)
+    return x if field.mean is None else x + field.mean
+
+# %% ../../nbs/noise/theory.ipynb #36df9b19
+def probability_flow(
+    field: FieldStatistics,  # data
+    process: Process,  # the forward process
+    x: Float[Tensor, "b c h w"],  # states at time t0
+    t0: float,  # where they are
+    t1: float,  # where they go
+) -> Float[Tensor, "b c h w"]:  # states at time t1
+    "x_k(t1) = x_k(t0) sqrt(Sigma_k(t1)/Sigma_k(t0)) about the mean (Song et al. 2021, eq. 13)."
+    (now, nxt), start = (gains_for(field, process, t) for t in (t0, t1)), full_precision(x)
+    ratio = (total_power(field.power, nxt) / total_power(field.power, now)).sqrt().to(start)
+    return rounded(field.back(ratio * field.centred(start, now.a), nxt.a), x.dtype)
+
+# %% ../../nbs/noise/theory.ipynb #0376e0da
+def loss_floor(
+    field: FieldStatistics,  # data
+    process: Process,  # the forward process
+    t: float,  # one time
+    target: str,  # a name in `TARGETS`
+) -> Tensor:  # least mean squared error of each coefficient, shape of `field.power`
+    "The least possible loss of each coefficient at time t: n^2 times the variance that is left."
+    level = gains_for(field, process, t)
+    floor = TARGETS[target](level)[1].square() * posterior_variance(field.power, level)
+    return floor.reshape(field.power.shape)
+
+# %% ../../nbs/noise/theory.ipynb #b354366f
+class GaussianField(FieldStatistics):
+    "Data with independent Gaussian coefficients: everything about them is known."
+
+    def sample(
+        self,
+        n: int,  # how many images
+        generator: torch.Generator,  # one stream per image is split from it
+        *,
+        channels: int = 1,  # when the power has no channel axis
+    ) -> Float[Tensor, "n c h w"]:  # float64
+        "Exact samples: white noise, coloured."
+        return field_samples(self, n, generator, channels)
+
+    def denoiser(self, process: Process) -> WienerDenoiser:
+        "The best denoiser of this field under a process: a callable (x_t, t) -> x0_hat."
+        return WienerDenoiser(self, process)
+
+    def flow(
+        self,
+        process: Process,  # the forward process
+        x: Float[Tensor, "b c h w"],  # states at time t0
+        t0: float,  # where they are
+        t1: float,  # where they go
+    ) -> Float[Tensor, "b c h w"]:  # states at time t1
+        "The probability-flow map in closed form."
+        return probability_flow(self, process, x, t0, t1)
+
+    def floor(
+        self,
+        process: Process,  # the forward process
+        t: float,  # one time
+        target: str = "eps",  # a name in `TARGETS`
+    ) -> Tensor:  # least mean squared error of each coefficient, shape of `power`
+        "The least possible loss of each coefficient at time t."
+        return loss_floor(self, process, t, target)
+
+    def loss(
+        self,
+        process: Process,  # the forward process
+        times: Float[Tensor, " b"],  # times to average over
+        target: str = "eps",  # a name in `TARGETS`
+    ) -> float:  # mean over times, channels and pixels
+        "The least possible training loss: the mean of the floor over coefficients and times."
+        floors = (self.floor(process, float(t), target) for t in times)
+        return sum(coefficient_mean(f, self.basis, self.size) for f in floors) / len(times)
 
 # %% ../../nbs/noise/theory.ipynb #19ff2896
 class WienerDenoiser:
@@ -245,17 +198,6 @@ def flow_velocity(
     x0 = field.denoiser(process)(x, torch.full((len(x),), t, dtype=torch.float64))
     return process.mix([(slope_s, x), (slope_a - level.a * slope_s, x0)])
 
-# %% ../../nbs/noise/theory.ipynb #d89c24b0
-def degrees_of_freedom(
-    field: GaussianField,  # data
-) -> Tensor:  # 1 where a coefficient is real, 2 where it is complex; shape of `field.power`
-    "Independent real numbers in each stored coefficient."
-    if not field.basis.name.startswith("fourier"):
-        return torch.ones_like(field.power)
-    (h, w), k = field.size, field.power.shape[-1]
-    own = (2 * torch.arange(h)[:, None] % h == 0) & (2 * torch.arange(k) % w == 0)  # its own mirror image
-    return (2 - own.to(field.power)).expand(field.power.shape)
-
 # %% ../../nbs/noise/theory.ipynb #132ffc1e
 def linear_loss(
     field: GaussianField,  # whose Wiener filter denoises
@@ -275,63 +217,3 @@ def linear_loss(
         error = n.square() * ((1 - level.a * gain).square() * seen + (level.s * gain).square())
         total += ((weights * error).sum() / weights.sum()).item()
     return total / len(times)
-
-# %% ../../nbs/noise/theory.ipynb #f9c1441e
-def w2(
-    v: Float[Tensor, "*k"],  # generated variance of each coefficient
-    power: Float[Tensor, "*k"],  # true variance
-    weights: Float[Tensor, "*k"] | None = None,  # multiplicity; one when not given
-) -> float:  # squared Wasserstein distance
-    "Squared 2-Wasserstein distance of two centred Gaussians with common axes."
-    d = (v.clamp(min=0).sqrt() - power.sqrt()).square()
-    return (d if weights is None else weights * d).sum().item()
-
-# %% ../../nbs/noise/theory.ipynb #8e366876
-def kl(
-    v: Float[Tensor, "*k"],  # generated variance of each coefficient
-    power: Float[Tensor, "*k"],  # true variance
-    weights: Float[Tensor, "*k"] | None = None,  # multiplicity; one when not given
-) -> float:  # nats
-    "Divergence KL(generated || true) of two centred Gaussians with common axes."
-    r = v / power
-    d = (r - 1 - r.log()) / 2
-    return (d if weights is None else weights * d).sum().item()
-
-# %% ../../nbs/noise/theory.ipynb #0b2e11e1
-ARC_WEIGHTS = {"kl": lambda power: torch.ones_like(power), "w2": lambda power: power}
-
-
-def arc_times(
-    field: GaussianField,  # data
-    process: Process,  # forward process
-    n: int,  # steps
-    weight: str = "kl",  # kl or w2: the distance that is made small
-    *,
-    points: int = 4_001,  # of the grid on which the arc is measured
-) -> Float[Tensor, " {n}+1"]:  # falling times from 1 to 0, float64
-    """Times for steps of first order (DDIM): equal in ds^2 = sum_k w_k dtheta_k^2, theta_k = arctan(s/(a
-    sqrt(power_k)))."""
-    if n < 1:
-        raise InputError(f"a list of steps has at least one, got n={n}")
-    if weight not in ARC_WEIGHTS:
-        raise unknown_name("weight", weight, list(ARC_WEIGHTS))
-    grid = (1 - torch.cos(torch.linspace(0, torch.pi, points, dtype=torch.float64))) / 2  # finer at both ends
-    multiplicity = field.basis.weights(*field.size).expand(field.power.shape)
-    angles = torch.stack([_angle(field, process, t) for t in grid.tolist()])
-    speed = (multiplicity * ARC_WEIGHTS[weight](field.power)) * angles.diff(dim=0).square()
-    arc = torch.cat([torch.zeros(1, dtype=torch.float64), speed.flatten(1).sum(1).sqrt().cumsum(0)])
-    wanted = torch.linspace(0, 1, n + 1, dtype=torch.float64) * arc[-1]
-    right = torch.searchsorted(arc, wanted).clamp(1, points - 1)
-    share = (wanted - arc[right - 1]) / (arc[right] - arc[right - 1]).clamp(
-        min=torch.finfo(torch.float64).tiny
-    )
-    times = (grid[right - 1] + share * (grid[right] - grid[right - 1])).flip(0)
-    times[0], times[-1] = 1.0, 0.0
-    return times
-
-# %% ../../nbs/noise/theory.ipynb #2220db5f
-def _angle(field: GaussianField, process: Process, t: float) -> Tensor:
-    "theta of each coefficient; a coefficient without power has none."
-    level = gains_for(field, process, t)
-    theta = torch.atan2(level.s.expand(level.s.shape), level.a * field.power.sqrt())
-    return torch.where(field.power > 0, theta, 0.0).reshape(field.power.shape)

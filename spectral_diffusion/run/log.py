@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 
 from ..core.files import atomic_file
-from ..learn.loop import TrainState
+from ..learn.state import TrainState
 
 # %% auto #0
 __all__ = ['Watcher', 'log_line', 'drop_lines_from', 'json_log']

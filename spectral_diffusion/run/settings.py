@@ -16,14 +16,16 @@ from ..core.config import later, open_mapping
 from ..core.environment import device
 from ..core.registry import InputError, unknown_name
 from ..data.sets import DATASETS, TrainTest, floats, load_images
-from ..learn.loop import check_decay
 from ..learn.losses import FREQUENCY_WEIGHTS, TIME_WEIGHTS
+from ..learn.rate import check_decay
 from ..measure.features import EXTRACTORS
 from ..models.zoo import MODELS, build_model, check_options
 from ..noise.denoiser import NetworkDenoiser, wrap
 from ..noise.preconditioning import PRECONDITIONINGS, check_target
-from ..noise.process import SHAPES, TARGETS, Process, required_options
+from ..noise.process import Process
 from ..noise.schedules import SCHEDULES
+from ..noise.shapes import SHAPES, required_options
+from ..noise.targets import TARGETS
 from ..noise.theory import GaussianField
 from .held_out import EvaluationSet, evaluation_set
 from ..sampling.engine import SAMPLERS

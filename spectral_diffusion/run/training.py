@@ -17,7 +17,8 @@ from ..core.runtime import hold_interrupt, progress
 from ..data.stream import batch
 from ..learn.checkpoint import load, restore
 from ..learn.distributed import ALONE, Workers
-from ..learn.loop import TrainState, latest, train
+from ..learn.loop import train
+from ..learn.state import TrainState, latest
 from ..noise.denoiser import NetworkDenoiser
 from .held_out import EvaluationSet, eps_errors, image_losses, squared_errors
 from .log import Watcher

@@ -13,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core.registry import InputError
-from ..noise.process import silent
 from ..noise.schedules import Level
-from .engine import Run, register_sampler
+from ..noise.targets import silent
+from .samplers import Run, register_sampler
 from ..signals.bases import Basis
 
 # %% auto #0

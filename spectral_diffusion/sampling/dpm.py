@@ -14,7 +14,7 @@ from torch import Tensor
 from ..core.registry import InputError
 from ..noise.schedules import Level
 from .ddim import Gains, ddim_gains, neighbours, rows
-from .engine import Run, register_sampler
+from .samplers import Run, register_sampler
 
 # %% auto #0
 __all__ = ['LEAST_RATIO', 'LEAST_SHARE', 'clock', 'multistep_ratio', 'dpm_solver_pp', 'mean_clock', 'middle_times', 'two_calls',

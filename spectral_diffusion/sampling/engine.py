@@ -5,230 +5,98 @@
 # %% ../../nbs/sampling/engine.ipynb #85fedc64
 from __future__ import annotations
 
-import inspect
-import pkgutil
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
-from importlib import import_module
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.registry import InputError, Registry, unknown_name, whole
+from ..core.moved import names_elsewhere
+from ..core.registry import InputError
 from ..core.runtime import progress as progress_bar
-from ..core.runtime import randn, split, stream
-from ..noise.process import Process, combine, silent
-from ..noise.schedules import Level
-from ..signals.bases import Basis, plane_size
+from ..core.runtime import randn, stream
+from ..noise.process import Process
+from .checks import check_run, check_shape, warn_lost
+from spectral_diffusion.sampling.samplers import (
+    SAMPLERS,
+    Run,
+    Step,
+    check_options,
+    check_times,
+    mix,
+    time_grid,
+)
+from ..signals.bases import plane_size
 from ..signals.fourier import full_precision, rounded
 
 # %% auto #0
-__all__ = ['SAMPLERS', 'LOST', 'check_times', 'time_grid', 'Run', 'Step', 'Samplers', 'register_sampler', 'mix', 'check_shape',
-           'check_run', 'check_options', 'warn_lost', 'make_run', 'begin', 'narrowed', 'trajectory', 'sample',
-           'Counter', 'network_calls']
+__all__ = ['Estimator', 'draw_noise', 'known_variance', 'make_run', 'begin', 'narrowed', 'trajectory', 'sample', 'Counter',
+           'network_calls']
 
-# %% ../../nbs/sampling/engine.ipynb #57069519
-def check_times(
-    times: Float[Tensor, " n"] | list[float],  # at least two, falling
-) -> Float[Tensor, " n"]:  # float64 on the CPU
-    "The times, if they lie in [0, 1] and fall at every step; else raises."
-    t = torch.as_tensor(times, dtype=torch.float64).detach().cpu()
-    if t.ndim != 1 or len(t) < 2:
-        raise InputError(f"a run needs a list of at least two times, got shape {tuple(t.shape)}")
-    if not bool(((t >= 0) & (t <= 1)).all()):
-        raise InputError(f"times lie in [0, 1] (0 clean, 1 noise), got {t.min().item()} to {t.max().item()}")
-    if not bool((t[1:] < t[:-1]).all()):
-        i = int((t[1:] >= t[:-1]).nonzero()[0])
-        raise InputError(
-            f"times must fall at every step, got {t[i].item()} then {t[i + 1].item()} at "
-            f"step {i}; hint: times run from 1 (noise) to 0 (clean)"
-        )
-    return t
-
-# %% ../../nbs/sampling/engine.ipynb #6db32b0a
-def time_grid(
-    steps: int,  # how many
-    *,
-    start: float = 1.0,  # the first time
-    end: float = 0.0,  # the last time
-) -> Float[Tensor, " {steps}+1"]:  # float64
-    "Evenly spaced falling times; both ends are met exactly."
-    return check_times(torch.linspace(start, end, whole("steps", steps) + 1, dtype=torch.float64))
-
-# %% ../../nbs/sampling/engine.ipynb #a5ac364a
-class Run(NamedTuple):
-    "What a sampler may use."
-
-    times: Tensor  # n+1 falling times, float64 on the CPU
-    gains: Callable[[Tensor | float], Level]  # time -> gains (a, s), float64
-    denoise: Callable[[Tensor, float], Tensor]  # (state, its time) -> estimate of the clean images
-    noise: Callable[[], Tensor]  # a fresh standard normal draw, shaped like the state
-    mix: Callable[
-        ..., Tensor
-    ]  # (terms, basis=None) -> sum of gain times image; the process's basis when none is named
-    size: tuple[int, int]  # (h, w) of the images
-    variance: Callable[[float], Tensor]  # time -> variance of x0 that is left, per coefficient of `basis`
-    basis: Basis  # where `variance` lives: that of the denoiser
-
-# %% ../../nbs/sampling/engine.ipynb #49050e9c
-class Step(NamedTuple):
-    "What a sampler has done."
-
-    index: int  # pyright: ignore[reportIncompatibleMethodOverride]  # 0 for the first step
-    t: float  # where the step began
-    t_next: float  # where it arrived
-    x: Tensor  # the state at `t_next`
-    x0_hat: Tensor  # the estimate of the clean images, made at `t`
-
-# %% ../../nbs/sampling/engine.ipynb #51b39aed
-class Samplers(Registry):
-    "A registry that imports the pages of the sampling room before its first answer."
-
-    loaded = False
-
-    def load(self) -> None:
-        "Import every page of the room once."
-        if self.loaded:
-            return
-        self.loaded = True
-        room, own = import_module("spectral_diffusion.sampling"), dict(self._items)
-        for page in pkgutil.iter_modules(room.__path__):
-            import_module(f"{room.__name__}.{page.name}")
-        self._items.update(own)  # a sampler defined by hand before the first look wins
-
-    def __getitem__(self, name):
-        self.load()
-        return super().__getitem__(name)
-
-    def __contains__(self, name: object) -> bool:
-        self.load()
-        return super().__contains__(name)
-
-    def get(self, name, default=None):
-        self.load()
-        return super().get(name, default)
-
-    def __iter__(self) -> Iterator[str]:
-        self.load()
-        return super().__iter__()
-
-    def __len__(self) -> int:
-        self.load()
-        return super().__len__()
-
-# %% ../../nbs/sampling/engine.ipynb #ab0adf32
-SAMPLERS = Samplers("sampler")
-
-
-def register_sampler(
-    name: str,  # the public name
-) -> Callable:  # a decorator that returns its argument unchanged
-    "Make a generator `(run, x) -> (x, x0_hat), ...` available by name."
-    return SAMPLERS.register(name)
-
-# %% ../../nbs/sampling/engine.ipynb #dd7c0213
-def mix(
-    process: Process,  # whose coefficients the gains belong to
-    terms: list[tuple[Tensor | float, Tensor]],  # (gain, image) pairs, gains in float64
-    basis: Basis | None = None,  # whose coefficients they belong to instead
-) -> Tensor:  # the sum, in pixels
-    "Sum of gain times image; zero gains cost nothing, and gain one alone is exact."
-    kept = [(g, x) for g, x in terms if (bool((g != 0).any()) if isinstance(g, Tensor) else g != 0)]
-    if not kept:
-        return torch.zeros_like(terms[0][1])
-    g, x = kept[0]
-    if len(kept) == 1 and (bool((g == 1).all()) if isinstance(g, Tensor) else g == 1):
-        return x
-    if any(isinstance(g, Tensor) and g.numel() > 1 for g, _ in kept):
-        return combine(basis or process.basis, kept)
-    total = full_precision(x) * float(g)
-    for g, y in kept[1:]:
-        total.add_(y, alpha=float(g))  # the first product is a new tensor: nobody else has it
-    return rounded(total, x.dtype)
-
-# %% ../../nbs/sampling/engine.ipynb #f9ade9f0
-def check_shape(
-    shape: tuple[int, int, int, int],  # (n, c, h, w)
-) -> tuple[int, int, int, int]:  # as Python's integers
-    "The shape of the samples; raises unless it is four whole numbers of at least one."
-    try:
-        sides = tuple(whole("a side", n) for n in shape)
-    except (TypeError, InputError):
-        sides = ()
-    if len(sides) != 4:
-        raise InputError(f"shape is (n, c, h, w), all at least 1, got {shape!r}")
-    return sides
-
-# %% ../../nbs/sampling/engine.ipynb #d913e11d
-def check_run(
-    process: Process,  # the forward process
-    shape: tuple[int, int, int, int],  # (n, c, h, w)
-    generator: torch.Generator | list[torch.Generator] | None,  # one, or one per sample
-    start: Tensor | None,  # the state at the first time
-) -> list[torch.Generator] | None:  # one per sample
-    "The generators of a run, after everything about its shape was checked."
-    shape = check_shape(shape)
-    if process.size is not None and not process.isotropic and process.size != shape[-2:]:
-        raise InputError(f"the process was made for images of size {process.size}, got shape {shape}")
-    if start is not None and (tuple(start.shape) != tuple(shape) or not start.is_floating_point()):
-        raise InputError(
-            f"start is a floating-point tensor of shape {tuple(shape)}, got {start.dtype} "
-            f"{tuple(start.shape)}"
-        )
-    if generator is None:
-        if start is None:
-            raise InputError("sampling needs a generator, got None; hint: generator=stream(0, 'samples')")
-        return None
-    generators = split(generator, shape[0]) if isinstance(generator, torch.Generator) else list(generator)
-    if len(generators) != shape[0]:
-        raise InputError(f"one generator per sample: {shape[0]} samples, got {len(generators)} generators")
-    return generators
-
-# %% ../../nbs/sampling/engine.ipynb #c1ceb952
-def check_options(
-    sampler: str,  # a name in `SAMPLERS`
-    options: dict | None,  # keyword arguments of the sampler
-) -> dict:  # the same, every name known
-    "The options of a sampler; an unknown one raises."
-    known = list(inspect.signature(SAMPLERS[sampler]).parameters)[2:]
-    for name in options or {}:
-        if name not in known:
-            raise unknown_name(f"option of sampler {sampler!r}", name, known)
-    return dict(options or {})
-
-# %% ../../nbs/sampling/engine.ipynb #53724791
-# signal-to-noise ratio at the start, of data of unit power when nothing is known, above which starting from
-# noise is worth a warning
-LOST = 1e-3
-
-
-def warn_lost(
-    denoiser: Callable,  # its field, if it has one, says how strong the data are
-    process: Process,  # the forward process
-    t: float,  # where the run starts
-) -> None:
-    "Warn when the process still holds signal at the start: a run from noise alone loses that variance."
-    level = process.gains(t)
-    power = getattr(getattr(denoiser, "field", None), "power", torch.ones((), dtype=torch.float64)).to(
-        level.a.device
-    )
-    noisy = ~silent(level)  # a band without noise is left out on purpose
-    snr = torch.where(noisy, level.a.square() * power / level.s.square(), 0.0).max().item()
-    if snr <= LOST:
-        return
-    warnings.warn(
-        f"{process} ends with a signal-to-noise ratio of {snr:.3g} at t={t:.4g} in its strongest coefficient"
-        f" (up to {LOST:g} is harmless): samples that start from noise lose {snr / (1 + snr):.1%} of its"
-        " variance; hint: a schedule that ends in noise (cosine, flow, edm), or start= with states of the"
-        " process",
-        stacklevel=4,
-    )
+# %% ../../nbs/sampling/engine.ipynb #50d020b5
+__getattr__ = names_elsewhere("spectral_diffusion.sampling.engine")  # names that went to other pages
 
 # %% ../../nbs/sampling/engine.ipynb #37747f1a
+class Estimator:
+    "A denoiser as a sampler calls it: one time for all samples, in the precision of the run."
+
+    def __init__(
+        self,
+        denoiser: Callable,  # (x_t, t) -> x0_hat
+        times: Float[Tensor, " n"],  # times of the run
+        like: Tensor,  # (n, c, h, w): shape, dtype and device of the state
+    ):
+        self.denoiser, self.dtype, self.half = denoiser, like.dtype, like.dtype.itemsize < 4
+        self.time_type = torch.promote_types(like.dtype, torch.get_default_dtype())
+        rows = times.to(like.device, self.time_type)[:, None].repeat(1, len(like))
+        self.rows = dict(zip(times.tolist(), rows, strict=True))
+
+    def row(self, x: Tensor, t: float) -> Tensor:
+        "The time of every sample, also one between those of the run."
+        known = self.rows.get(t)
+        if known is None:
+            return torch.full((len(x),), t, dtype=self.time_type, device=x.device)
+        return known
+
+    def __call__(self, x: Tensor, t: float) -> Tensor:
+        "The estimate of the clean images."
+        x0_hat = self.denoiser(rounded(x, self.dtype), self.row(x, t))
+        if x0_hat.shape != x.shape:
+            raise InputError(f"the denoiser must keep the shape {tuple(x.shape)}, got {tuple(x0_hat.shape)}")
+        if self.half and not bool(x0_hat.isfinite().all()):
+            raise InputError(
+                f"the estimate at t = {t:.4g} is not finite in {self.dtype}; hint: like=torch.zeros(1), "
+                "or a target that is not divided by the signal (v, x0)"
+            )
+        return x0_hat.to(x.dtype) if self.half else x0_hat
+
+# %% ../../nbs/sampling/engine.ipynb #b7ce128e
+def draw_noise(
+    like: Tensor,  # (n, c, h, w): shape, dtype and device of the draw
+    generators: list[torch.Generator] | None,  # one per sample
+) -> Tensor:  # standard normal
+    "A fresh draw; raises where there are no generators."
+    if generators is None:
+        raise InputError("this sampler draws noise and needs a generator, got None")
+    return randn(tuple(like.shape), generators, like=like)
+
+# %% ../../nbs/sampling/engine.ipynb #98b14cd2
+def known_variance(
+    denoiser: Callable,  # one that may have a method `variance`
+    t: float,  # a time
+) -> Tensor:  # variance of x0 that is left, per coefficient of the denoiser's basis
+    "What the denoiser leaves unknown; raises where it does not say."
+    known = getattr(denoiser, "variance", None)
+    if known is None:
+        raise InputError(
+            f"this sampler needs a denoiser that knows its variance, got {type(denoiser).__name__}; hint:"
+            " GaussianField.denoiser(process) does"
+        )
+    return known(t)
+
+# %% ../../nbs/sampling/engine.ipynb #3f35394a
 def make_run(
     denoiser: Callable,  # (x_t, t) -> x0_hat
     process: Process,  # the forward process
@@ -237,50 +105,15 @@ def make_run(
     generators: list[torch.Generator] | None,  # one per sample
 ) -> Run:  # for a sampler
     "What a sampler sees."
-    wide, half = full_precision(like), like.dtype.itemsize < 4
-    # half precision cannot tell neighbouring times apart
-    time_type = torch.promote_types(like.dtype, torch.get_default_dtype())
-    rows = dict(
-        zip(times.tolist(), times.to(like.device, time_type)[:, None].repeat(1, len(like)), strict=True)
-    )
-
-    def denoise(x, t):
-        row = rows.get(t)
-        if row is None:
-            row = torch.full((len(x),), t, dtype=time_type, device=x.device)
-        x0_hat = denoiser(rounded(x, like.dtype), row)
-        if x0_hat.shape != x.shape:
-            raise InputError(f"the denoiser must keep the shape {tuple(x.shape)}, got {tuple(x0_hat.shape)}")
-        if half and not bool(x0_hat.isfinite().all()):
-            raise InputError(
-                f"the estimate at t = {t:.4g} is not finite in {like.dtype}; hint: like=torch.zeros(1), "
-                "or a target that is not divided by the signal (v, x0)"
-            )
-        return x0_hat.to(x.dtype) if half else x0_hat
-
-    def noise():
-        if generators is None:
-            raise InputError("this sampler draws noise and needs a generator, got None")
-        return randn(tuple(like.shape), generators, like=wide)
-
-    def variance(t):
-        known = getattr(denoiser, "variance", None)
-        if known is None:
-            raise InputError(
-                f"this sampler needs a denoiser that knows its variance, got {type(denoiser).__name__}; hint:"
-                " GaussianField.denoiser(process) does"
-            )
-        return known(t)
-
     return Run(
-        times,
-        process.gains,
-        denoise,
-        noise,
-        partial(mix, process),
-        plane_size(like),
-        variance,
-        getattr(denoiser, "basis", process.basis),
+        times=times,
+        gains=process.gains,
+        denoise=Estimator(denoiser, times, like),
+        noise=partial(draw_noise, full_precision(like), generators),
+        mix=partial(mix, process),
+        size=plane_size(like),
+        variance=partial(known_variance, denoiser),
+        basis=getattr(denoiser, "basis", process.basis),
     )
 
 # %% ../../nbs/sampling/engine.ipynb #9006ddc0

@@ -5,165 +5,25 @@
 # %% ../../nbs/sampling/linear.ipynb #be8f3c5a
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from ..core.registry import InputError, Registry
+from ..core.moved import names_elsewhere
+from ..core.registry import InputError
 from ..noise.schedules import Level
-from ..noise.theory import posterior_variance, total_power, wiener_gain
+from ..noise.theory import posterior_variance
 from .dpm import LEAST_RATIO
+from .rows import Rows, at, linear_solver, march, pairs, root
 
 # %% auto #0
-__all__ = ['SOLVERS', 'ADAMS', 'Rows', 'Solver', 'linear_solver', 'Variance', 'levels', 'variances', 'at', 'pairs', 'root',
-           'march', 'family', 'euler', 'ancestral', 'analytic', 'Pace', 'pace', 'line', 'multistep2', 'multistep2_sde',
+__all__ = ['ADAMS', 'family', 'euler', 'ancestral', 'analytic', 'Pace', 'pace', 'line', 'multistep2', 'multistep2_sde',
            'parabola', 'multistep3', 'multistep3_sde', 'march_eps', 'check_signal', 'moment', 'deis', 'ipndm', 'unipc',
            'heun', 'dpm_solver2']
 
-# %% ../../nbs/sampling/linear.ipynb #881f0eba
-class Rows:
-    "The state of a linear solver as rows of coefficients, one for each independent draw."
-
-    def __init__(
-        self,
-        power: Float[Tensor, " k"],  # power of the data in each coefficient
-        rows: int,  # most draws that may come, the start included
-        error: float = 0.0,  # delta: root of the excess loss over the least loss
-    ):
-        self.power, self.error, self.used, self.wrong = power, error, 1, []
-        self.units = torch.eye(rows, dtype=power.dtype)[:, :, None]
-
-    def unit(self) -> Tensor:
-        "A new row of ones; the other rows are zero."
-        self.used += 1
-        return self.units[self.used - 1]
-
-    def estimate(self, x: Tensor, level: Level) -> Tensor:
-        "The denoiser's answer, with a new row for its error."
-        m = wiener_gain(self.power, level) * x
-        if self.error == 0:
-            return m
-        size = self.error * level.s * self.power.sqrt() / total_power(self.power, level)
-        self.wrong.append(self.used)
-        return m + self.unit() * (size * x.square().sum(0).sqrt())
-
-# %% ../../nbs/sampling/linear.ipynb #9f5507e4
-class Solver(NamedTuple):
-    "A linear solver."
-
-    walk: Callable[..., Tensor]  # (rows, first state, levels, **options) -> last state
-    order: int  # of its deterministic part, as its authors state it
-    calls: int  # network calls a step
-    noisy: bool  # draws fresh noise
-
-# %% ../../nbs/sampling/linear.ipynb #4470a23c
-SOLVERS = Registry("linear solver")
-
-
-def linear_solver(
-    name: str,  # the public name; that of the sampler where one exists
-    *,
-    order: int,  # as its authors state it
-    calls: int = 1,  # network calls a step
-    noisy: bool = False,  # draws fresh noise
-) -> Callable:  # a decorator that returns its argument unchanged
-    "Make a walk available by name."
-
-    def add(walk: Callable) -> Callable:
-        known = SOLVERS.get(name)
-        if known is not None and known.walk.__qualname__ != walk.__qualname__:
-            raise InputError(f"linear solver {name!r} is taken by {known.walk.__qualname__}")
-        SOLVERS._items[name] = Solver(walk, order, calls, noisy)
-        return walk
-
-    return add
-
-# %% ../../nbs/sampling/linear.ipynb #6bb5db9b
-class Variance(NamedTuple):
-    "Generated variance of each coefficient in two parts."
-
-    signal: Tensor  # by the mean gains, from the start and the fresh noise
-    error: Tensor  # added by errors of the denoiser
-
-# %% ../../nbs/sampling/linear.ipynb #202a65ba
-def levels(
-    level: Level,  # gains of n+1 times, any trailing axes of one
-) -> Level:  # shape (n+1, 1)
-    "Gains as columns, after the checks that every walk relies on."
-    a, s = (g.double().reshape(-1, 1) for g in level)
-    if len(a) < 2:
-        raise InputError(f"a list has at least two levels, got {len(a)}")
-    growth = (a[:-1] * s[1:] - a[1:] * s[:-1]).detach()
-    if not bool((growth < 0).all()):
-        i = int((~(growth < 0)).flatten().nonzero()[0])
-        raise InputError(f"noise over signal must fall at every step, not at step {i} of {len(a) - 1}")
-    return Level(a, s)
-
-# %% ../../nbs/sampling/linear.ipynb #c8d0c99b
-def variances(
-    solver: str,  # a name in `SOLVERS`
-    level: Level,  # gains at the n+1 times of the list
-    power: Float[Tensor, " k"],  # power of the data in each coefficient
-    *,
-    initial: Float[Tensor, " k"] | None = None,  # variance at the first level; the marginal when not given
-    error: float = 0.0,  # delta: root of the denoiser's excess loss over the least loss
-    options: dict | None = None,  # keyword arguments of the solver
-) -> Variance:  # float64, differentiable in the levels
-    "The exact generated variance of every coefficient."
-    chosen, level, power = SOLVERS[solver], levels(level), power.double()
-    n = len(level.a) - 1
-    rows = Rows(power, 1 + n * chosen.noisy + n * chosen.calls * (error != 0), error)
-    first = total_power(power, at(level, 0)) if initial is None else initial
-    x = chosen.walk(rows, rows.units[0] * first.expand_as(power).sqrt(), level, **(options or {}))
-    wrong = x[rows.wrong].square().sum(0)
-    kept = [i for i in range(len(x)) if i not in rows.wrong]
-    return Variance(x[kept].square().sum(0), wrong)
-
-# %% ../../nbs/sampling/linear.ipynb #0ed383e6
-def at(
-    level: Level,  # columns
-    i: int,  # which
-) -> Level:  # one level
-    "The level of one time."
-    return Level(level.a[i], level.s[i])
-
-# %% ../../nbs/sampling/linear.ipynb #3dc18d88
-def pairs(
-    level: Level,  # columns
-) -> tuple[Level, Level]:  # levels before and after each step
-    "Neighbouring levels."
-    return Level(level.a[:-1], level.s[:-1]), Level(level.a[1:], level.s[1:])
-
-
-def root(
-    x: Tensor,  # zero or more, up to rounding
-) -> Tensor:  # its root, with slope zero where x is zero
-    "A square root whose gradient is finite everywhere."
-    positive = x > 0
-    return torch.where(positive, torch.where(positive, x, 1.0).sqrt(), 0.0)
-
-# %% ../../nbs/sampling/linear.ipynb #b6ff2e01
-def march(
-    rows: Rows,  # power of the data
-    x: Tensor,  # first state
-    level: Level,  # columns
-    gain: Tensor,  # of the state, one row a step
-    past: list[Tensor],  # of the estimates: this one, the last, the one before
-    fresh: Tensor | None = None,  # of the fresh noise
-) -> Tensor:  # last state
-    "Walk down a table of gains of state, estimates and fresh noise."
-    history = []
-    for i, g in enumerate(gain):
-        history = [rows.estimate(x, at(level, i)), *history][: len(past)]
-        x = g * x
-        for weight, m in zip(past, history, strict=False):
-            x = x + weight[i] * m
-        if fresh is not None and bool((fresh[i] != 0).any()):
-            x = x + fresh[i] * rows.unit()
-    return x
+# %% ../../nbs/sampling/linear.ipynb #d7f4261f
+__getattr__ = names_elsewhere("spectral_diffusion.sampling.linear")  # names that went to other pages
 
 # %% ../../nbs/sampling/linear.ipynb #22d1f599
 def family(level: Level, eta: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -351,7 +211,7 @@ def unipc(rows: Rows, x: Tensor, level: Level) -> Tensor:
     now, last, guess = None, None, x
     for i in range(n):
         answer = rows.estimate(guess, at(level, i))
-        if i > 0:  # correct the step that led here
+        if now is not None:  # correct the step that led here
             j, past = i - 1, 0.0 if last is None else last - now
             guess = keep[j] * x + estimate[j] * (now + old[j] * past + new[j] * (answer - now))
         x, now, last = guess, answer, now

@@ -15,255 +15,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..core.moved import names_elsewhere
 from ..core.registry import InputError, Registry
 from ..noise.process import Process
-from ..noise.theory import GaussianField, gains_for
-from .engine import check_times, time_grid
-from .linear import SOLVERS, Variance
+from ..noise.theory import GaussianField
+from .levels import Ends, ends, scale_of, time_at
+from .rows import SOLVERS
+from .samplers import check_times, time_grid
+from .spectrum import DISTANCES, Spectrum, binned, coefficients
 
 # %% auto #0
-__all__ = ['DISTANCES', 'PIXELS_PER_DEGREE', 'CIFAR10_BINS', 'FIRST', 'LISTS', 'DEFAULT_SOLVER', 'RHO', 'BETA', 'AYS', 'POINTS',
-           'ROUNDS', 'Distance', 'divergence', 'wasserstein', 'visibility', 'Spectrum', 'coefficients', 'bare',
-           'binned', 'cifar10_spectrum', 'ratio_at', 'time_at', 'Ends', 'ends', 'Scale', 'scale_of', 'Ask', 'step_list',
-           'ask', 'from_levels', 'shaped', 'even', 'log_sigma', 'karras', 'beta', 'tangent_list', 'cosine', 'published',
+__all__ = ['LISTS', 'DEFAULT_SOLVER', 'RHO', 'BETA', 'AYS', 'POINTS', 'ROUNDS', 'Ask', 'step_list', 'ask', 'from_levels',
+           'shaped', 'even', 'log_sigma', 'karras', 'beta', 'tangent_list', 'cosine', 'published',
            'tangent_coefficient', 'FirstOrder', 'warn_order', 'needed', 'tangent', 'arc_levels', 'arc_list', 'arc',
            'arc_reweighted']
 
-# %% ../../nbs/sampling/lists.ipynb #abed5c5d
-class Distance(NamedTuple):
-    "How variances are compared."
-
-    measure: Callable[[Variance, Tensor, Tensor], Tensor]  # (generated, true, weights) -> one number
-    exponent: float  # a small relative error counts by power to this exponent
-    visible: bool = False  # weighted by what eyes see
-
-# %% ../../nbs/sampling/lists.ipynb #874bf3c6
-DISTANCES = Registry("distance")
-
-
-def divergence(
-    v: Variance,  # generated
-    true: Tensor,  # variance
-    weights: Tensor,  # how many coefficients
-) -> Tensor:  # nats
-    "KL(generated || true); with errors its mean, to second order in them."
-    ratio = v.signal / true
-    return (weights * (ratio - 1 - ratio.log() + v.error / true + v.error / v.signal)).sum() / 2
-
-# %% ../../nbs/sampling/lists.ipynb #892968be
-def wasserstein(
-    v: Variance,  # generated
-    true: Tensor,  # variance
-    weights: Tensor,  # how many coefficients, times what they weigh
-) -> Tensor:  # of the data's square
-    "Squared W2; with errors its mean."
-    return (weights * ((v.signal.sqrt() - true.sqrt()).square() + v.error)).sum()
-
-# %% ../../nbs/sampling/lists.ipynb #c7cd643b
-DISTANCES.register("kl")(Distance(divergence, 0.0))
-DISTANCES.register("w2")(Distance(wasserstein, 1.0))
-DISTANCES.register("w2_visible")(Distance(wasserstein, 1.0, True))
-
-PIXELS_PER_DEGREE = 32.0
-
-
-def visibility(
-    frequency: Float[Tensor, ...],  # cycles per pixel
-    pixels_per_degree: float = PIXELS_PER_DEGREE,  # of the viewer
-) -> Float[Tensor, ...]:  # between 0 and 1
-    "Squared contrast sensitivity, one at its peak (Mannos and Sakrison 1974)."
-
-    def sensitivity(f):
-        return (0.0192 + 0.114 * f) * torch.exp(-(0.114 * f).pow(1.1))
-
-    peak = sensitivity(torch.linspace(0, 30, 30_001, dtype=torch.float64)).max()
-    return (sensitivity(pixels_per_degree * frequency.double()) / peak).square()
-
-# %% ../../nbs/sampling/lists.ipynb #da522e54
-class Spectrum(NamedTuple):
-    "Powers of the data, and the weight of each in a distance."
-
-    power: Tensor  # positive
-    weight: Tensor  # coefficients times what the distance gives each
-
-# %% ../../nbs/sampling/lists.ipynb #04cf1c7c
-def coefficients(
-    field: GaussianField | Spectrum,  # the data
-    process: Process,  # the forward process
-    distance: str = "w2",  # a name in `DISTANCES`
-) -> Spectrum:  # one entry a coefficient that has power and noise
-    "Power over noise of every coefficient, with its weight."
-    chosen = DISTANCES[distance]
-    if process.blur:
-        raise InputError("a list from a spectrum needs one clock for all coefficients, got a blur")
-    if isinstance(field, Spectrum):
-        return bare(field, process, chosen.visible)
-    gains_for(field, process, 0.5)  # raises where bases do not match
-    weight = field.basis.weights(*field.size).expand(field.power.shape)
-    if chosen.visible:
-        weight = weight * visibility(field.basis.frequency(*field.size))
-    factor = torch.ones(()) if process.isotropic else process.factor
-    factor = factor.double().expand(field.power.shape).square()
-    used = (field.power > 0) & (factor > 0)
-    if not bool(used.any()):
-        raise InputError("a list from a spectrum needs a coefficient with power and noise, got none")
-    return Spectrum((field.power / factor)[used], (weight * factor if chosen.exponent else weight)[used])
-
-# %% ../../nbs/sampling/lists.ipynb #2ac46f8b
-def bare(field: Spectrum, process: Process, visible: bool) -> Spectrum:
-    "A spectrum without frequencies, checked."
-    power, weight = (torch.as_tensor(x, dtype=torch.float64) for x in field)
-    if visible or not process.isotropic:
-        raise InputError(
-            "a bare spectrum has no frequencies: coloured noise and 'w2_visible' need a GaussianField"
-        )
-    fits = power.ndim == 1 and power.shape == weight.shape and len(power) > 0
-    if not fits or not bool(((power > 0) & (weight > 0)).all()):
-        raise InputError(
-            "a spectrum is two lists of positive numbers, power and weight, "
-            f"got shapes {tuple(power.shape)} and {tuple(weight.shape)}"
-        )
-    if not bool(torch.isfinite(power * weight).all()):
-        raise InputError("a spectrum needs finite powers and weights")
-    return Spectrum(power, weight)
-
-# %% ../../nbs/sampling/lists.ipynb #5622b339
-def binned(
-    spectrum: Spectrum,  # any number of entries
-    nodes: int = 40,  # most entries of the result, even
-) -> Spectrum:  # the same where it has no more distinct powers than that
-    "Two nodes a bin of log-power that keep weight, mean and variance."
-    power, index = spectrum.power.unique(return_inverse=True)
-    weight = torch.zeros_like(power).index_add(0, index, spectrum.weight)
-    if len(power) <= nodes:
-        return Spectrum(power, weight)
-    logs = power.log()
-    width = (logs[-1] - logs[0]) / (nodes // 2)
-    place = ((logs - logs[0]) / width).long().clamp(max=nodes // 2 - 1)
-
-    def total(x):
-        return torch.zeros(nodes // 2, dtype=torch.float64).index_add(0, place, x)
-
-    mass = total(weight)
-    full = mass > 0
-    mean = total(weight * logs)[full] / mass[full]
-    spread = (total(weight * logs.square())[full] / mass[full] - mean.square()).clamp(min=0).sqrt()
-    return Spectrum(torch.cat([mean - spread, mean + spread]).exp(), torch.cat([mass[full], mass[full]]) / 2)
-
-# %% ../../nbs/sampling/lists.ipynb #eb353c68
-CIFAR10_BINS = (  # eigenvalues in a bin, mean and standard deviation of their logarithm
-    (96, -11.44725, 0.23525),
-    (186, -10.63353, 0.24903),
-    (252, -9.77706, 0.24731),
-    (293, -8.92508, 0.24972),
-    (296, -8.05953, 0.25368),
-    (293, -7.19320, 0.24877),
-    (290, -6.32234, 0.25246),
-    (294, -5.45127, 0.24937),
-    (293, -4.59041, 0.25006),
-    (252, -3.73502, 0.25130),
-    (191, -2.87015, 0.24881),
-    (139, -2.01200, 0.25310),
-    (88, -1.15064, 0.24555),
-    (54, -0.27424, 0.26069),
-    (25, 0.55780, 0.23561),
-    (15, 1.42558, 0.22582),
-    (7, 2.22893, 0.25860),
-    (5, 3.10822, 0.19674),
-    (2, 4.19124, 0.25969),
-    (1, 5.40021, 0.00000),
-)
-
-
-def cifar10_spectrum() -> Spectrum:  # 3072 eigenvalues as pairs of nodes
-    "Eigenvalues of the pixel covariance of CIFAR-10 in [-1, 1]."
-    count, mean, spread = torch.tensor(CIFAR10_BINS, dtype=torch.float64).T
-    return Spectrum(torch.cat([mean - spread, mean + spread]).exp(), torch.cat([count, count]) / 2)
-
-# %% ../../nbs/sampling/lists.ipynb #4a889004
-FIRST = 1e-3  # of the time axis: the first of a thousand training steps
-
-
-def ratio_at(
-    process: Process,  # the forward process
-    t: Float[Tensor, "*b"] | float,  # times
-) -> Float[Tensor, "*b"]:  # sigma = s/a before any colour of the noise; infinite without signal
-    "Noise over signal of the schedule."
-    a, s = process.level(t)
-    return torch.where(a > 0, s / torch.where(a > 0, a, 1.0), math.inf)
-
-# %% ../../nbs/sampling/lists.ipynb #5371ba95
-def time_at(
-    process: Process,  # the forward process
-    sigma: Float[Tensor, " n"],  # noise over signal
-    start: float = 1.0,  # no time is later
-    end: float = 0.0,  # nor earlier
-) -> Float[Tensor, " n"]:  # times
-    "The times at which the noise over signal has given values, by bisection."
-    low, high = torch.full_like(sigma, end), torch.full_like(sigma, start)
-    for _ in range(100):
-        middle = (low + high) / 2
-        below = ratio_at(process, middle) < sigma
-        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-    return (low + high) / 2
-
-# %% ../../nbs/sampling/lists.ipynb #dc471c1c
-class Ends(NamedTuple):
-    "Where a list starts and ends."
-
-    start: float  # first time
-    end: float  # last time
-    high: float  # sigma at the first; may be infinite
-    low: float  # sigma at the last; may be zero
-    top: float  # the same, finite
-    bottom: float  # the same, positive
-
-# %% ../../nbs/sampling/lists.ipynb #c46b2918
-def ends(
-    process: Process,  # the forward process
-    start: float | None = None,  # first time; 1 when not given
-    end: float | None = None,  # last time; 0 when not given
-) -> Ends:  # checked
-    "Ends of a list in times and levels."
-    start, end = 1.0 if start is None else float(start), 0.0 if end is None else float(end)
-    if not 0 <= end < start <= 1:
-        raise InputError(
-            f"a list runs from a start to an end with 0 <= end < start <= 1, got start={start}, end={end}"
-        )
-    high, low = (ratio_at(process, t).item() for t in (start, end))
-    if not low < high:
-        raise InputError(
-            f"noise must fall from start to end, got sigma {high:.4g} at {start} and {low:.4g} at {end}"
-        )
-    step = FIRST * (start - end)
-    top = high if math.isfinite(high) else ratio_at(process, start - step).item()
-    bottom = low if low > 0 else ratio_at(process, end + step).item()
-    return Ends(start, end, high, low, top, bottom)
-
-# %% ../../nbs/sampling/lists.ipynb #92cfba7a
-class Scale(NamedTuple):
-    "The coordinate log((sigma + lo)/(1 + sigma/hi))."
-
-    lo: float  # zero where the last level is positive
-    hi: float  # infinite where the first level is finite
-
-    def forward(self, sigma: Tensor) -> Tensor:
-        "Coordinate of a level."
-        if self.hi == math.inf:
-            return (sigma + self.lo).log()
-        far = torch.isinf(sigma)
-        near = torch.where(far, 1.0, sigma)
-        return torch.where(far, math.log(self.hi), ((near + self.lo) / (1 + near / self.hi)).log())
-
-    def back(self, x: Tensor) -> Tensor:
-        "Level of a coordinate strictly between the ends."
-        y = x.exp()
-        return (y - self.lo) / (1 - y / self.hi)
-
-# %% ../../nbs/sampling/lists.ipynb #d89fb986
-def scale_of(e: Ends) -> Scale:
-    "The coordinate for given ends."
-    return Scale(0.0 if e.low > 0 else e.bottom, math.inf if math.isfinite(e.high) else e.top)
+# %% ../../nbs/sampling/lists.ipynb #658bb593
+__getattr__ = names_elsewhere("spectral_diffusion.sampling.lists")  # names that went to other pages
 
 # %% ../../nbs/sampling/lists.ipynb #2acbde7b
 class Ask(NamedTuple):
@@ -479,7 +247,8 @@ def arc_levels(
     "Equal steps of ds^2 = sum_k w_k d theta_k^2, reweighted by what each coefficient loses."
     scale = scale_of(e)
     outer = torch.tensor([e.high, e.low], dtype=torch.float64)
-    x = torch.linspace(*scale.forward(outer).tolist(), POINTS, dtype=torch.float64)
+    first, last = scale.forward(outer).tolist()
+    x = torch.linspace(first, last, POINTS, dtype=torch.float64)
     sigma = torch.cat([outer[:1], scale.back(x[1:-1]), outer[1:]])
     turned = torch.atan2(sigma[:, None], spectrum.power.sqrt()).diff(dim=0).square()
     base = spectrum.weight * spectrum.power.pow(exponent)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..core.registry import InputError
 from .ddim import ddim_gains, neighbours, rows
-from .engine import Run, register_sampler
+from .samplers import Run, register_sampler
 from ..signals.bases import BASES
 
 # %% auto #0

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..core.registry import InputError
 from ..noise.process import Process
 from ..noise.theory import GaussianField
-from .lists import DISTANCES, Spectrum, coefficients
+from .spectrum import DISTANCES, Spectrum, coefficients
 
 # %% auto #0
 __all__ = ['SHARE', 'start_error', 'end_error', 'crossing', 'Moments', 'density', 'moments', 'NoiseRange', 'noise_range']

@@ -14,88 +14,34 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.registry import InputError, unknown_name
+from ..core.moved import names_elsewhere
+from ..core.registry import InputError
 from ..noise.process import Process
 from ..noise.schedules import Level
-from ..noise.theory import GaussianField, total_power
-from .engine import check_times
-from .linear import SOLVERS, at, levels, variances
+from ..noise.theory import GaussianField
+from .levels import Ends, Scale, ratio_at, scale_of
+from .list_errors import MOST_POWERS, band_errors, check_choice, judged, list_error
 from spectral_diffusion.sampling.lists import (
     DEFAULT_SOLVER,
-    DISTANCES,
     LISTS,
     Ask,
-    Ends,
     FirstOrder,
-    Scale,
-    Spectrum,
     ask,
-    binned,
-    coefficients,
     from_levels,
-    ratio_at,
-    scale_of,
     step_list,
 )
+from .spectrum import DISTANCES, Spectrum, binned, coefficients
 
 # %% auto #0
-__all__ = ['INITIAL', 'MOST_RATIO', 'STARTS', 'SHARPNESS', 'ENOUGH', 'BANDS', 'MOST_POWERS', 'FEW_STARTS', 'ROBUST', 'MOST_STEPS',
-           'judged', 'check_choice', 'list_error', 'Problem', 'unit_gauge', 'descend', 'same_wish', 'optima',
-           'StepList', 'Bands', 'band_errors', 'bandwidths', 'distinct', 'optimise', 'optimal', 'robust_list', 'usual',
-           'steps']
+__all__ = ['MOST_RATIO', 'STARTS', 'SHARPNESS', 'ENOUGH', 'FEW_STARTS', 'ROBUST', 'MOST_STEPS', 'Problem', 'unit_gauge',
+           'descend', 'same_wish', 'optima', 'StepList', 'optimise', 'optimal', 'robust_list', 'usual', 'steps',
+           'list_error']
 
-# %% ../../nbs/sampling/steps.ipynb #bdd0aa37
-INITIAL = ("prior", "marginal")
+# %% ../../nbs/sampling/steps.ipynb #30e12e63
+_all_ = ["list_error"]
 
-
-def judged(
-    spectrum: Spectrum,  # powers and weights
-    level: Level,  # gains at the times of the list
-    solver: str,  # a name in `SOLVERS`
-    distance: str,  # a name in `DISTANCES`
-    initial: str,  # "prior": from noise alone; "marginal": from the true marginal
-    robust: float,  # delta: root of the denoiser's excess loss over the least loss
-    options: dict | None = None,  # keyword arguments of the solver
-) -> Tensor:  # one number, differentiable in the levels
-    "Distance between what a solver generates and the true marginal at the end of its list."
-    level = levels(level)
-    first = level.s[0].square().expand_as(spectrum.power) if initial == "prior" else None
-    v = variances(solver, level, spectrum.power, initial=first, error=robust, options=options)
-    return DISTANCES[distance].measure(v, total_power(spectrum.power, at(level, -1)), spectrum.weight)
-
-# %% ../../nbs/sampling/steps.ipynb #d620796c
-def check_choice(
-    solver: str,  # a name in `SOLVERS`
-    distance: str,  # a name in `DISTANCES`
-    initial: str,  # a name in `INITIAL`
-    robust: float,  # zero or more
-) -> None:
-    "Raise for names and sizes that do not exist."
-    SOLVERS[solver]
-    DISTANCES[distance]
-    if initial not in INITIAL:
-        raise unknown_name("initial", initial, list(INITIAL))
-    if not 0 <= robust < math.inf:
-        raise InputError(f"robust is the root of a relative excess loss, zero or more, got {robust}")
-
-# %% ../../nbs/sampling/steps.ipynb #d3f4cc70
-def list_error(
-    field: GaussianField | Spectrum,  # the data
-    process: Process,  # the forward process
-    times: Float[Tensor, " n+1"] | list[float],  # falling times
-    solver: str = DEFAULT_SOLVER,  # a name in `SOLVERS`
-    distance: str = "w2",  # a name in `DISTANCES`
-    *,
-    initial: str = "prior",  # from noise alone, as samplers start; "marginal": from the true marginal
-    robust: float = 0.0,  # delta: root of the denoiser's excess loss over the least loss
-    options: dict | None = None,  # keyword arguments of the solver
-) -> Float[Tensor, ""]:  # differentiable in the times
-    "Distance of the generated field to the true marginal at the last time, exact for Gaussian data."
-    check_times(times)
-    check_choice(solver, distance, initial, robust)
-    data, t = coefficients(field, process, distance), torch.as_tensor(times, dtype=torch.float64)
-    exact = binned(data, len(data.power))  # equal powers are one entry, nothing else is merged
-    return judged(exact, process.level(t), solver, distance, initial, robust, options)
+# %% ../../nbs/sampling/steps.ipynb #152fdfe3
+__getattr__ = names_elsewhere("spectral_diffusion.sampling.steps")  # names that went to other pages
 
 # %% ../../nbs/sampling/steps.ipynb #e29a787d
 MOST_RATIO = 1e3  # of the largest step to the smallest
@@ -162,10 +108,10 @@ def descend(
     logits = (logits - logits.mean()).clamp(-bound, bound).numpy()
 
     def value(z: np.ndarray) -> tuple[float, np.ndarray]:
-        z = torch.from_numpy(z.copy()).requires_grad_()
-        loss = problem.loss(problem.levels(z.softmax(0)))
-        loss.backward()
-        return loss.item(), z.grad.numpy()
+        point = torch.from_numpy(z.copy()).requires_grad_()
+        loss = problem.loss(problem.levels(point.softmax(0)))
+        (slope,) = torch.autograd.grad(loss, point)
+        return loss.item(), slope.numpy()
 
     stop = {"maxiter": most, "maxfun": 2 * most, "ftol": 1e-8, "gtol": 1e-5}
     bounds = [(-bound, bound)] * len(logits)
@@ -205,9 +151,6 @@ def optima(
     return dict(sorted(found.items(), key=lambda item: item[1][1]))
 
 # %% ../../nbs/sampling/steps.ipynb #4a009b31
-BANDS = 8
-
-
 class StepList(NamedTuple):
     "A list of steps and what to expect of it. Errors are distances to the true marginal at the last time."
 
@@ -223,77 +166,20 @@ class StepList(NamedTuple):
     spread: float  # largest root mean square difference in log sigma between the minima from different starts
     optima: dict[str, float]  # error reached from each start, best first
 
-# %% ../../nbs/sampling/steps.ipynb #32cd09fb
-class Bands(NamedTuple):
-    "An error, taken apart."
-
-    error: Tensor  # one entry a band
-    edges: Tensor  # one more
-    by: str  # frequency or power
-
-# %% ../../nbs/sampling/steps.ipynb #00cb66fc
-def band_errors(
-    field: GaussianField | Spectrum,  # the data
-    process: Process,  # the forward process
-    times: Float[Tensor, " n+1"],  # falling times
-    solver: str = DEFAULT_SOLVER,  # a name in `SOLVERS`
-    distance: str = "w2",  # a name in `DISTANCES`
-    *,
-    initial: str = "prior",  # prior or marginal
-    robust: float = 0.0,  # delta: root of the denoiser's excess loss over the least loss
-    bands: int = BANDS,  # how many
-) -> Bands:  # sums to the error
-    "The error of a list by frequency, or by power where the data have no frequencies."
-    data = coefficients(field, process, distance)
-    place, by = bandwidths(field, process, data)
-    edges = torch.linspace(place.min(), place.max(), bands + 1, dtype=torch.float64)
-    band = torch.bucketize(place, edges[1:-1], right=True)
-    power, index = distinct(data.power)
-    level = levels(process.level(times))
-    first = level.s[0].square().expand_as(power) if initial == "prior" else None
-    with torch.no_grad():
-        v = variances(solver, level, power, initial=first, error=robust)
-    true, measure, error = total_power(power, at(level, -1)), DISTANCES[distance].measure, []
-    for b in range(bands):
-        weight = torch.zeros_like(power).index_add(0, index[band == b], data.weight[band == b])
-        error.append(measure(v, true, weight))
-    return Bands(torch.stack(error), edges.exp() if by == "power" else edges, by)
-
-# %% ../../nbs/sampling/steps.ipynb #a2e7ca8d
-def bandwidths(field: GaussianField | Spectrum, process: Process, data: Spectrum) -> tuple[Tensor, str]:
-    "Frequency of every used coefficient, or the logarithm of its power."
-    if isinstance(field, Spectrum) or field.basis.name.startswith("pixel"):
-        return data.power.log(), "power"
-    frequency = field.basis.frequency(*field.size).double().expand(field.power.shape)
-    factor = torch.ones(()) if process.isotropic else process.factor
-    return frequency[(field.power > 0) & (factor.expand(field.power.shape) > 0)], "frequency"
-
-# %% ../../nbs/sampling/steps.ipynb #3b0f3ef8
-MOST_POWERS = 5_000  # distinct ones; with more they are rounded to three digits
-
-
-def distinct(power: Tensor) -> tuple[Tensor, Tensor]:
-    "Distinct powers and which of them each coefficient has."
-    values, index = power.unique(return_inverse=True)
-    if len(values) <= MOST_POWERS:
-        return values, index
-    steps, index = (power.log() * 1e3).round().unique(return_inverse=True)
-    return (steps / 1e3).exp(), index
-
 # %% ../../nbs/sampling/steps.ipynb #56ce9b4a
 FEW_STARTS = 12  # with more steps than this the first two starts are enough
 
 
 def optimise(
     wish: Ask,  # what the list is for
-    family: list[GaussianField | Spectrum],  # further data; the worst counts
+    family: list[GaussianField | Spectrum],  # the data; the worst counts
     initial: str,  # prior or marginal
     robust: float,  # delta
 ) -> tuple[Tensor, dict[str, float], float]:  # times, error over power from each start, spread of the minima
     "Times of the best minimum found."
     if wish.n == 1:
         return torch.tensor([wish.ends.start, wish.ends.end], dtype=torch.float64), {}, 0.0
-    spectra = [binned(coefficients(data, wish.process, wish.distance)) for data in (wish.field, *family)]
+    spectra = [binned(coefficients(data, wish.process, wish.distance)) for data in family]
     problem = Problem(spectra, wish.ends, scale_of(wish.ends), wish.solver, wish.distance, initial, robust)
     found = optima(problem, wish, STARTS if wish.n <= FEW_STARTS else STARTS[:2])
     logs = torch.stack([problem.scale.forward(inner) for inner, _ in found.values()])
@@ -307,7 +193,7 @@ def optimal(wish: Ask) -> Tensor:
     "The least error for the solver that is found by descent."
     if wish.field is None:
         raise InputError("list 'optimal' is made from a spectrum; hint: field=GaussianField.fit(images)")
-    return optimise(wish, [], "prior", 0.0)[0]
+    return optimise(wish, [wish.field], "prior", 0.0)[0]
 
 # %% ../../nbs/sampling/steps.ipynb #a8e8d67c
 ROBUST = 0.1  # delta of the list that is made for networks: one per cent of excess loss
@@ -318,7 +204,7 @@ def robust_list(wish: Ask) -> Tensor:
     "The least expected error when the denoiser's loss is one per cent above its floor."
     if wish.field is None:
         raise InputError("list 'robust' is made from a spectrum; hint: field=GaussianField.fit(images)")
-    return optimise(wish, [], "prior", ROBUST)[0]
+    return optimise(wish, [wish.field], "prior", ROBUST)[0]
 
 # %% ../../nbs/sampling/steps.ipynb #99a0dbff
 def usual(wish: Ask) -> dict[str, Tensor]:
@@ -350,7 +236,7 @@ def steps(
     wish = ask(n, field, process, solver, distance, start, end)
     if n > MOST_STEPS:
         raise InputError(f"steps are optimised for up to {MOST_STEPS}, got n={n}; hint: LISTS['log_sigma']")
-    times, found, spread = optimise(wish, list(family), initial, robust)
+    times, found, spread = optimise(wish, [field, *family], initial, robust)
     data = binned(coefficients(field, process, distance), MOST_POWERS)
 
     def error(t, delta):

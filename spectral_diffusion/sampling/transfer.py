@@ -23,7 +23,7 @@ from spectral_diffusion.noise.theory import (
     total_power,
     wiener_gain,
 )
-from .engine import SAMPLERS, Run, check_options, check_times
+from .samplers import SAMPLERS, Run, check_options, check_times
 from ..signals.bases import Basis
 
 # %% auto #0
