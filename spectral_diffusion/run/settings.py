@@ -99,9 +99,7 @@ class EvalConfig:
     sample_steps: int = 50  # of the sampler; heun and dpm_solver2 call the network twice in all but the last
     clip: float = 1.0  # largest value of an estimate while sampling; 0 leaves estimates as they are
     thresholds: tuple[float, ...] = later(())  # losses whose first step is written down
-    extractor: str = later(
-        "none"
-    )  # of the Frechet distance of the samples, a name in EXTRACTORS; none for none
+    extractor: str = later("none")  # of a Frechet distance, a name in EXTRACTORS; or none
     profile: int = later(0)  # steps whose share of Fourier transforms is measured; 0 for none
 
     def __post_init__(self):
