@@ -124,11 +124,13 @@ def train_and_tell(
     "Train one run, or read it when it is complete, and print where it is."
     from spectral_diffusion.run.experiment import train_run
     from spectral_diffusion.run.record import run_path
+    from spectral_diffusion.study.ledger import write_ledger
 
     done = run_path(config, args.results).exists()
     record = train_run(config, args.results, on=str(workers.device), workers=workers, watchers=logs)
     if done and logs:
         print("the run was complete before, so there is nothing to log", file=sys.stderr)
+    write_ledger(args.results)
     loss, steps = record.metrics["loss"], config.train.steps
     print(f"run {record.path.name}: eps-loss {loss:.4f} after {steps} steps; record in {record.path}")
 
