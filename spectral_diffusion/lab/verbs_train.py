@@ -10,10 +10,18 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 from ..core.config import override
 from ..core.registry import InputError, unknown_name
-from .options import add_changes, add_results, plain_path, read_changes
+from spectral_diffusion.lab.options import (
+    add_changes,
+    add_folder,
+    add_results,
+    folder_changes,
+    plain_path,
+    read_changes,
+)
 
 # %% auto #0
 __all__ = ['VARIANTS', 'TRAIN_HELP', 'SAMPLE_HELP', 'train_config', 'show_keys', 'state_of', 'show_plan', 'tensorboard_log',
@@ -29,8 +37,8 @@ VARIANTS = {
 
 
 def train_config(args: argparse.Namespace) -> object:  # a RunConfig
-    """The configuration that the options of `train` add up to: the file, then --variant and --run-id, then
-    --set."""
+    """The configuration that the options of `train` add up to: the file, then --variant, --run-id and --data,
+    then --set."""
     from spectral_diffusion.core.config import load_yaml
     from spectral_diffusion.models.zoo import MODELS
     from spectral_diffusion.run.settings import RunConfig
@@ -41,6 +49,7 @@ def train_config(args: argparse.Namespace) -> object:  # a RunConfig
     given = {"model": {"name": VARIANTS.get(args.variant, args.variant)}} if args.variant else {}
     if args.run_id:
         given["bench"] = args.run_id
+    given |= folder_changes(args)
     return override(
         load_yaml(RunConfig, args.config) if args.config else RunConfig(), given | read_changes(args.set)
     )
@@ -115,11 +124,13 @@ def train_and_tell(
     "Train one run, or read it when it is complete, and print where it is."
     from spectral_diffusion.run.experiment import train_run
     from spectral_diffusion.run.record import run_path
+    from spectral_diffusion.study.ledger import write_ledger
 
     done = run_path(config, args.results).exists()
     record = train_run(config, args.results, on=str(workers.device), workers=workers, watchers=logs)
     if done and logs:
         print("the run was complete before, so there is nothing to log", file=sys.stderr)
+    write_ledger(args.results)
     loss, steps = record.metrics["loss"], config.train.steps
     print(f"run {record.path.name}: eps-loss {loss:.4f} after {steps} steps; record in {record.path}")
 
@@ -163,6 +174,7 @@ def train_options(options: argparse.ArgumentParser) -> None:
     "Options of `train`."
     options.add_argument("--config", type=plain_path, help="YAML file of a RunConfig")
     add_changes(options)
+    add_folder(options, "trained on and held out, by their names")
     add_results(options)
     name_options(options)
     log_options(options)
@@ -239,28 +251,47 @@ def run_sample(args: argparse.Namespace) -> int:
     """Draw images from a trained run: PNG files, a sheet of all of them, their spectrum, and how they were
     made."""
     from spectral_diffusion.core.config import from_dict
+    from spectral_diffusion.lab.verbs_folder import beside_folder
+    from spectral_diffusion.noise.theory import GaussianField
     from spectral_diffusion.run.pictures import draw_samples, write_pictures
     from spectral_diffusion.run.record import check_name, load_record
-    from spectral_diffusion.run.saved import load_denoiser
-    from spectral_diffusion.run.settings import RunConfig
+    from spectral_diffusion.run.saved import image_size, load_denoiser
+    from spectral_diffusion.run.settings import RunConfig, field_of
     from spectral_diffusion.sampling.engine import network_calls
+    from spectral_diffusion.sampling.named_lists import times_from
 
     run = find_run(args.run)
     record, folder = load_record(run), Path(args.out) if args.out else run / "samples" / check_name(args.tag)
     if folder.exists():
         raise InputError(f"{folder.name!r} has samples already; hint: another --tag, or --out")
-    denoiser, clip = load_denoiser(record), from_dict(RunConfig, record.config).evaluation.clip
+    config, denoiser = cast(RunConfig, from_dict(RunConfig, record.config)), load_denoiser(record)
+    clip, n = config.evaluation.clip, args.num_steps
+
+    def field() -> GaussianField:
+        kept = denoiser.field
+        return kept if isinstance(kept, GaussianField) else field_of(config)
+
+    times = times_from(args.steps_from, n, denoiser.process, args.sampler_type, field)
     x = draw_samples(
-        denoiser, args.num_samples, sampler=args.sampler_type, steps=args.num_steps, seed=args.seed, clip=clip
+        denoiser,
+        args.num_samples,
+        sampler=args.sampler_type,
+        steps=n,
+        times=times,
+        seed=args.seed,
+        clip=clip,
+        size=image_size(denoiser, config),
     )
     made = {
         "run": run.name,
         "sampler": args.sampler_type,
         "steps": args.num_steps,
+        **({} if args.steps_from == "even" else {"steps_from": args.steps_from}),
         "network_calls": network_calls(args.sampler_type, denoiser.process, args.num_steps),
         "seed": args.seed,
         "clip": clip,
         "schedule": record.config["schedule"],
+        **beside_folder(x, args, config.data.crop, config.data.held_out),
     }
     write_pictures(x, folder, made)
     print(f"{len(x)} images in {folder}")
@@ -291,7 +322,15 @@ def sample_options(options: argparse.ArgumentParser) -> None:
             " dpm_solver2 make two in all steps but the last (default: 50)"
         ),
     )
+    options.add_argument(
+        "--steps-from",
+        type=plain_path,
+        default="even",
+        metavar="LIST",
+        help="list of the steps: even (default), karras, log_sigma, robust, ..., or a .csv of steps --as csv",
+    )
     options.add_argument("--sampler-type", default="ddim", help="name of the sampler")
     options.add_argument("--seed", type=int, default=0, help="of the start noise")
+    add_folder(options, "metadata.json tells how far the spectrum is from that of its held-out pictures")
     options.add_argument("--tag", default="cli", help="name of the samples folder")
     options.add_argument("--out", type=plain_path, help="another folder for the images")

@@ -64,6 +64,7 @@ def command(config, root: Path, file: Path):
 def essence(config, root: Path) -> dict:
     "Everything of a record that must repeat: history, metrics, weights, samples, and the names of its files."
     from spectral_diffusion.core.files import sha256
+    from spectral_diffusion.run.numbers import CLOCKED
     from spectral_diffusion.run.record import load_record, run_path
 
     record = load_record(run_path(config, root))
@@ -75,7 +76,7 @@ def essence(config, root: Path) -> dict:
     }
     return {
         "history": record.history().drop(columns="seconds").to_csv(),
-        "metrics": {k: v for k, v in record.metrics.items() if k != "seconds"},
+        "metrics": {k: v for k, v in record.metrics.items() if k not in CLOCKED},
         "files": files,
         "content": content,
     }
@@ -455,6 +456,7 @@ sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests"]
 from drills.training import small, warm, work
 from spectral_diffusion.core.files import atomic_file
 from spectral_diffusion.run.record import load_record, run_folder, run_path, save_record, write_json
+from spectral_diffusion.run.numbers import CLOCKED
 from dataclasses import dataclass
 @dataclass(frozen=True, kw_only=True)
 class Named:
