@@ -216,7 +216,7 @@ def test_every_arm_is_rehearsed_before_the_first_is_trained(tiny, tmp_path, monk
 
 
 def test_a_probe_of_a_sweep_is_a_rehearsal(tiny, tmp_path):
-    from spectral_diffusion.study.sweep import answer_probe
+    from spectral_diffusion.study.studies import answer_probe
 
     with pytest.raises(InputError, match="samplers that work here"):
         answer_probe(tmp_path, override(tiny, {"evaluation.sampler": "analytic"}), 0.5)
