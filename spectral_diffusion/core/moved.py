@@ -28,7 +28,9 @@ CUT = {  # a page that gave names to others -> where they are now
     "doe.arrays": "doe.balance doe.fields doe.constructions doe.aliasing doe.assign",
     "doe.taguchi": "doe.signal_to_noise doe.terms doe.anova doe.figures doe.lenth doe.confirm doe.ranking",
     "lab.browsers": "lab.explorer",
-    "lab.cli": "lab.options lab.verbs_bench lab.verbs_train lab.verbs_study lab.verbs_pictures",
+    "lab.cli": "lab.options lab.verbs_bench lab.verbs_train lab.verbs_sample lab.verbs_study"
+    " lab.verbs_pictures",
+    "lab.verbs_train": "lab.verbs_sample",
     "lab.evaluate": "lab.folders",
     "lab.interop": "lab.set_steps",
     "learn.checkpoint": "learn.restore",
@@ -46,21 +48,22 @@ CUT = {  # a page that gave names to others -> where they are now
     "sampling.linear": "sampling.rows",
     "sampling.lists": "sampling.spectrum sampling.levels",
     "sampling.steps": "sampling.list_errors",
+    "run.settings": "run.resolved",
     "study.rows": "study.settings study.jobs study.engines",
-    "study.sweep": "study.notebooks study.execute study.studies",
+    "study.sweep": "study.benches study.notebooks study.execute study.studies",
     "study.verdict": "study.verdict_files",
 }
 
 # %% ../../nbs/core/moved.ipynb #bca4fbdb
 GONE = {  # an address without a page -> where its names are now
-    "lab.experiment": "data.sets run.held_out run.settings run.references run.pictures run.saved run.log"
-    " run.training run.experiment study.compare study.reach",
+    "lab.experiment": "data.sets run.held_out run.settings run.resolved run.references run.pictures run.saved"
+    " run.log run.training run.experiment study.compare study.reach",
     "lab.factors": "study.factors",
     "lab.pairs": "study.pairs",
     "lab.preflight": "run.preflight",
     "lab.records": "run.record study.ledger",
     "lab.rows": "study.rows study.settings study.jobs study.engines",
-    "lab.sweep": "study.sweep study.notebooks study.execute study.studies",
+    "lab.sweep": "study.sweep study.benches study.notebooks study.execute study.studies",
     "lab.timing": "measure.timing",
     "lab.verdict": "study.verdict study.verdict_files",
     "lab.widgets": "lab.panel lab.masks lab.scrubbers lab.browsers lab.explorer lab.monitor",

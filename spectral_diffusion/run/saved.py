@@ -19,7 +19,8 @@ from ..models.zoo import MODELS, build_model, check_options
 from ..noise.denoiser import NetworkDenoiser
 from ..noise.preconditioning import PRECONDITIONINGS
 from .record import Record
-from .settings import RunConfig, build_process, network_options
+from .resolved import build_process, network_options
+from .settings import RunConfig
 
 # %% auto #0
 __all__ = ['MOST', 'save_denoiser', 'part_of', 'restore_network', 'load_denoiser', 'denoiser_around', 'image_size', 'same_shape',

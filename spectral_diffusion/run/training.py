@@ -24,8 +24,9 @@ from ..noise.denoiser import NetworkDenoiser
 from .held_out import EvaluationSet, eps_errors, image_losses, squared_errors
 from .log import Watcher
 from .record import write_json
+from .resolved import Setting
 from .saved import restore_network, save_denoiser
-from .settings import RunConfig, Setting
+from .settings import RunConfig
 
 # %% auto #0
 __all__ = ['evaluation_steps', 'train_options', 'training_steps', 'start_row', 'row_of', 'counts_skips', 'kept_rows', 'read_rows',
