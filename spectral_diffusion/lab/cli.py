@@ -33,6 +33,7 @@ from spectral_diffusion.lab.verbs_pictures import (
     run_encode,
     run_evaluate,
 )
+from .verbs_sample import SAMPLE_HELP, run_sample, sample_options
 from .verbs_steps import STEPS_HELP, run_steps, steps_options
 from spectral_diffusion.lab.verbs_study import (
     SWEEP_HELP,
@@ -42,14 +43,7 @@ from spectral_diffusion.lab.verbs_study import (
     sweep_options,
     taguchi_options,
 )
-from spectral_diffusion.lab.verbs_train import (
-    SAMPLE_HELP,
-    TRAIN_HELP,
-    run_sample,
-    run_train,
-    sample_options,
-    train_options,
-)
+from .verbs_train import TRAIN_HELP, run_train, train_options
 
 # %% auto #0
 __all__ = ['TOP_HELP', 'COMPLETION_HELP', 'DEBUG', 'run_doctor', 'doctor_options', 'run_completion', 'completion_options',

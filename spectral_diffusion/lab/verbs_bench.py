@@ -97,7 +97,7 @@ def run_and_tell(
     root: Path | str | None,  # of the results
 ) -> None:
     "Run one benchmark and print how long it took."
-    from spectral_diffusion.study.sweep import run_bench
+    from spectral_diffusion.study.benches import run_bench
 
     start = time.monotonic()
     path = run_bench(name, preset, changes=changes, root=root)
@@ -107,7 +107,7 @@ def run_and_tell(
 def run_bench_verb(args: argparse.Namespace) -> int:
     "Run one benchmark, or all of them."
     from spectral_diffusion.run.record import results_root
-    from spectral_diffusion.study.sweep import bench_names
+    from spectral_diffusion.study.benches import bench_names
 
     if args.preset not in ("smoke", "cpu", "gpu"):
         raise unknown_name("preset", args.preset, ["smoke", "cpu", "gpu"])
@@ -130,8 +130,8 @@ def bench_options(options: argparse.ArgumentParser) -> None:
 # %% ../../nbs/lab/verbs_bench.ipynb #abe32451
 def run_report(args: argparse.Namespace) -> int:
     "Run the benchmarks that have no record of the present page yet, and rebuild the ledger."
+    from spectral_diffusion.study.benches import bench_names, find_bench
     from spectral_diffusion.study.ledger import load_ledger, write_ledger
-    from spectral_diffusion.study.sweep import bench_names, find_bench
 
     for name in bench_names():
         if find_bench(name, args.preset, args.results):
