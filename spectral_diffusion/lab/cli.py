@@ -47,6 +47,7 @@ from spectral_diffusion.lab.verbs_train import (
     sample_options,
     train_options,
 )
+from .verbs_weights import EXPORT_HELP, export_options, run_export
 
 # %% auto #0
 __all__ = ['TOP_HELP', 'COMPLETION_HELP', 'DEBUG', 'run_doctor', 'doctor_options', 'run_completion', 'completion_options',
@@ -137,6 +138,7 @@ def parser() -> argparse.ArgumentParser:
     add_verb(verbs, "report", run_report, report_options)
     add_verb(verbs, "train", run_train, train_options, TRAIN_HELP)
     add_verb(verbs, "sample", run_sample, sample_options, SAMPLE_HELP)
+    add_verb(verbs, "export", run_export, export_options, EXPORT_HELP)
     add_verb(verbs, "sweep", run_sweep_verb, sweep_options, SWEEP_HELP)
     add_verb(verbs, "taguchi", run_taguchi, taguchi_options, TAGUCHI_HELP)
     add_verb(verbs, "evaluate", run_evaluate, evaluate_options)

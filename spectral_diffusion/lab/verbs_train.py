@@ -14,6 +14,7 @@ from pathlib import Path
 from ..core.config import override
 from ..core.registry import InputError, unknown_name
 from .options import add_changes, add_results, plain_path, read_changes
+from .verbs_weights import run_source, take_usual, weights_source
 
 # %% auto #0
 __all__ = ['VARIANTS', 'TRAIN_HELP', 'SAMPLE_HELP', 'train_config', 'show_keys', 'state_of', 'show_plan', 'tensorboard_log',
@@ -236,31 +237,29 @@ def find_run(path: str) -> Path:  # folder of one record
 
 # %% ../../nbs/lab/verbs_train.ipynb #922e6edb
 def run_sample(args: argparse.Namespace) -> int:
-    """Draw images from a trained run: PNG files, a sheet of all of them, their spectrum, and how they were
-    made."""
-    from spectral_diffusion.core.config import from_dict
+    """Draw images from a trained run or from weights: PNG files, a sheet of all of them, their spectrum, and
+    how they were made."""
     from spectral_diffusion.run.pictures import draw_samples, write_pictures
-    from spectral_diffusion.run.record import check_name, load_record
-    from spectral_diffusion.run.saved import load_denoiser
-    from spectral_diffusion.run.settings import RunConfig
+    from spectral_diffusion.run.record import check_name
     from spectral_diffusion.sampling.engine import network_calls
 
-    run = find_run(args.run)
-    record, folder = load_record(run), Path(args.out) if args.out else run / "samples" / check_name(args.tag)
+    source = weights_source(args.run) or run_source(find_run(args.run))
+    take_usual(args, source)
+    folder = Path(args.out) if args.out else source.place / check_name(args.tag)
     if folder.exists():
         raise InputError(f"{folder.name!r} has samples already; hint: another --tag, or --out")
-    denoiser, clip = load_denoiser(record), from_dict(RunConfig, record.config).evaluation.clip
+    denoiser, clip = source.denoiser, source.config.evaluation.clip
     x = draw_samples(
         denoiser, args.num_samples, sampler=args.sampler_type, steps=args.num_steps, seed=args.seed, clip=clip
     )
     made = {
-        "run": run.name,
+        "run": source.name,
         "sampler": args.sampler_type,
         "steps": args.num_steps,
         "network_calls": network_calls(args.sampler_type, denoiser.process, args.num_steps),
         "seed": args.seed,
         "clip": clip,
-        "schedule": record.config["schedule"],
+        "schedule": source.config.schedule,
     }
     write_pictures(x, folder, made)
     print(f"{len(x)} images in {folder}")
@@ -269,7 +268,8 @@ def run_sample(args: argparse.Namespace) -> int:
 # %% ../../nbs/lab/verbs_train.ipynb #cddd45d2
 SAMPLE_HELP = """\
 Written are sample_000.png and so on, grid.png with all of them, spectrum.csv, and metadata.json, which says \
-how they were made. For example, and compared with real pictures:
+how they were made. The first command needs neither a run nor data; the others compare with real pictures:
+  spectral-diffusion sample pretrained:cifar10
   spectral-diffusion sample results/first --num-samples 64 --num-steps 50 --sampler-type dpm_solver++
   spectral-diffusion data --out pictures --number 512
   spectral-diffusion evaluate --generated-dir results/first/*/samples/cli --reference-dir pictures --no-pairs
@@ -279,19 +279,25 @@ how they were made. For example, and compared with real pictures:
 def sample_options(options: argparse.ArgumentParser) -> None:
     "Options of `sample`."
     options.add_argument(
-        "run", type=plain_path, help="folder of a trained run, or of a --run-id that holds one"
+        "run",
+        type=plain_path,
+        help="pretrained:cifar10, a file of weights, the folder of a run, or of a --run-id that holds one",
     )
-    options.add_argument("--num-samples", type=int, default=16, help="how many")
+    options.add_argument("--num-samples", "--n", type=int, help="how many (default: 16 from a run)")
     options.add_argument(
         "--num-steps",
+        "--steps",
         type=int,
-        default=50,
         help=(
             "steps of the sampler; metadata.json tells how many calls of the network they are: heun and"
-            " dpm_solver2 make two in all steps but the last (default: 50)"
+            " dpm_solver2 make two in all steps but the last (default: 50 from a run)"
         ),
     )
-    options.add_argument("--sampler-type", default="ddim", help="name of the sampler")
+    options.add_argument(
+        "--sampler-type",
+        "--sampler",
+        help="name of the sampler (default: ddim from a run; weights have defaults of their own)",
+    )
     options.add_argument("--seed", type=int, default=0, help="of the start noise")
     options.add_argument("--tag", default="cli", help="name of the samples folder")
     options.add_argument("--out", type=plain_path, help="another folder for the images")
