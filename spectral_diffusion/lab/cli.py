@@ -31,6 +31,7 @@ from spectral_diffusion.lab.verbs_pictures import (
     run_encode,
     run_evaluate,
 )
+from .verbs_steps import STEPS_HELP, run_steps, steps_options
 from spectral_diffusion.lab.verbs_study import (
     SWEEP_HELP,
     TAGUCHI_HELP,
@@ -139,6 +140,7 @@ def parser() -> argparse.ArgumentParser:
     add_verb(verbs, "train", run_train, train_options, TRAIN_HELP)
     add_verb(verbs, "sample", run_sample, sample_options, SAMPLE_HELP)
     add_verb(verbs, "export", run_export, export_options, EXPORT_HELP)
+    add_verb(verbs, "steps", run_steps, steps_options, STEPS_HELP)
     add_verb(verbs, "sweep", run_sweep_verb, sweep_options, SWEEP_HELP)
     add_verb(verbs, "taguchi", run_taguchi, taguchi_options, TAGUCHI_HELP)
     add_verb(verbs, "evaluate", run_evaluate, evaluate_options)

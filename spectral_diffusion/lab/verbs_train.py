@@ -13,7 +13,14 @@ from pathlib import Path
 
 from ..core.config import override
 from ..core.registry import InputError, unknown_name
-from .options import add_changes, add_results, plain_path, read_changes
+from spectral_diffusion.lab.options import (
+    add_changes,
+    add_folder,
+    add_results,
+    folder_changes,
+    plain_path,
+    read_changes,
+)
 from .verbs_weights import run_source, take_usual, weights_source
 
 # %% auto #0
@@ -30,8 +37,8 @@ VARIANTS = {
 
 
 def train_config(args: argparse.Namespace) -> object:  # a RunConfig
-    """The configuration that the options of `train` add up to: the file, then --variant and --run-id, then
-    --set."""
+    """The configuration that the options of `train` add up to: the file, then --variant, --run-id and --data,
+    then --set."""
     from spectral_diffusion.core.config import load_yaml
     from spectral_diffusion.models.zoo import MODELS
     from spectral_diffusion.run.settings import RunConfig
@@ -42,6 +49,7 @@ def train_config(args: argparse.Namespace) -> object:  # a RunConfig
     given = {"model": {"name": VARIANTS.get(args.variant, args.variant)}} if args.variant else {}
     if args.run_id:
         given["bench"] = args.run_id
+    given |= folder_changes(args)
     return override(
         load_yaml(RunConfig, args.config) if args.config else RunConfig(), given | read_changes(args.set)
     )
@@ -164,6 +172,7 @@ def train_options(options: argparse.ArgumentParser) -> None:
     "Options of `train`."
     options.add_argument("--config", type=plain_path, help="YAML file of a RunConfig")
     add_changes(options)
+    add_folder(options, "trained on and held out, by their names")
     add_results(options)
     name_options(options)
     log_options(options)
@@ -239,27 +248,40 @@ def find_run(path: str) -> Path:  # folder of one record
 def run_sample(args: argparse.Namespace) -> int:
     """Draw images from a trained run or from weights: PNG files, a sheet of all of them, their spectrum, and
     how they were made."""
+    from spectral_diffusion.lab.verbs_folder import beside_folder
     from spectral_diffusion.run.pictures import draw_samples, write_pictures
     from spectral_diffusion.run.record import check_name
     from spectral_diffusion.sampling.engine import network_calls
+    from spectral_diffusion.sampling.named_lists import times_from
 
     source = weights_source(args.run) or run_source(find_run(args.run))
     take_usual(args, source)
     folder = Path(args.out) if args.out else source.place / check_name(args.tag)
     if folder.exists():
         raise InputError(f"{folder.name!r} has samples already; hint: another --tag, or --out")
-    denoiser, clip = source.denoiser, source.config.evaluation.clip
+    config, denoiser, n = source.config, source.denoiser, args.num_steps
+    clip = config.evaluation.clip
+    times = times_from(args.steps_from, n, denoiser.process, args.sampler_type, source.field)
     x = draw_samples(
-        denoiser, args.num_samples, sampler=args.sampler_type, steps=args.num_steps, seed=args.seed, clip=clip
+        denoiser,
+        args.num_samples,
+        sampler=args.sampler_type,
+        steps=n,
+        times=times,
+        seed=args.seed,
+        clip=clip,
+        size=source.size(),
     )
     made = {
         "run": source.name,
         "sampler": args.sampler_type,
         "steps": args.num_steps,
+        **({} if args.steps_from == "even" else {"steps_from": args.steps_from}),
         "network_calls": network_calls(args.sampler_type, denoiser.process, args.num_steps),
         "seed": args.seed,
         "clip": clip,
-        "schedule": source.config.schedule,
+        "schedule": config.schedule,
+        **beside_folder(x, args, config.data.crop, config.data.held_out),
     }
     write_pictures(x, folder, made)
     print(f"{len(x)} images in {folder}")
@@ -294,10 +316,18 @@ def sample_options(options: argparse.ArgumentParser) -> None:
         ),
     )
     options.add_argument(
+        "--steps-from",
+        type=plain_path,
+        default="even",
+        metavar="LIST",
+        help="list of the steps: even (default), karras, log_sigma, robust, ..., or a .csv of steps --as csv",
+    )
+    options.add_argument(
         "--sampler-type",
         "--sampler",
         help="name of the sampler (default: ddim from a run; weights have defaults of their own)",
     )
     options.add_argument("--seed", type=int, default=0, help="of the start noise")
+    add_folder(options, "metadata.json tells how far the spectrum is from that of its held-out pictures")
     options.add_argument("--tag", default="cli", help="name of the samples folder")
     options.add_argument("--out", type=plain_path, help="another folder for the images")

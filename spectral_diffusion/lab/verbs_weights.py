@@ -13,6 +13,7 @@ from .options import plain_path
 
 if TYPE_CHECKING:
     from spectral_diffusion.noise.denoiser import NetworkDenoiser
+    from spectral_diffusion.noise.theory import GaussianField
     from spectral_diffusion.run.settings import RunConfig
 
 # %% auto #0
@@ -28,6 +29,20 @@ class Source(NamedTuple):
     denoiser: NetworkDenoiser  # trained
     place: Path  # folder of its samples
     usual: dict[str, object]  # the values of options that were not given
+
+    def size(self) -> tuple[int, int, int]:
+        "(c, h, w) of an image."
+        from spectral_diffusion.run.saved import image_size
+
+        return image_size(self.denoiser, self.config)
+
+    def field(self) -> GaussianField:
+        "The spectrum that lists of steps ask for: the one kept with the weights, else that of the data."
+        from spectral_diffusion.noise.theory import GaussianField
+        from spectral_diffusion.run.settings import field_of
+
+        kept = self.denoiser.field
+        return kept if isinstance(kept, GaussianField) else field_of(self.config)
 
 # %% ../../nbs/lab/verbs_weights.ipynb #b81b9443
 def run_source(

@@ -170,6 +170,8 @@ class StepList(NamedTuple):
 FEW_STARTS = 12  # with more steps than this the first two starts are enough
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()  # a sampler asks for its list where gradients are off
 def optimise(
     wish: Ask,  # what the list is for
     family: list[GaussianField | Spectrum],  # the data; the worst counts
@@ -213,7 +215,7 @@ def usual(wish: Ask) -> dict[str, Tensor]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FirstOrder)
         for name in LISTS:
-            if name not in ("optimal", "robust"):
+            if name not in ("optimal", "robust", "given"):
                 lists[name] = same_wish(name, wish)
     return lists
 
