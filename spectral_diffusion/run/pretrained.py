@@ -193,8 +193,12 @@ class Shipped(NamedTuple):
 
 
 PRETRAINED = Registry("pretrained denoiser")
-_PLAIN = Shipped("cifar10-plain.safetensors", "small U-Net on pixels, scaled like EDM")
-_SHIPPED = {"cifar10": _PLAIN, "cifar10-plain": _PLAIN}
+_SHIPPED = {
+    "cifar10": Shipped(
+        "cifar10.safetensors", "small U-Net on Haar coefficients, starts at the Wiener filter"
+    ),
+    "cifar10-plain": Shipped("cifar10-plain.safetensors", "small U-Net on pixels, scaled like EDM"),
+}
 for _name in _SHIPPED:
     PRETRAINED.register(_name)(_SHIPPED[_name])
 
