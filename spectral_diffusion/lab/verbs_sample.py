@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from ..core.registry import InputError
 from .options import add_folder, plain_path
+from .verbs_weights import Source, run_source, take_usual, weights_source
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
-
-    from spectral_diffusion.noise.denoiser import NetworkDenoiser
-    from spectral_diffusion.run.settings import RunConfig
 
 # %% auto #0
 __all__ = ['SAMPLE_HELP', 'find_run', 'drawn', 'how_made', 'run_sample', 'sample_options']
@@ -40,76 +38,67 @@ def find_run(path: str) -> Path:  # folder of one record
 # %% ../../nbs/lab/verbs_sample.ipynb #f0aa5385
 def drawn(
     args: argparse.Namespace,  # of `sample`
-    config: RunConfig,  # of the run
-    denoiser: NetworkDenoiser,  # of the run
+    source: Source,  # run or weights
 ) -> Float[Tensor, "n c h w"]:  # pictures, -1 to 1
     "Samples at the list of steps that was asked for."
-    from spectral_diffusion.noise.theory import GaussianField
     from spectral_diffusion.run.pictures import draw_samples
-    from spectral_diffusion.run.resolved import field_of
-    from spectral_diffusion.run.saved import image_size
     from spectral_diffusion.sampling.named_lists import times_from
 
-    def field() -> GaussianField:
-        kept = denoiser.field
-        return kept if isinstance(kept, GaussianField) else field_of(config)
-
+    process = source.denoiser.process
     return draw_samples(
-        denoiser,
+        source.denoiser,
         args.num_samples,
         sampler=args.sampler_type,
         steps=args.num_steps,
-        times=times_from(args.steps_from, args.num_steps, denoiser.process, args.sampler_type, field),
+        times=times_from(args.steps_from, args.num_steps, process, args.sampler_type, source.field),
         seed=args.seed,
-        clip=config.evaluation.clip,
-        size=image_size(denoiser, config),
+        clip=source.config.evaluation.clip,
+        size=source.size(),
     )
 
 # %% ../../nbs/lab/verbs_sample.ipynb #1901a973
 def how_made(
     args: argparse.Namespace,  # of `sample`
-    config: RunConfig,  # of the run
-    denoiser: NetworkDenoiser,  # of the run
+    source: Source,  # run or weights
 ) -> dict[str, object]:  # plain data
-    "How samples of a run are made, for the file beside them."
+    "How samples are made, for the file beside them."
     from spectral_diffusion.sampling.engine import network_calls
 
     listed = {} if args.steps_from == "even" else {"steps_from": args.steps_from}
     return {
+        "run": source.name,
         "sampler": args.sampler_type,
         "steps": args.num_steps,
         **listed,
-        "network_calls": network_calls(args.sampler_type, denoiser.process, args.num_steps),
+        "network_calls": network_calls(args.sampler_type, source.denoiser.process, args.num_steps),
         "seed": args.seed,
-        "clip": config.evaluation.clip,
+        "clip": source.config.evaluation.clip,
+        "schedule": source.config.schedule,
     }
 
 # %% ../../nbs/lab/verbs_sample.ipynb #922e6edb
 def run_sample(args: argparse.Namespace) -> int:
-    """Draw images from a trained run: PNG files, a sheet of all of them, their spectrum, and how they were
-    made."""
-    from spectral_diffusion.core.config import from_dict
+    """Draw images from a trained run or from weights: PNG files, a sheet of all of them, their spectrum, and
+    how they were made."""
     from spectral_diffusion.lab.verbs_folder import beside_folder
     from spectral_diffusion.run.pictures import write_pictures
-    from spectral_diffusion.run.record import check_name, load_record
-    from spectral_diffusion.run.saved import load_denoiser
-    from spectral_diffusion.run.settings import RunConfig
+    from spectral_diffusion.run.record import check_name
 
-    run = find_run(args.run)
-    record, folder = load_record(run), Path(args.out) if args.out else run / "samples" / check_name(args.tag)
+    source = weights_source(args.run) or run_source(find_run(args.run))
+    take_usual(args, source)
+    folder = Path(args.out) if args.out else source.place / check_name(args.tag)
     if folder.exists():
         raise InputError(f"{folder.name!r} has samples already; hint: another --tag, or --out")
-    config, denoiser = cast(RunConfig, from_dict(RunConfig, record.config)), load_denoiser(record)
-    x = drawn(args, config, denoiser)
-    made = {"run": run.name, **how_made(args, config, denoiser), "schedule": record.config["schedule"]}
-    write_pictures(x, folder, made | beside_folder(x, args, config.data.crop, config.data.held_out))
+    x, data = drawn(args, source), source.config.data
+    write_pictures(x, folder, how_made(args, source) | beside_folder(x, args, data.crop, data.held_out))
     print(f"{len(x)} images in {folder}")
     return 0
 
 # %% ../../nbs/lab/verbs_sample.ipynb #cddd45d2
 SAMPLE_HELP = """\
 Written are sample_000.png and so on, grid.png with all of them, spectrum.csv, and metadata.json, which says \
-how they were made. For example, and compared with real pictures:
+how they were made. The first command needs neither a run nor data; the others compare with real pictures:
+  spectral-diffusion sample pretrained:cifar10
   spectral-diffusion sample results/first --num-samples 64 --num-steps 50 --sampler-type dpm_solver++
   spectral-diffusion data --out pictures --number 512
   spectral-diffusion evaluate --generated-dir results/first/*/samples/cli --reference-dir pictures --no-pairs
@@ -119,16 +108,18 @@ how they were made. For example, and compared with real pictures:
 def sample_options(options: argparse.ArgumentParser) -> None:
     "Options of `sample`."
     options.add_argument(
-        "run", type=plain_path, help="folder of a trained run, or of a --run-id that holds one"
+        "run",
+        type=plain_path,
+        help="pretrained:cifar10, a file of weights, the folder of a run, or of a --run-id that holds one",
     )
-    options.add_argument("--num-samples", type=int, default=16, help="how many")
+    options.add_argument("--num-samples", "--n", type=int, help="how many (default: 16 from a run)")
     options.add_argument(
         "--num-steps",
+        "--steps",
         type=int,
-        default=50,
         help=(
             "steps of the sampler; metadata.json tells how many calls of the network they are: heun and"
-            " dpm_solver2 make two in all steps but the last (default: 50)"
+            " dpm_solver2 make two in all steps but the last (default: 50 from a run)"
         ),
     )
     options.add_argument(
@@ -138,7 +129,11 @@ def sample_options(options: argparse.ArgumentParser) -> None:
         metavar="LIST",
         help="list of the steps: even (default), karras, log_sigma, robust, ..., or a .csv of steps --as csv",
     )
-    options.add_argument("--sampler-type", default="ddim", help="name of the sampler")
+    options.add_argument(
+        "--sampler-type",
+        "--sampler",
+        help="name of the sampler (default: ddim from a run; weights have defaults of their own)",
+    )
     options.add_argument("--seed", type=int, default=0, help="of the start noise")
     add_folder(options, "metadata.json tells how far the spectrum is from that of its held-out pictures")
     options.add_argument("--tag", default="cli", help="name of the samples folder")
