@@ -8,8 +8,9 @@ if TYPE_CHECKING:  # what `__getattr__` finds, for editors and type checkers
     from .codec.rate_distortion import bd_rate as bd_rate
     from .core.plot import show_images as show_images
     from .core.runtime import stream as stream
+    from .data.folders import pictures as pictures
+    from .data.pixels import to_float as to_float
     from .data.real import cifar10 as cifar10
-    from .data.real import to_float as to_float
     from .data.stream import batch as batch
     from .doe.arrays import orthogonal_array as orthogonal_array
     from .doe.taguchi import analyze as analyze

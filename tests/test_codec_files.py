@@ -8,10 +8,12 @@ import pytest
 from PIL import Image
 
 pytest.importorskip("constriction")
+from spectral_diffusion.codec.bitstream import compress, decompress
 from spectral_diffusion.codec.files import read_image, run_decode, run_encode  # noqa: E402
+from spectral_diffusion.codec.hierarchical import build_codec, save_codec
 
 # noqa: E402
-from spectral_diffusion.codec.hierarchical import CodecConfig, build_codec, compress, decompress, save_codec
+from spectral_diffusion.codec.layers import CodecConfig
 from spectral_diffusion.core.registry import InputError  # noqa: E402
 from spectral_diffusion.data.photographs import PHOTOGRAPHS, photographs, split_of  # noqa: E402
 

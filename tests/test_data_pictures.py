@@ -16,8 +16,9 @@ import torch
 from PIL import Image, ImageCms
 
 from spectral_diffusion.core.registry import InputError
+from spectral_diffusion.data.listing import picture_files, picture_name
 from spectral_diffusion.data.photographs import photographs, read_photograph
-from spectral_diffusion.data.pictures import picture_files, picture_name, read_picture
+from spectral_diffusion.data.pictures import read_picture
 
 RAMP = np.repeat(np.arange(256)[None], 4, 0)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

@@ -14,17 +14,12 @@ from statsmodels.stats.anova import anova_lm
 from spectral_diffusion.core.registry import InputError
 from spectral_diffusion.core.runtime import stream
 from spectral_diffusion.doe.arrays import orthogonal_array
-from spectral_diffusion.doe.taguchi import (
-    analyze,
-    confirm,
-    contrasts,
-    half_normal,
-    lenth,
-    optimum,
-    predict,
-    ranking,
-    signal_to_noise,
-)
+from spectral_diffusion.doe.confirm import confirm, optimum, predict
+from spectral_diffusion.doe.lenth import half_normal, lenth
+from spectral_diffusion.doe.ranking import ranking
+from spectral_diffusion.doe.signal_to_noise import signal_to_noise
+from spectral_diffusion.doe.taguchi import analyze
+from spectral_diffusion.doe.terms import contrasts
 
 GOALS = {
     "smaller": lambda r, t: -10 * math.log10(sum(v * v for v in r) / len(r)),

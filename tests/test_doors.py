@@ -22,12 +22,18 @@ from hypothesis import strategies as st
 from spectral_diffusion.core.config import dump_yaml
 from spectral_diffusion.core.parse import StrictDumper, parse_yaml
 from spectral_diffusion.core.registry import InputError
-from spectral_diffusion.doe.arrays import assign, declared, level_names, orthogonal_array, read_array
-from spectral_diffusion.doe.taguchi import analyze, optimum, predict, ranking, term_factors, term_name
+from spectral_diffusion.doe.arrays import declared, level_names, orthogonal_array, read_array
+from spectral_diffusion.doe.assign import assign
+from spectral_diffusion.doe.confirm import optimum, predict
+from spectral_diffusion.doe.ranking import ranking
+from spectral_diffusion.doe.taguchi import analyze
+from spectral_diffusion.doe.terms import term_factors, term_name
 from spectral_diffusion.lab.cli import main, parser
+from spectral_diffusion.study.engines import each
 from spectral_diffusion.study.factors import Factors, rows_of
-from spectral_diffusion.study.rows import Job, each, run_row
-from spectral_diffusion.study.sweep import read_study, run_study, sweep_root
+from spectral_diffusion.study.jobs import Job, run_row
+from spectral_diffusion.study.studies import read_study, run_study
+from spectral_diffusion.study.sweep import sweep_root
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAD = "out = '.'\nlr = 0.1\nwidth = 1\nmode = None\n"

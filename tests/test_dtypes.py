@@ -9,12 +9,16 @@ from spectral_diffusion.core.registry import InputError
 from spectral_diffusion.core.runtime import stream
 from spectral_diffusion.models.mixers import KINDS
 from spectral_diffusion.models.zoo import ADAPTERS, MODELS, build_model
-from spectral_diffusion.noise.denoiser import PRECONDITIONINGS, wrap
-from spectral_diffusion.noise.process import SHAPES, TARGETS, Process
+from spectral_diffusion.noise.denoiser import wrap
+from spectral_diffusion.noise.preconditioning import PRECONDITIONINGS
+from spectral_diffusion.noise.process import Process
 from spectral_diffusion.noise.schedules import SCHEDULES
+from spectral_diffusion.noise.shapes import SHAPES
+from spectral_diffusion.noise.targets import TARGETS
 from spectral_diffusion.noise.theory import GaussianField
-from spectral_diffusion.sampling.engine import SAMPLERS, sample, time_grid, trajectory
+from spectral_diffusion.sampling.engine import sample, trajectory
 from spectral_diffusion.sampling.masf import band_weights
+from spectral_diffusion.sampling.samplers import SAMPLERS, time_grid
 from spectral_diffusion.signals.bases import BASES, color
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

@@ -8,8 +8,11 @@ import torch
 from spectral_diffusion.core.config import fingerprint, override, to_dict
 from spectral_diffusion.core.registry import InputError
 from spectral_diffusion.core.runtime import stream
-from spectral_diffusion.learn.loop import draw_times, ema_decay, latest, train
+from spectral_diffusion.learn.averages import ema_decay
+from spectral_diffusion.learn.loop import train
 from spectral_diffusion.learn.losses import TIME_WEIGHTS, denoising_loss
+from spectral_diffusion.learn.state import latest
+from spectral_diffusion.learn.step import draw_times
 from spectral_diffusion.models.zoo import build_model
 from spectral_diffusion.noise.denoiser import wrap
 from spectral_diffusion.noise.process import Process

@@ -12,14 +12,8 @@ from scipy.optimize import least_squares, lsq_linear
 from scipy.stats import binom, linregress
 
 from spectral_diffusion.core.registry import InputError
-from spectral_diffusion.measure.convergence import (
-    Shapes,
-    bounded_line,
-    compare_shapes,
-    fit_as_published,
-    fit_exponential,
-    read_curve,
-)
+from spectral_diffusion.measure.convergence import Shapes, compare_shapes, fit_as_published, fit_exponential
+from spectral_diffusion.measure.profile import bounded_line, read_curve
 
 
 def curve(n, k, asymptote=0.3, amplitude=0.7):

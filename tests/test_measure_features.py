@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from scipy.linalg import sqrtm
 
 from spectral_diffusion.core.registry import InputError
-from spectral_diffusion.data.real import cifar10, find_cifar10, to_float
+from spectral_diffusion.data.pixels import to_float
+from spectral_diffusion.data.real import cifar10, find_cifar10
 from spectral_diffusion.data.synthetic import power_law_spectrum
 from spectral_diffusion.measure.features import (
     EXTRACTORS,

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from spectral_diffusion.core.runtime import stream
-from spectral_diffusion.models.zoo import build_model, compiler, fuse
+from spectral_diffusion.models.fuse import compiler, fuse
+from spectral_diffusion.models.zoo import build_model
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler on this machine")
 

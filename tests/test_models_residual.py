@@ -10,9 +10,10 @@ from scipy.fft import dctn
 from torch import nn
 
 from spectral_diffusion.core.registry import InputError
+from spectral_diffusion.models.cost import cost
 from spectral_diffusion.models.domains import DOMAINS, InDomain, to_blocks
 from spectral_diffusion.models.residual import ResidualBlock, SelfAttention, residual_unet
-from spectral_diffusion.models.zoo import build_model, cost
+from spectral_diffusion.models.zoo import build_model
 
 
 def draw(*shape, seed=0, dtype=torch.float64):

@@ -16,10 +16,11 @@ from spectral_diffusion.models.complex import (
     stack,
     unstack,
 )
+from spectral_diffusion.models.cost import cost
 from spectral_diffusion.models.mixers import KINDS, LowModes, Mixer, WindowConv
 from spectral_diffusion.models.published import PublishedSpectralUNet, PublishedSpectralUNetDeep
 from spectral_diffusion.models.spectral import SpectralUNet, resize
-from spectral_diffusion.models.zoo import MODELS, build_model, cost
+from spectral_diffusion.models.zoo import MODELS, build_model
 
 
 def seeded(make, seed=0):

@@ -9,8 +9,9 @@ from torch import nn
 
 from spectral_diffusion.core.registry import InputError
 from spectral_diffusion.models.blocks import ConvBlock, TimeEmbedding, time_features
+from spectral_diffusion.models.cost import cost
 from spectral_diffusion.models.unet import TinyUNet, up
-from spectral_diffusion.models.zoo import MODELS, build_model, cost
+from spectral_diffusion.models.zoo import MODELS, build_model
 
 
 @given(n=st.integers(1, 12), m=st.integers(1, 12), double=st.booleans(), odd=st.booleans())

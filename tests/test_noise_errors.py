@@ -17,9 +17,11 @@ from spectral_diffusion.noise.errors import (
     vlb_gap,
     w2_floor,
 )
-from spectral_diffusion.noise.process import TARGETS, Process
-from spectral_diffusion.noise.theory import GaussianField, degrees_of_freedom, gains_for, total_power
-from spectral_diffusion.sampling.engine import time_grid
+from spectral_diffusion.noise.fields import degrees_of_freedom
+from spectral_diffusion.noise.process import Process
+from spectral_diffusion.noise.targets import TARGETS
+from spectral_diffusion.noise.theory import GaussianField, gains_for, total_power
+from spectral_diffusion.sampling.samplers import time_grid
 from spectral_diffusion.sampling.transfer import error_parts, transfer
 from spectral_diffusion.signals.bases import BASES
 from spectral_diffusion.signals.fourier import rfft2

@@ -12,9 +12,10 @@ from spectral_diffusion.data.synthetic import power_law_spectrum
 from spectral_diffusion.learn.losses import truth
 from spectral_diffusion.noise.denoiser import wrap
 from spectral_diffusion.noise.presets import PRESETS, band_effect, preset
-from spectral_diffusion.noise.process import TARGETS, silent
+from spectral_diffusion.noise.targets import TARGETS, silent
 from spectral_diffusion.noise.theory import GaussianField, gains_for, total_power
-from spectral_diffusion.sampling.engine import SAMPLERS, sample, time_grid
+from spectral_diffusion.sampling.engine import sample
+from spectral_diffusion.sampling.samplers import SAMPLERS, time_grid
 from spectral_diffusion.sampling.transfer import transfer
 from spectral_diffusion.signals.bases import BASES
 from spectral_diffusion.signals.spectra import BANDS

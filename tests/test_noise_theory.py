@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 
 from spectral_diffusion.noise.denoiser import wrap
-from spectral_diffusion.noise.process import TARGETS, Process, target_of
+from spectral_diffusion.noise.process import Process
 from spectral_diffusion.noise.schedules import SCHEDULES
+from spectral_diffusion.noise.targets import TARGETS, target_of
 from spectral_diffusion.noise.theory import GaussianField, linear_loss
 from spectral_diffusion.signals.bases import BASES, color
 from spectral_diffusion.signals.fourier import rfft2

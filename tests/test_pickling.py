@@ -12,16 +12,20 @@ import torch
 from spectral_diffusion.core.registry import InputError
 from spectral_diffusion.core.runtime import stream
 from spectral_diffusion.data.synthetic import make
-from spectral_diffusion.doe.arrays import bush, from_hadamard, hadamard, rao_hamming
+from spectral_diffusion.doe.constructions import from_hadamard, hadamard
+from spectral_diffusion.doe.fields import bush, rao_hamming
 from spectral_diffusion.lab.interop_diffusers import table_schedule
-from spectral_diffusion.models.zoo import MODELS, build_model, cost
-from spectral_diffusion.noise.denoiser import PRECONDITIONINGS, wrap
+from spectral_diffusion.models.cost import cost
+from spectral_diffusion.models.zoo import MODELS, build_model
+from spectral_diffusion.noise.denoiser import wrap
 from spectral_diffusion.noise.oracles import MemoryDenoiser
+from spectral_diffusion.noise.preconditioning import PRECONDITIONINGS
 from spectral_diffusion.noise.presets import PRESETS, preset
 from spectral_diffusion.noise.process import Process
 from spectral_diffusion.noise.schedules import SCHEDULES
 from spectral_diffusion.noise.theory import GaussianField, gains_for
-from spectral_diffusion.sampling.engine import sample, time_grid
+from spectral_diffusion.sampling.engine import sample
+from spectral_diffusion.sampling.samplers import time_grid
 from spectral_diffusion.signals.bases import BASES, color
 
 TIMES = torch.tensor([0.2, 0.9])

@@ -29,7 +29,7 @@ from spectral_diffusion.run.settings import RunConfig, TrainConfig
 from spectral_diffusion.study import ledger
 from spectral_diffusion.study.ledger import load_ledger, write_ledger
 from spectral_diffusion.study.rows import run_rows, sweep_table
-from spectral_diffusion.study.sweep import read_study
+from spectral_diffusion.study.studies import read_study
 
 ROOT = Path(__file__).resolve().parents[1]
 

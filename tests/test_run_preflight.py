@@ -11,14 +11,16 @@ from spectral_diffusion.core.registry import InputError
 from spectral_diffusion.core.runtime import stream
 from spectral_diffusion.data.sets import DATASETS, TrainTest
 from spectral_diffusion.noise.preconditioning import PRECONDITIONINGS
-from spectral_diffusion.noise.process import SHAPES, TARGETS
 from spectral_diffusion.noise.schedules import SCHEDULES
+from spectral_diffusion.noise.shapes import SHAPES
+from spectral_diffusion.noise.targets import TARGETS
 from spectral_diffusion.run import experiment, preflight, settings, training
 from spectral_diffusion.run.experiment import rehearse_run, train_run
 from spectral_diffusion.run.pictures import draw_samples
 from spectral_diffusion.run.saved import load_denoiser
 from spectral_diffusion.run.settings import RunConfig, build_denoiser, resolve
-from spectral_diffusion.sampling.engine import SAMPLERS, sample
+from spectral_diffusion.sampling.engine import sample
+from spectral_diffusion.sampling.samplers import SAMPLERS
 from spectral_diffusion.study.compare import Comparison, compare
 
 SIZE = 8

@@ -13,7 +13,8 @@ from spectral_diffusion.noise.process import Process
 from spectral_diffusion.noise.schedules import Level
 from spectral_diffusion.noise.theory import GaussianField
 from spectral_diffusion.sampling.ddim import ddim_gains, ddim_step, ddpm_gains
-from spectral_diffusion.sampling.engine import sample, time_grid
+from spectral_diffusion.sampling.engine import sample
+from spectral_diffusion.sampling.samplers import time_grid
 from spectral_diffusion.signals.fourier import radius
 
 

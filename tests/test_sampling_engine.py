@@ -11,7 +11,8 @@ from spectral_diffusion.core.registry import InputError
 from spectral_diffusion.core.runtime import split, stream
 from spectral_diffusion.noise.process import Process
 from spectral_diffusion.noise.theory import GaussianField
-from spectral_diffusion.sampling.engine import SAMPLERS, check_times, sample, time_grid, trajectory
+from spectral_diffusion.sampling.engine import sample, trajectory
+from spectral_diffusion.sampling.samplers import SAMPLERS, check_times, time_grid
 from spectral_diffusion.signals.fourier import radius
 
 SIZE = (6, 7)

@@ -5,7 +5,7 @@ import pytest
 
 from spectral_diffusion.noise.process import Process
 from spectral_diffusion.noise.theory import GaussianField
-from spectral_diffusion.sampling.engine import time_grid
+from spectral_diffusion.sampling.samplers import time_grid
 from spectral_diffusion.sampling.transfer import transfer
 from spectral_diffusion.signals.bases import BASES
 from spectral_diffusion.signals.spectra import BANDS

@@ -13,23 +13,18 @@ from hypothesis import strategies as st
 from spectral_diffusion.core.registry import InputError
 from spectral_diffusion.data.real import cifar10, find_cifar10
 from spectral_diffusion.data.synthetic import power_law_spectrum
+from spectral_diffusion.noise.arc import arc_times
+from spectral_diffusion.noise.distances import kl, w2
 from spectral_diffusion.noise.process import Process
 from spectral_diffusion.noise.schedules import Level
-from spectral_diffusion.noise.theory import GaussianField, arc_times, kl, w2
-from spectral_diffusion.sampling.linear import SOLVERS, variances
-from spectral_diffusion.sampling.lists import (
-    AYS,
-    FirstOrder,
-    Spectrum,
-    ask,
-    binned,
-    cifar10_spectrum,
-    coefficients,
-    ratio_at,
-    scale_of,
-)
+from spectral_diffusion.noise.theory import GaussianField
+from spectral_diffusion.sampling.levels import ratio_at, scale_of
+from spectral_diffusion.sampling.list_errors import INITIAL, list_error
+from spectral_diffusion.sampling.lists import AYS, FirstOrder, ask
 from spectral_diffusion.sampling.ranges import end_error, noise_range, start_error
-from spectral_diffusion.sampling.steps import INITIAL, LISTS, MOST_RATIO, Problem, descend, list_error, steps
+from spectral_diffusion.sampling.rows import SOLVERS, variances
+from spectral_diffusion.sampling.spectrum import Spectrum, binned, cifar10_spectrum, coefficients
+from spectral_diffusion.sampling.steps import LISTS, MOST_RATIO, Problem, descend, steps
 from spectral_diffusion.sampling.transfer import transfer
 
 EDM = Process("edm")

@@ -7,17 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spectral_diffusion.noise.arc import arc_times
+from spectral_diffusion.noise.distances import kl, w2
 from spectral_diffusion.noise.process import Process
-from spectral_diffusion.noise.theory import (
-    GaussianField,
-    arc_times,
-    kl,
-    posterior_variance,
-    total_power,
-    w2,
-    wiener_gain,
-)
-from spectral_diffusion.sampling.engine import SAMPLERS, Run, register_sampler, sample, time_grid
+from spectral_diffusion.noise.theory import GaussianField, posterior_variance, total_power, wiener_gain
+from spectral_diffusion.sampling.engine import sample
+from spectral_diffusion.sampling.samplers import SAMPLERS, Run, register_sampler, time_grid
 from spectral_diffusion.sampling.transfer import observed_order, transfer
 from spectral_diffusion.signals.bases import BASES
 from spectral_diffusion.signals.fourier import rfft2

@@ -17,8 +17,10 @@ from spectral_diffusion.noise.theory import GaussianField
 from spectral_diffusion.run import settings
 from spectral_diffusion.run.experiment import train_run
 from spectral_diffusion.run.settings import RunConfig
-from spectral_diffusion.sampling.lists import Spectrum, ratio_at
-from spectral_diffusion.sampling.steps import LISTS, judged
+from spectral_diffusion.sampling.levels import ratio_at
+from spectral_diffusion.sampling.list_errors import judged
+from spectral_diffusion.sampling.spectrum import Spectrum
+from spectral_diffusion.sampling.steps import LISTS
 from spectral_diffusion.sampling.transfer import transfer
 from spectral_diffusion.study.step_evidence import evidence_of_run, known_rows, step_evidence
 from spectral_diffusion.study.step_pairs import (

@@ -22,9 +22,11 @@ import pytest
 from spectral_diffusion.core.registry import InputError
 from spectral_diffusion.lab.cli import main
 from spectral_diffusion.study.factors import Factors, NoEffect, check_factors, rows_of
+from spectral_diffusion.study.jobs import claim, clean
 from spectral_diffusion.study.ledger import load_ledger
-from spectral_diffusion.study.rows import SweepFailed, claim, clean, run_rows, sweep_table
-from spectral_diffusion.study.sweep import read_study, run_sweep
+from spectral_diffusion.study.rows import SweepFailed, run_rows, sweep_table
+from spectral_diffusion.study.studies import read_study
+from spectral_diffusion.study.sweep import run_sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

@@ -23,7 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from spectral_diffusion.core.files import atomic_file, sha256  # noqa: E402
 from spectral_diffusion.core.runtime import progress, stream  # noqa: E402
-from spectral_diffusion.data.real import CLASSES, cifar10, to_float  # noqa: E402
+from spectral_diffusion.data.pixels import to_float
+from spectral_diffusion.data.real import CLASSES, cifar10  # noqa: E402
 from spectral_diffusion.measure.features import CIFAR10_WIDTHS, cifar10_logits, cifar10_network  # noqa: E402
 from spectral_diffusion.run.record import write_json  # noqa: E402
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from jaxtyping import UInt8
 from torch import Tensor
 
-from .hierarchical import MAX_PIXELS, compress, decompress, load_codec
+from .bitstream import MAX_PIXELS, compress, decompress
+from .hierarchical import load_codec
 from ..core.files import atomic_file
 from ..core.registry import InputError
 from ..data.pictures import read_picture

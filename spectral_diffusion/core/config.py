@@ -23,7 +23,7 @@ from .parse import StrictDumper, parse_yaml
 from .registry import InputError, unknown_name
 
 # %% auto #0
-__all__ = ['read_value', 'from_dict', 'later', 'open_mapping', 'as_plain', 'to_dict', 'canonical', 'load_yaml', 'dump_yaml',
+__all__ = ['T', 'read_value', 'from_dict', 'later', 'open_mapping', 'as_plain', 'to_dict', 'canonical', 'load_yaml', 'dump_yaml',
            'override', 'Key', 'known_keys', 'fingerprint']
 
 # %% ../../nbs/core/config.ipynb #61844237
@@ -76,12 +76,15 @@ def from_dict(
     return cls(**{k: read_value(v, kinds[k], f"{name}.{k}") for k, v in values.items()})
 
 # %% ../../nbs/core/config.ipynb #0b784f3b
+T = typing.TypeVar("T")  # the type of a field
+
+
 def later(
-    default: object,  # what every run had before the field was there
-) -> object:  # a dataclass field
+    default: T,  # what every run had before the field was there
+) -> T:  # a dataclass field, of which a reader sees the default
     """A field that was added after runs were recorded: at its default it is not written, so old runs keep
     their name."""
-    return dataclasses.field(default=default, metadata={"later": True})
+    return typing.cast(T, dataclasses.field(default=default, metadata={"later": True}))
 
 
 def open_mapping(

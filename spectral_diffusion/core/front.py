@@ -16,7 +16,8 @@ __all__ = ['FRONT', 'names_at_the_top']
 # %% ../../nbs/core/front.ipynb #3618efa5
 FRONT = {  # name at the top -> the module where it is defined
     "cifar10": "data.real",
-    "to_float": "data.real",
+    "pictures": "data.folders",
+    "to_float": "data.pixels",
     "batch": "data.stream",
     "GaussianField": "noise.theory",
     "Process": "noise.process",

@@ -15,64 +15,65 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from ..core.registry import InputError, unknown_name
-from .pictures import picture_files, picture_name, read_picture, resized
+from .listing import picture_files, picture_name
+from .pictures import read_picture, resized
 from .real import data_folders
 
 # %% auto #0
-__all__ = ['PHOTOGRAPHS', 'SIDES', 'LOSSY', 'Photograph', 'split_of', 'packaged_files', 'own_files', 'read_photograph',
-           'photograph_files', 'photographs']
+__all__ = ['TRAIN_ENDS', 'TEST_ENDS', 'PHOTOGRAPHS', 'SIDES', 'LOSSY', 'Photograph', 'split_of', 'packaged_files', 'own_files',
+           'read_photograph', 'photograph_files', 'photographs']
 
 # %% ../../nbs/data/photographs.ipynb #a98662a8
-PHOTOGRAPHS = {  # the ends of paths
-    "train": (
-        "Dragonfly_by_Bolly.jpg",
-        "Picture_0B_by_freespace.jpg",
-        "Picture_1A_by_freespace.jpg",
-        "aitzgorri_by_Aitzol_Berasategi.jpg",
-        "free_by_Peter_Nerlich.jpg",
-        "greentock_by_Peter_Nerlich.jpg",
-        "life_by_Aitzol_Berasategi.jpg",
-        "seeding_by_Clements_Engelhardt.jpg",
-        "sunset_by_Aitzol_Berasategi.jpg",
-        "Kleiber_by_Lukas_Baubkus.jpg",
-        "nature/Aqua.jpg",
-        "nature/Blinds.jpg",
-        "nature/Dune.jpg",
-        "nature/GreenMeadow.jpg",
-        "nature/RainDrops.jpg",
-        "nature/TwoWings.jpg",
-        "nature/YellowFlower.jpg",
-        *(
-            f"{n}/contents/images/2560x1600.jpg"
-            for n in (
-                "Autumn",
-                "BytheWater",
-                "ColdRipple",
-                "DarkestHour",
-                "FallenLeaf",
-                "Kite",
-                "OneStandsOut",
-                "summer_1am",
-            )
-        ),
-        "skimage/data/rocket.jpg",
-        "skimage/data/motorcycle_left.png",
+TRAIN_ENDS = (
+    "Dragonfly_by_Bolly.jpg",
+    "Picture_0B_by_freespace.jpg",
+    "Picture_1A_by_freespace.jpg",
+    "aitzgorri_by_Aitzol_Berasategi.jpg",
+    "free_by_Peter_Nerlich.jpg",
+    "greentock_by_Peter_Nerlich.jpg",
+    "life_by_Aitzol_Berasategi.jpg",
+    "seeding_by_Clements_Engelhardt.jpg",
+    "sunset_by_Aitzol_Berasategi.jpg",
+    "Kleiber_by_Lukas_Baubkus.jpg",
+    "nature/Aqua.jpg",
+    "nature/Blinds.jpg",
+    "nature/Dune.jpg",
+    "nature/GreenMeadow.jpg",
+    "nature/RainDrops.jpg",
+    "nature/TwoWings.jpg",
+    "nature/YellowFlower.jpg",
+    *(
+        f"{name}/contents/images/2560x1600.jpg"
+        for name in (
+            "Autumn",
+            "BytheWater",
+            "ColdRipple",
+            "DarkestHour",
+            "FallenLeaf",
+            "Kite",
+            "OneStandsOut",
+            "summer_1am",
+        )
     ),
-    "test": (
-        "Bridge_by_Sander_Klootwijk.jpg",
-        "Wine_by_Jakkub_Mede.jpg",
-        "friends_by_Aitzol_Berasategi.jpg",
-        "picosdeeuropa_by_Aitzol_Berasategi.jpg",
-        "nature/Garden.jpg",
-        "nature/LadyBird.jpg",
-        "nature/Storm.jpg",
-        "nature/Wood.jpg",
-        *(f"{n}/contents/images/2560x1600.jpg" for n in ("ColorfulCups", "EveningGlow", "Path")),
-        "skimage/data/astronaut.png",
-        "skimage/data/coffee.png",
-        "skimage/data/chelsea.png",
-    ),
-}
+    *(f"skimage/data/{name}" for name in ("rocket.jpg", "motorcycle_left.png")),
+)  # the ends of paths of photographs for training
+
+# %% ../../nbs/data/photographs.ipynb #1f1b93f1
+TEST_ENDS = (
+    "Bridge_by_Sander_Klootwijk.jpg",
+    "Wine_by_Jakkub_Mede.jpg",
+    "friends_by_Aitzol_Berasategi.jpg",
+    "picosdeeuropa_by_Aitzol_Berasategi.jpg",
+    "nature/Garden.jpg",
+    "nature/LadyBird.jpg",
+    "nature/Storm.jpg",
+    "nature/Wood.jpg",
+    *(f"{name}/contents/images/2560x1600.jpg" for name in ("ColorfulCups", "EveningGlow", "Path")),
+    *(f"skimage/data/{name}" for name in ("astronaut.png", "coffee.png", "chelsea.png")),
+)  # the ends of paths of photographs for the test
+
+# %% ../../nbs/data/photographs.ipynb #a342e57c
+PHOTOGRAPHS = {"train": TRAIN_ENDS, "test": TEST_ENDS}
 
 # %% ../../nbs/data/photographs.ipynb #ab735f2a
 SIDES = {"train": 1536, "test": 768}  # pixels along the longer side, at most

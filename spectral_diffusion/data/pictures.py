@@ -5,9 +5,6 @@
 # %% ../../nbs/data/pictures.ipynb #2688e2e1
 from __future__ import annotations
 
-import io
-import json
-import unicodedata
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,16 +16,15 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from ..core.moved import names_elsewhere
 from ..core.registry import InputError
+from .tones import alpha_of, colours_of, depth_of, flattened, to_depth_8
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
 # %% auto #0
-__all__ = ['FORMATS', 'MOST_PIXELS', 'BITS', 'WHITE_IS_ZERO', 'SAMPLE_FORMAT', 'SIGNED', 'STRETCH', 'SAME_COLOURS', 'SUFFIXES',
-           'FOREIGN', 'opened', 'check_header', 'depth_of', 'to_depth_8', 'alpha_of', 'to_srgb', 'moves', 'colours_of',
-           'stored', 'read_picture', 'check_request', 'flattened', 'picture_name', 'listed_names', 'walk_pictures',
-           'picture_files', 'resized']
+__all__ = ['FORMATS', 'MOST_PIXELS', 'opened', 'check_header', 'stored', 'read_picture', 'check_request', 'resized']
 
 # %% ../../nbs/data/pictures.ipynb #c4d463ff
 FORMATS = (
@@ -81,134 +77,6 @@ def check_header(
         raise InputError(
             f"is a {file.format} with several frames, allowed is one; hint: save the one that is meant"
         )
-
-# %% ../../nbs/data/pictures.ipynb #371e8435
-BITS, WHITE_IS_ZERO, SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
-SIGNED = 2  # value of the tag for the format of samples
-
-
-def depth_of(
-    file: Picture,  # opened, with one grey channel of more than eight bits
-) -> tuple[int, bool, bool]:  # bits, whether they are signed, whether white is zero
-    "How the grey values of a file are stored."
-    if file.format != "TIFF":
-        return 16, False, False
-    tags = file.tag_v2
-    signed = tags.get(SAMPLE_FORMAT, (1,))[0] == SIGNED
-    return tags.get(BITS, (16,))[0], signed, tags.get(WHITE_IS_ZERO) == 0
-
-# %% ../../nbs/data/pictures.ipynb #361221ea
-def to_depth_8(
-    values: np.ndarray,  # grey values as stored
-    bits: int,  # of a value
-    signed: bool,  # whether half of the range is negative
-) -> np.ndarray:  # uint8
-    "Grey values scaled by their depth and rounded, never clipped."
-    floating = values.dtype.kind == "f"
-    if bits == 32 and not floating and not signed:
-        values = values.view(np.uint32)  # Pillow hands them out as signed
-    low, high = values.min(), values.max()
-    whites = [1] if floating else [2 ** (bits - signed) - 1]
-    if bits == 32 and not floating:
-        whites = [255, 65535, *whites]
-    white = next((w for w in whites if high <= w), None)
-    if white is None or low < 0:  # NaN is below no white
-        raise InputError(
-            f"has grey values from {low:g} to {high:g}, allowed are 0 to {whites[-1]}; hint: scale them"
-            " before saving"
-        )
-    return np.round(values.astype(np.float64) / white * 255).astype(np.uint8)
-
-# %% ../../nbs/data/pictures.ipynb #8e17b0f0
-STRETCH = {"L;2": 85, "L;4": 17}  # from the levels of a raw mode to 255
-
-
-def alpha_of(
-    image: Picture,  # loaded and upright
-    raw: str,  # how Pillow has unpacked it
-) -> np.ndarray | None:  # uint8, 255 is opaque; None where the file says nothing
-    "The opacity of every pixel."
-    key = image.info.get("transparency")
-    if image.mode in ("LA", "RGBA", "PA"):
-        alpha = np.asarray(image.getchannel("A"))
-    elif key is None:
-        return None
-    elif image.mode == "P":
-        alpha = np.asarray(image.convert("RGBA").getchannel("A"))
-    else:
-        if image.mode == "RGB" and "16" in raw:
-            raise InputError("has one transparent colour of 16 bits, allowed are 8; hint: flatten it first")
-        key = bool(key) if image.mode == "1" else np.asarray(key) * STRETCH.get(raw, 1)
-        there = np.asarray(image) == key
-        alpha = np.where(there.all(-1) if there.ndim == 3 else there, 0, 255).astype(np.uint8)
-    return alpha
-
-# %% ../../nbs/data/pictures.ipynb #34276374
-SAME_COLOURS = 2  # levels by which a profile of sRGB may move a colour
-
-
-def to_srgb(
-    image: Picture,  # L, RGB or CMYK
-    data: bytes,  # a colour profile
-) -> Picture:  # L or RGB
-    "A picture in the colours of sRGB."
-    from PIL import ImageCms
-
-    try:
-        profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
-        space = profile.profile.xcolor_space.strip()
-    except (OSError, ImageCms.PyCMSError) as error:
-        raise InputError(f"has a damaged colour profile: {error}; hint: save it without") from error
-    grey = image.mode == "L"
-    if grey and space == "RGB":
-        image = image.convert("RGB")
-    if {"GRAY": "L"}.get(space, space) != image.mode:
-        raise InputError(
-            f"has a colour profile for {space}, and colours of {image.mode}; hint: save it without"
-        )
-    change = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), image.mode, "RGB")
-    if image.mode != "CMYK" and moves(change, image.mode) <= SAME_COLOURS:
-        return image.convert("L") if grey else image
-    image = ImageCms.applyTransform(image, change)
-    return image.convert("L") if grey else image
-
-# %% ../../nbs/data/pictures.ipynb #2d7e2d1e
-def moves(
-    change: object,  # a transform of littlecms
-    mode: str,  # L or RGB: what it takes
-) -> int:  # levels
-    "The largest change of a colour, over a grid."
-    from PIL import Image, ImageCms
-
-    side = np.arange(0, 256, 15, dtype=np.uint8)
-    grid = np.stack(np.meshgrid(side, side, side), -1).reshape(len(side), -1, 3)
-    if mode == "L":
-        grid = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, 2)
-    before = Image.fromarray(grid).convert(mode)
-    after = np.asarray(ImageCms.applyTransform(before, change))
-    return int(np.abs(after.astype(int) - grid).max())
-
-# %% ../../nbs/data/pictures.ipynb #19f15ddd
-def colours_of(
-    image: Picture,  # loaded and upright
-) -> Picture:  # L or RGB
-    "The colours of a picture, without its transparency."
-    from PIL import ImageCms
-
-    modes = {"1": "L", "LA": "L", "P": "RGB", "PA": "RGB", "RGBA": "RGB", "RGBX": "RGB", "YCbCr": "RGB"}
-    profile = image.info.get("icc_profile")
-    if image.mode == "LAB":
-        return ImageCms.profileToProfile(
-            image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB"
-        )
-    if image.mode in ("P", "PA"):
-        image = image.convert("RGBA")  # a palette may hold transparent colours
-    image = image.convert(modes.get(image.mode, image.mode))
-    if image.mode not in ("L", "RGB", "CMYK"):
-        raise InputError(f"has colours of the kind {image.mode}, which are not read; hint: save it as RGB")
-    if profile:
-        image = to_srgb(image, profile)
-    return image.convert("RGB") if image.mode == "CMYK" else image
 
 # %% ../../nbs/data/pictures.ipynb #b6420af0
 def stored(
@@ -275,105 +143,6 @@ def check_request(
             f"background: allowed are one or three whole numbers from 0 to 255, got {background!r}"
         )
 
-# %% ../../nbs/data/pictures.ipynb #97013327
-def flattened(
-    image: Picture,  # L or RGB
-    alpha: np.ndarray,  # uint8, 255 is opaque
-    background: int | tuple[int, int, int],  # what shines through
-) -> Picture:  # in the same mode where the background is grey
-    "A picture on a background."
-    from PIL import Image
-
-    if np.size(background) == 3:
-        image = image.convert("RGB")
-    pixels = np.asarray(image).astype(np.float64)
-    share = alpha / 255 if pixels.ndim == 2 else alpha[..., None] / 255
-    mixed = share * pixels + (1 - share) * np.asarray(background)
-    return Image.fromarray(np.round(mixed).astype(np.uint8))
-
-# %% ../../nbs/data/pictures.ipynb #13fa5d9e
-SUFFIXES = (
-    ".png",
-    ".apng",
-    ".jpg",
-    ".jpeg",
-    ".jpe",
-    ".jfif",
-    ".webp",
-    ".bmp",
-    ".tif",
-    ".tiff",
-    ".gif",
-    ".ppm",
-    ".pgm",
-    ".pbm",
-    ".pnm",
-    ".pfm",
-    ".avif",
-    ".jp2",
-    ".j2k",
-)
-FOREIGN = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information")  # folders of other systems
-
-
-def picture_name(
-    path: Path,  # of a picture
-    root: Path | str,  # a folder above it
-) -> str:  # such as "cats/1.png"
-    "The path below a folder, in Unicode's composed form (NFC)."
-    return unicodedata.normalize("NFC", path.relative_to(root).as_posix())
-
-# %% ../../nbs/data/pictures.ipynb #94d47510
-def listed_names(
-    folder: Path,  # with or without a metadata.json
-) -> set[str] | None:  # names of files; None where nothing is said
-    "The pictures that a folder of this library counts."
-    path = folder / "metadata.json"
-    ours = all((folder / name).is_file() for name in ("metadata.json", "grid.png", "spectrum.csv"))
-    if not ours:
-        return None
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"metadata.json of {folder.name!r} is damaged: {error}") from error
-    named = data.get("images") if isinstance(data, dict) else None
-    if not isinstance(named, list):
-        return None
-    named = {name for name in named if isinstance(name, str)}
-    missing = sorted(name for name in named if not (folder / name).is_file())
-    if missing:
-        raise InputError(f"metadata.json of {folder.name!r} lists {missing[0]!r}, which is not there")
-    return named
-
-# %% ../../nbs/data/pictures.ipynb #d3f55554
-def walk_pictures(
-    folder: Path,  # entered, and all folders below
-    above: tuple[Path, ...] = (),  # folders that led here; a link back to one of them is not followed
-) -> Iterator[Path]:  # in no order
-    "The pictures below a folder, without hidden ones and those of other systems."
-    place = folder.resolve()
-    if place in above:
-        return
-    counted = listed_names(folder)
-    for path in folder.iterdir():
-        if path.name.startswith(".") or path.name in FOREIGN:
-            continue
-        if path.is_dir():
-            yield from walk_pictures(path, (*above, place))
-            continue
-        wanted = path.suffix.lower() in SUFFIXES and (counted is None or path.name in counted)
-        if wanted and (path.is_file() or path.is_symlink()):  # a link to nothing is missed when it is read
-            yield path
-
-# %% ../../nbs/data/pictures.ipynb #2ed1339c
-def picture_files(
-    root: Path | str,  # searched with all below it
-) -> list[Path]:  # sorted by their names
-    "The pictures in a folder."
-    if not Path(root).is_dir():
-        raise InputError(f"{str(root)!r} is not a folder")
-    return sorted(walk_pictures(Path(root)), key=lambda path: picture_name(path, root))
-
 # %% ../../nbs/data/pictures.ipynb #39f16dee
 def resized(
     x: UInt8[Tensor, "c h w"],  # one picture, of 1 or 3 channels
@@ -387,3 +156,6 @@ def resized(
     image = Image.fromarray(x.permute(1, 2, 0).squeeze(-1).numpy())
     pixels = np.array(image.resize((size[1], size[0]), Image.Resampling.LANCZOS))
     return torch.from_numpy(np.atleast_3d(pixels)).permute(2, 0, 1).contiguous()
+
+# %% ../../nbs/data/pictures.ipynb #4b63cf6e
+__getattr__ = names_elsewhere("spectral_diffusion.data.pictures")

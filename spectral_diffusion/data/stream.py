@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..core.registry import InputError
 from ..core.runtime import shared_table, stream
-from .real import to_float
+from .pixels import to_float
 
 # %% auto #0
 __all__ = ['permutation', 'indices', 'coins', 'flips', 'batch', 'holdout', 'others', 'stratified']

@@ -14,15 +14,9 @@ from torch import Tensor
 
 from ..codec.bitstream import MAX_PIXELS
 from ..core.registry import InputError
-from spectral_diffusion.data.pictures import (
-    MOST_PIXELS,
-    SUFFIXES,
-    picture_files,
-    picture_name,
-    read_picture,
-    resized,
-)
-from ..data.real import to_float
+from ..data.listing import SUFFIXES, picture_files, picture_name
+from ..data.pictures import MOST_PIXELS, read_picture, resized
+from ..data.pixels import to_float
 
 # %% auto #0
 __all__ = ['CHUNK', 'list_folder', 'check_size', 'read_batch', 'pair_names', 'check_apart', 'batches', 'parts']

@@ -25,7 +25,8 @@ from spectral_diffusion.noise.preconditioning import (
 )
 from ..noise.process import Process
 from ..noise.schedules import Level, check_time
-from ..sampling.engine import SAMPLERS, check_options, check_times, make_run, mix, time_grid
+from ..sampling.engine import make_run
+from ..sampling.samplers import SAMPLERS, check_options, check_times, mix, time_grid
 from ..signals.bases import BASES
 
 # %% auto #0

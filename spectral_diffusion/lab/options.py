@@ -12,7 +12,8 @@ from ..core.parse import parse_yaml
 from ..core.registry import InputError
 
 # %% auto #0
-__all__ = ['NEGATIVE', 'read_changes', 'plain_path', 'Parser', 'add_results', 'add_changes', 'add_preset', 'add_background']
+__all__ = ['NEGATIVE', 'read_changes', 'plain_path', 'Parser', 'add_results', 'add_changes', 'add_preset', 'add_background',
+           'add_folder', 'folder_changes']
 
 # %% ../../nbs/lab/options.ipynb #3ed0edcf
 def read_changes(
@@ -95,3 +96,31 @@ def add_background(options: argparse.ArgumentParser) -> None:
             " (default: they are refused)"
         ),
     )
+
+# %% ../../nbs/lab/options.ipynb #142cda75
+def add_folder(
+    options: argparse.ArgumentParser,  # of a verb
+    what: str,  # that the verb does with the pictures
+) -> None:
+    "Options for a folder of pictures."
+    options.add_argument(
+        "--data", type=plain_path, metavar="FOLDER", help=f"folder of pictures, with those below it: {what}"
+    )
+    options.add_argument(
+        "--skip-unreadable",
+        action="store_true",
+        help="leave out pictures of --data that cannot be read, and count them (default: they are an error)",
+    )
+
+
+def folder_changes(
+    args: argparse.Namespace,  # of a verb with `add_folder`
+    section: str = "data",  # of the configuration
+) -> dict[str, object]:  # dotted key -> value
+    "What --data and --skip-unreadable change in a configuration."
+    changes: dict[str, object] = {}
+    if args.data:
+        changes |= {f"{section}.folder": args.data, f"{section}.name": "folder"}  # whatever a file names
+    if args.skip_unreadable:
+        changes[f"{section}.skip_unreadable"] = True
+    return changes

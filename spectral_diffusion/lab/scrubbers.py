@@ -22,7 +22,8 @@ from ..measure.pixel import psnr
 from ..noise.presets import PRESETS, preset
 from ..noise.process import Process
 from ..noise.theory import GaussianField, gains_for, posterior_variance, total_power
-from ..sampling.engine import SAMPLERS, Step, trajectory
+from ..sampling.engine import trajectory
+from ..sampling.samplers import SAMPLERS, Step
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,13 +7,22 @@ from __future__ import annotations
 
 import argparse
 import time
+from pathlib import Path
 
 from ..core.registry import InputError, unknown_name
-from .options import add_changes, add_preset, add_results, plain_path, read_changes
+from spectral_diffusion.lab.options import (
+    add_changes,
+    add_folder,
+    add_preset,
+    add_results,
+    folder_changes,
+    plain_path,
+    read_changes,
+)
 
 # %% auto #0
-__all__ = ['write_test_pictures', 'run_data', 'data_options', 'run_and_tell', 'run_bench_verb', 'bench_options', 'run_report',
-           'report_options']
+__all__ = ['write_test_pictures', 'write_sounds', 'run_data', 'data_options', 'run_and_tell', 'run_bench_verb', 'bench_options',
+           'run_report', 'report_options']
 
 # %% ../../nbs/lab/verbs_bench.ipynb #9d65a7f9
 def write_test_pictures(
@@ -35,8 +44,24 @@ def write_test_pictures(
     print(f"{number} test pictures in {path}")
 
 # %% ../../nbs/lab/verbs_bench.ipynb #b1cdde1b
+def write_sounds(
+    recordings: str,  # folder of WAV files
+    out: str | None,  # a new one
+) -> None:
+    "Write spectrograms of recordings as PNG files."
+    from spectral_diffusion.data.spectrograms import write_recordings
+
+    if out is None:
+        raise InputError("--wav needs --out DIR, a new folder for the spectrograms")
+    path = write_recordings(recordings, out)
+    print(f"{len(list(path.rglob('*.png')))} spectrograms in {path}; train with --data, data.channels=1")
+
+# %% ../../nbs/lab/verbs_bench.ipynb #63047645
 def run_data(args: argparse.Namespace) -> int:
-    "Find or fetch CIFAR-10 and say where it is."
+    "Find or fetch CIFAR-10 and say where it is, or make pictures of recordings."
+    if args.wav:
+        write_sounds(args.wav, args.out)
+        return 0
     from spectral_diffusion.data.real import cifar10, fetch_cifar10, find_cifar10
 
     path = find_cifar10(args.root) or fetch_cifar10(args.root)
@@ -46,7 +71,7 @@ def run_data(args: argparse.Namespace) -> int:
         write_test_pictures(args.out, args.number)
     return 0
 
-# %% ../../nbs/lab/verbs_bench.ipynb #63047645
+# %% ../../nbs/lab/verbs_bench.ipynb #5acd8f77
 def data_options(options: argparse.ArgumentParser) -> None:
     "Options of `data`."
     options.add_argument("--root", type=plain_path, help="folder to look in and to write to")
@@ -56,6 +81,12 @@ def data_options(options: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="also write test pictures there as PNG files, to compare samples with",
     )
+    options.add_argument(
+        "--wav",
+        type=plain_path,
+        metavar="FOLDER",
+        help="in place of CIFAR-10: write spectrograms of its WAV files to --out, a second each, for --data",
+    )
     options.add_argument("--number", type=int, default=512, help="how many of them (default: 512)")
 
 # %% ../../nbs/lab/verbs_bench.ipynb #4fab4dad
@@ -63,7 +94,7 @@ def run_and_tell(
     name: str,  # of a benchmark
     preset: str,  # smoke, cpu or gpu
     changes: dict[str, object] | None,  # of its configuration
-    root: str | None,  # of the results
+    root: Path | str | None,  # of the results
 ) -> None:
     "Run one benchmark and print how long it took."
     from spectral_diffusion.study.sweep import run_bench
@@ -83,7 +114,8 @@ def run_bench_verb(args: argparse.Namespace) -> int:
     # smoke runs show that a page works; they are no results and stay out of the ledger
     root = args.results or (results_root() / ".smoke" if args.preset == "smoke" else None)
     for name in bench_names() if args.name == "all" else [args.name]:
-        run_and_tell(name, args.preset, read_changes(args.set), root)
+        changes = folder_changes(args, "run.data") | read_changes(args.set)
+        run_and_tell(name, args.preset, changes, root)
     return 0
 
 # %% ../../nbs/lab/verbs_bench.ipynb #1bef790d
@@ -92,6 +124,7 @@ def bench_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("name", help="a notebook of nbs/bench, or all")
     add_preset(options)
     add_changes(options)
+    add_folder(options, "in place of the images of a page that trains on one data set (run.data)")
     add_results(options)
 
 # %% ../../nbs/lab/verbs_bench.ipynb #abe32451

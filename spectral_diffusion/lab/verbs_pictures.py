@@ -8,11 +8,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .options import add_background, plain_path
+from ..core.registry import InputError
+from .options import add_background, add_folder, plain_path
 
 # %% auto #0
-__all__ = ['as_text', 'run_evaluate', 'evaluate_options', 'pairing_options', 'feature_options', 'run_encode', 'run_decode',
-           'add_model', 'encode_options', 'decode_options']
+__all__ = ['as_text', 'run_evaluate', 'measure_folders', 'evaluate_options', 'pairing_options', 'feature_options', 'run_encode',
+           'run_decode', 'add_model', 'encode_options', 'decode_options']
 
 # %% ../../nbs/lab/verbs_pictures.ipynb #1ea86ece
 def as_text(
@@ -25,14 +26,36 @@ def as_text(
 
 # %% ../../nbs/lab/verbs_pictures.ipynb #5e72b998
 def run_evaluate(args: argparse.Namespace) -> int:
-    "Compare two folders of pictures."
+    "Compare two folders of pictures, or say what a folder holds."
     from spectral_diffusion.codec.files import check_out
-    from spectral_diffusion.lab.evaluate import evaluate_folders
     from spectral_diffusion.run.record import write_json
 
     if args.out:
-        check_out(args.out, args.generated_dir, args.reference_dir)
-    found = evaluate_folders(
+        check_out(args.out, *filter(None, (args.generated_dir, args.reference_dir, args.data)))
+    found = measure_folders(args)
+    if args.out:
+        write_json(Path(args.out), found)
+    wide = max(map(len, found))
+    for name, value in found.items():
+        print(f"{name:{wide}}  {as_text(value)}")
+    return 0
+
+# %% ../../nbs/lab/verbs_pictures.ipynb #7c487e30
+def measure_folders(
+    args: argparse.Namespace,  # of `evaluate`
+) -> dict[str, object]:  # plain data
+    "All measures that the options of `evaluate` ask for."
+    if args.data:
+        from spectral_diffusion.lab.verbs_folder import run_evaluate_folder
+
+        return run_evaluate_folder(args)
+    from spectral_diffusion.lab.evaluate import evaluate_folders
+
+    if not args.generated_dir or not args.reference_dir:
+        raise InputError(
+            "evaluate needs --generated-dir and --reference-dir, or --data FOLDER in place of the second"
+        )
+    return evaluate_folders(
         args.generated_dir,
         args.reference_dir,
         size=tuple(args.image_size) if args.image_size else None,
@@ -43,26 +66,18 @@ def run_evaluate(args: argparse.Namespace) -> int:
         lpips=args.use_lpips,
         background=args.background,
     )
-    if args.out:
-        write_json(Path(args.out), found)
-    wide = max(map(len, found))
-    for name, value in found.items():
-        print(f"{name:{wide}}  {as_text(value)}")
-    return 0
 
-# %% ../../nbs/lab/verbs_pictures.ipynb #7c487e30
+# %% ../../nbs/lab/verbs_pictures.ipynb #95b001f8
 def evaluate_options(options: argparse.ArgumentParser) -> None:
     "Options of `evaluate`."
     options.add_argument(
         "--generated-dir",
         type=plain_path,
-        required=True,
         metavar="DIR",
         help="folder of pictures, with those below it",
     )
-    options.add_argument(
-        "--reference-dir", type=plain_path, required=True, metavar="DIR", help="folder to compare with"
-    )
+    options.add_argument("--reference-dir", type=plain_path, metavar="DIR", help="folder to compare with")
+    add_folder(options, "its held-out pictures are compared with; alone, what it holds is told")
     pairing_options(options)
     feature_options(options)
     add_background(options)

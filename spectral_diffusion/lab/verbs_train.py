@@ -10,10 +10,18 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 from ..core.config import override
 from ..core.registry import InputError, unknown_name
-from .options import add_changes, add_results, plain_path, read_changes
+from spectral_diffusion.lab.options import (
+    add_changes,
+    add_folder,
+    add_results,
+    folder_changes,
+    plain_path,
+    read_changes,
+)
 
 # %% auto #0
 __all__ = ['VARIANTS', 'TRAIN_HELP', 'SAMPLE_HELP', 'train_config', 'show_keys', 'state_of', 'show_plan', 'tensorboard_log',
@@ -29,8 +37,8 @@ VARIANTS = {
 
 
 def train_config(args: argparse.Namespace) -> object:  # a RunConfig
-    """The configuration that the options of `train` add up to: the file, then --variant and --run-id, then
-    --set."""
+    """The configuration that the options of `train` add up to: the file, then --variant, --run-id and --data,
+    then --set."""
     from spectral_diffusion.core.config import load_yaml
     from spectral_diffusion.models.zoo import MODELS
     from spectral_diffusion.run.settings import RunConfig
@@ -41,6 +49,7 @@ def train_config(args: argparse.Namespace) -> object:  # a RunConfig
     given = {"model": {"name": VARIANTS.get(args.variant, args.variant)}} if args.variant else {}
     if args.run_id:
         given["bench"] = args.run_id
+    given |= folder_changes(args)
     return override(
         load_yaml(RunConfig, args.config) if args.config else RunConfig(), given | read_changes(args.set)
     )
@@ -163,6 +172,7 @@ def train_options(options: argparse.ArgumentParser) -> None:
     "Options of `train`."
     options.add_argument("--config", type=plain_path, help="YAML file of a RunConfig")
     add_changes(options)
+    add_folder(options, "trained on and held out, by their names")
     add_results(options)
     name_options(options)
     log_options(options)
@@ -239,9 +249,10 @@ def run_sample(args: argparse.Namespace) -> int:
     """Draw images from a trained run: PNG files, a sheet of all of them, their spectrum, and how they were
     made."""
     from spectral_diffusion.core.config import from_dict
+    from spectral_diffusion.lab.verbs_folder import beside_folder
     from spectral_diffusion.run.pictures import draw_samples, write_pictures
     from spectral_diffusion.run.record import check_name, load_record
-    from spectral_diffusion.run.saved import load_denoiser
+    from spectral_diffusion.run.saved import image_size, load_denoiser
     from spectral_diffusion.run.settings import RunConfig
     from spectral_diffusion.sampling.engine import network_calls
 
@@ -249,9 +260,16 @@ def run_sample(args: argparse.Namespace) -> int:
     record, folder = load_record(run), Path(args.out) if args.out else run / "samples" / check_name(args.tag)
     if folder.exists():
         raise InputError(f"{folder.name!r} has samples already; hint: another --tag, or --out")
-    denoiser, clip = load_denoiser(record), from_dict(RunConfig, record.config).evaluation.clip
+    denoiser, config = load_denoiser(record), cast(RunConfig, from_dict(RunConfig, record.config))
+    clip = config.evaluation.clip
     x = draw_samples(
-        denoiser, args.num_samples, sampler=args.sampler_type, steps=args.num_steps, seed=args.seed, clip=clip
+        denoiser,
+        args.num_samples,
+        sampler=args.sampler_type,
+        steps=args.num_steps,
+        seed=args.seed,
+        clip=clip,
+        size=image_size(denoiser, config),
     )
     made = {
         "run": run.name,
@@ -261,6 +279,7 @@ def run_sample(args: argparse.Namespace) -> int:
         "seed": args.seed,
         "clip": clip,
         "schedule": record.config["schedule"],
+        **beside_folder(x, args, config.data.crop, config.data.held_out),
     }
     write_pictures(x, folder, made)
     print(f"{len(x)} images in {folder}")
@@ -293,5 +312,6 @@ def sample_options(options: argparse.ArgumentParser) -> None:
     )
     options.add_argument("--sampler-type", default="ddim", help="name of the sampler")
     options.add_argument("--seed", type=int, default=0, help="of the start noise")
+    add_folder(options, "metadata.json tells how far the spectrum is from that of its held-out pictures")
     options.add_argument("--tag", default="cli", help="name of the samples folder")
     options.add_argument("--out", type=plain_path, help="another folder for the images")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..core.runtime import keep_memory
+from ..data.folders import counts_of
 from ..data.sets import floats
 from ..learn.distributed import ALONE, Workers
 from ..measure.spectral import log_psd_distance
@@ -25,7 +26,7 @@ from .pictures import draw_samples, save_samples
 from .preflight import rehearse
 from .record import Record, load_record, run_folder, run_path, write_csv, write_json
 from .saved import save_denoiser
-from .settings import RunConfig, Setting, build_denoiser, resolve
+from .settings import RunConfig, Setting, build_denoiser, folder_request, resolve
 from .training import train_network, train_options, training_steps
 
 # %% auto #0
@@ -132,6 +133,8 @@ def measure_run(
     }
     if workers.size > 1:
         numbers["processes"] = workers.size
+    if setting.config.data.folder is not None:
+        numbers["pictures"] = counts_of(folder_request(setting.config.data).pictures())
     if "skipped" in history:
         numbers["skipped"] = int(history.skipped.iloc[-1])
     write_json(work / "metrics.json", numbers)

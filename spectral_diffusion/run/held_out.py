@@ -45,7 +45,10 @@ def evaluation_set(
 ) -> EvaluationSet:  # the same for every seed and arm
     "Held-out images with stratified times and fixed noise."
     if n > len(test):
-        raise InputError(f"evaluation.images is at most {len(test)}, the held-out images there are; got {n}")
+        raise InputError(
+            f"evaluation.images is at most {len(test)}, the held-out images there are; got {n}; hint: --set"
+            f" evaluation.images={len(test)}"
+        )
     x0 = floats(test[torch.randperm(len(test), generator=stream(0, "eval/images"))[:n]])
     t = ((torch.arange(n) + 0.5) / n)[torch.randperm(n, generator=stream(0, "eval/times"))]
     return EvaluationSet(x0, t, torch.randn(x0.shape, generator=stream(0, "eval/noise")).to(x0))

@@ -17,7 +17,7 @@ from ..core.files import atomic_dir, atomic_file
 from ..core.registry import InputError
 from ..core.runtime import split, stream
 from ..data.pictures import read_picture
-from ..data.real import to_float, to_uint8
+from ..data.pixels import to_float, to_uint8
 from ..noise.denoiser import NetworkDenoiser
 from .preflight import clipped
 from .record import write_csv, write_json

@@ -22,7 +22,8 @@ from ..core.runtime import split, stream
 from ..learn.loop import train
 from ..noise.denoiser import NetworkDenoiser
 from ..noise.process import Process
-from ..sampling.engine import SAMPLERS, sample, trajectory
+from ..sampling.engine import sample, trajectory
+from ..sampling.samplers import SAMPLERS
 
 # %% auto #0
 __all__ = ['FEW', 'part', 'rehearse_training', 'works', 'working_samplers', 'clipped', 'first_and_last', 'rehearse_sampling',

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -20,7 +21,8 @@ from .record import Record
 from .settings import RunConfig, build_process, network_options
 
 # %% auto #0
-__all__ = ['MOST', 'save_denoiser', 'part_of', 'restore_network', 'load_denoiser', 'denoiser_around', 'same_shape', 'check_size']
+__all__ = ['MOST', 'save_denoiser', 'part_of', 'restore_network', 'load_denoiser', 'denoiser_around', 'image_size', 'same_shape',
+           'check_size']
 
 # %% ../../nbs/run/saved.ipynb #f20b78da
 def save_denoiser(
@@ -95,6 +97,16 @@ def denoiser_around(
     kind = PRECONDITIONINGS[config.preconditioning]
     preconditioning = kind.load(part_of(saved, "field"), saved.meta.get("basis"), size)
     return NetworkDenoiser(network, process, config.target, preconditioning)
+
+# %% ../../nbs/run/saved.ipynb #23822b65
+def image_size(
+    denoiser: NetworkDenoiser,  # of a run
+    config: RunConfig,  # of the same run
+) -> tuple[int, int, int]:  # (c, h, w)
+    "The size of the images that a run was trained on."
+    side = config.data.size
+    h, w = getattr(denoiser.field, "size", None) or denoiser.process.size or (side, side)
+    return cast(int, denoiser.network.channels), int(h), int(w)
 
 # %% ../../nbs/run/saved.ipynb #e0c3ed27
 MOST = 4_096  # of any size of a network that a record may ask for

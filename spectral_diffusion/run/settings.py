@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import lru_cache, partial
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch import Tensor
 from ..core.config import later, open_mapping
 from ..core.environment import device
 from ..core.registry import InputError, unknown_name
+from ..data.folders import FolderRequest, name_folder
 from ..data.sets import DATASETS, TrainTest, floats, load_images
 from ..learn.losses import FREQUENCY_WEIGHTS, TIME_WEIGHTS
 from ..learn.rate import check_decay
@@ -27,11 +29,12 @@ from ..noise.shapes import SHAPES, required_options
 from ..noise.targets import TARGETS
 from ..noise.theory import GaussianField
 from .held_out import EvaluationSet, evaluation_set
-from ..sampling.engine import SAMPLERS
+from ..sampling.samplers import SAMPLERS
 
 # %% auto #0
-__all__ = ['at_least', 'DataConfig', 'TrainConfig', 'EvalConfig', 'RunConfig', 'check_noise', 'fitted_statistics', 'field_of',
-           'build_process', 'Setting', 'resolve', 'network_options', 'build_denoiser']
+__all__ = ['at_least', 'DataConfig', 'folder_request', 'check_no_folder', 'TrainConfig', 'EvalConfig', 'RunConfig', 'check_noise',
+           'fitted_statistics', 'field_of', 'build_process', 'Setting', 'resolve', 'network_options', 'build_denoiser',
+           'check_takes', 'check_batch']
 
 # %% ../../nbs/run/settings.ipynb #fd4e7499
 def at_least(name: str, value: float, least: float) -> None:
@@ -44,12 +47,55 @@ def at_least(name: str, value: float, least: float) -> None:
 class DataConfig:
     "Which images, and how many of them the statistics are fitted to."
 
-    name: str = "cifar10"  # a name in DATASETS; power_law is a declared stand-in with a known spectrum
+    name: str = "cifar10"  # a name in DATASETS; with a folder it follows from the keys below
     statistics: int = 10_000  # training images behind mean, power and colour axes; all, where there are fewer
+    folder: str | None = later(None)  # pictures of your own, with all folders below
+    size: int = later(32)  # side of a folder's pictures in pixels
+    channels: int = later(3)  # of a folder's pictures: 1 grey, 3 colour
+    crop: str = later("centre")  # of a folder's pictures, a name in CROPS
+    background: int | None = later(None)  # behind transparent pixels, 0 to 255; None: they are refused
+    held_out: str = later("test")  # split of a folder on which runs are measured: test, or validation
+    skip_unreadable: bool = later(False)  # leave out pictures of a folder that cannot be read
+    content: str | None = later(None)  # fingerprint of a folder's pictures; found where it is not given
 
     def __post_init__(self):
-        DATASETS[self.name]  # raises with the known names
         at_least("DataConfig.statistics", self.statistics, 2)
+        if self.folder is None:
+            check_no_folder(self)
+            DATASETS[self.name]  # raises with the known names
+            return
+        if self.name not in ("cifar10", "folder") and not self.name.startswith("folder_"):
+            raise InputError(f"data.name {self.name!r} and data.folder {self.folder!r}: give one of them")
+        name, content = name_folder(folder_request(self), self.name, self.content)
+        object.__setattr__(self, "name", name)  # frozen for everybody else
+        object.__setattr__(self, "content", content)
+
+# %% ../../nbs/run/settings.ipynb #dc157957
+def folder_request(
+    data: DataConfig,  # with a folder
+) -> FolderRequest:
+    "What a configuration asks of a folder."
+    return FolderRequest(
+        folder=cast(str, data.folder),
+        size=data.size,
+        channels=data.channels,
+        crop=data.crop,
+        background=data.background,
+        held_out=data.held_out,
+        skip_unreadable=data.skip_unreadable,
+    )
+
+
+def check_no_folder(
+    data: DataConfig,  # without a folder
+) -> None:
+    "Raise where a key is set that counts for a folder only."
+    for f in fields(data):
+        changed = getattr(data, f.name) != f.default
+        if changed and f.metadata.get("later"):
+            raise InputError(
+                f"data.{f.name} counts for a folder of pictures only; hint: data.folder names one"
+            )
 
 # %% ../../nbs/run/settings.ipynb #2b30753b
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +243,12 @@ def resolve(
     on: str | torch.device = "cpu",  # auto, cpu, cuda, ...
 ) -> Setting:  # things
     "Look up all that a configuration names; whatever is wrong raises here."
+    if config.data.folder is not None:
+        name_folder(folder_request(config.data), config.data.name, config.data.content)  # new to a worker
+        check_takes(config)  # before thousands of pictures are converted
     images, fit = load_images(config.data.name), partial(field_of, config)
+    if config.data.folder is not None:
+        check_batch(config, len(images.train))
     size = tuple(images.train.shape[-2:])
     return Setting(
         config=config,
@@ -227,3 +278,24 @@ def build_denoiser(
     network = build_model(network_options(c, setting.size[0]), seed=c.seed)
     statistics = setting.field if PRECONDITIONINGS[c.preconditioning].uses_statistics else None
     return wrap(network, setting.process, c.target, c.preconditioning, statistics).to(setting.device)
+
+# %% ../../nbs/run/settings.ipynb #6cc04e56
+def check_takes(
+    config: RunConfig,  # with a folder
+) -> None:
+    "Raise unless the network takes pictures of the size that is asked for."
+    data, views = config.data, PRECONDITIONINGS[config.preconditioning].views
+    network = build_model(network_options(config, data.channels), seed=config.seed).eval()
+    x = torch.zeros(1, views * data.channels, data.size, data.size)
+    with torch.no_grad():
+        network(x, torch.full((1,), 0.5))
+
+
+def check_batch(
+    config: RunConfig,  # with a folder
+    n: int,  # training pictures in it
+) -> None:
+    "Raise for a batch that is larger than all there is."
+    size = config.train.batch
+    if n < size:
+        raise InputError(f"{n} training pictures, fewer than a batch of {size}; hint: --set train.batch={n}")

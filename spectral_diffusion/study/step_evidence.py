@@ -24,8 +24,9 @@ from ..noise.theory import GaussianField
 from ..run.record import check_name, load_record, read_csv, write_csv
 from ..run.saved import load_denoiser
 from ..run.settings import RunConfig, resolve
-from ..sampling.linear import SOLVERS
-from ..sampling.lists import Spectrum, ratio_at
+from ..sampling.levels import ratio_at
+from ..sampling.rows import SOLVERS
+from ..sampling.spectrum import Spectrum
 from spectral_diffusion.study.step_pairs import (
     Source,
     StepCells,

@@ -16,16 +16,18 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..core.registry import InputError, whole
 from ..core.files import atomic_file
+from ..core.registry import InputError, whole
 from ..core.runtime import randn, split, stream
 from ..measure.features import EXTRACTORS, features_of, unbiased_distance
 from ..measure.spectral import ring_powers, rms_decibels
 from ..noise.process import Process
 from ..noise.theory import GaussianField
-from ..sampling.engine import SAMPLERS, sample
-from ..sampling.linear import SOLVERS
-from ..sampling.lists import FirstOrder, Spectrum
+from ..sampling.engine import sample
+from ..sampling.lists import FirstOrder
+from ..sampling.rows import SOLVERS
+from ..sampling.samplers import SAMPLERS
+from ..sampling.spectrum import Spectrum
 from ..sampling.steps import LISTS  # with those that are made by descent
 
 # %% auto #0
