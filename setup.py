@@ -39,5 +39,9 @@ setup(
     install_requires=cfg["requirements"].split(),
     extras_require={"dev": cfg["dev_requirements"].split(), **{k.removeprefix("extra_"): v.split() for k, v in cfg.items() if k.startswith("extra_")}},
     entry_points={"console_scripts": cfg["console_scripts"].split()},
-    classifiers=["Programming Language :: Python :: 3", "Intended Audience :: Science/Research"],
+    classifiers=[
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Intended Audience :: Science/Research",
+    ],  # the versions that .github/workflows/test.yml runs
 )

@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # what `__getattr__` finds, for editors and type checkers
     from .sampling.transfer import transfer as transfer
     from .signals.spectra import radial_power as radial_power
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = sorted(FRONT)
 __getattr__ = names_at_the_top(globals())
 

@@ -135,7 +135,9 @@ def run_bench_verb(args: argparse.Namespace) -> int:
 # %% ../../nbs/lab/verbs_bench.ipynb #c7fb0235
 def bench_options(options: argparse.ArgumentParser) -> None:
     "Options of `bench`."
-    options.add_argument("name", help="a notebook of nbs/bench, or all; list prints their names and questions")
+    options.add_argument(
+        "name", help="a notebook of nbs/bench, or all; list prints their names and questions"
+    )
     add_preset(options)
     add_changes(options)
     add_folder(options, "in place of the images of a page that trains on one data set (run.data)")
