@@ -81,7 +81,7 @@ def album(tmp_path):
 
 def test_a_folder_is_trained_on_sampled_evaluated_and_gone_on_with(album, tmp_path, monkeypatch):
     "The whole way by the command line; a run that was cut off ends like one that was not."
-    from spectral_diffusion.learn.loop import TrainState
+    from spectral_diffusion.learn.state import TrainState
 
     words = ["train", "--data", album, *settings(*TINY, "preconditioning=spectral"), "--device", "cpu"]
     cut, whole = tmp_path / "cut", tmp_path / "whole"

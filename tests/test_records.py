@@ -116,7 +116,7 @@ def test_an_earlier_record_is_found_and_read(tmp_path):
 
 
 def test_a_run_of_an_earlier_version_is_not_computed_again(tmp_path):
-    from spectral_diffusion.lab.experiment import RunConfig
+    from spectral_diffusion.run.settings import RunConfig
 
     config = RunConfig(bench="b04_cifar10")
     new = run_path(config, tmp_path)

@@ -574,7 +574,7 @@ def test_taguchi_on_a_sweep(page, tmp_path, capsys):
     from statsmodels.formula.api import ols
     from statsmodels.stats.anova import anova_lm
 
-    from spectral_diffusion.study.sweep import run_study
+    from spectral_diffusion.study.studies import run_study
 
     rng = np.random.default_rng(0)
     noise = {seed: rng.normal(0, 0.02) for seed in range(3)}

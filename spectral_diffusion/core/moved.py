@@ -30,6 +30,7 @@ MOVED = {  # old address -> where its names are now, in a line
     "measure.convergence": "measure.profile",
     "models.zoo": "models.cost models.fuse",
     "lab.evaluate": "lab.folders",
+    "lab.interop": "lab.set_steps",
     "lab.records": "run.record study.ledger",
     "lab.widgets": "lab.panel lab.masks lab.scrubbers lab.browsers lab.monitor",
     "lab.timing": "measure.timing",

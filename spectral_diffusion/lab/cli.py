@@ -22,6 +22,8 @@ from spectral_diffusion.lab.verbs_bench import (
     run_bench_verb,
     run_data,
     run_report,
+    run_summary,
+    summary_options,
 )
 from spectral_diffusion.lab.verbs_pictures import (
     decode_options,
@@ -31,6 +33,7 @@ from spectral_diffusion.lab.verbs_pictures import (
     run_encode,
     run_evaluate,
 )
+from .verbs_steps import STEPS_HELP, run_steps, steps_options
 from spectral_diffusion.lab.verbs_study import (
     SWEEP_HELP,
     TAGUCHI_HELP,
@@ -135,8 +138,10 @@ def parser() -> argparse.ArgumentParser:
     add_verb(verbs, "data", run_data, data_options)
     add_verb(verbs, "bench", run_bench_verb, bench_options)
     add_verb(verbs, "report", run_report, report_options)
+    add_verb(verbs, "summary", run_summary, summary_options)
     add_verb(verbs, "train", run_train, train_options, TRAIN_HELP)
     add_verb(verbs, "sample", run_sample, sample_options, SAMPLE_HELP)
+    add_verb(verbs, "steps", run_steps, steps_options, STEPS_HELP)
     add_verb(verbs, "sweep", run_sweep_verb, sweep_options, SWEEP_HELP)
     add_verb(verbs, "taguchi", run_taguchi, taguchi_options, TAGUCHI_HELP)
     add_verb(verbs, "evaluate", run_evaluate, evaluate_options)

@@ -10,23 +10,27 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import cast
 
 import pandas as pd
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..core.config import from_dict
-from ..core.registry import InputError, unknown_name
+from ..core.moved import names_elsewhere
+from ..core.registry import InputError, unknown_name, whole
+from .step_arguments import in_shares, setting
 from ..learn.state import TrainState
 from ..noise.denoiser import NetworkDenoiser, wrap
+from ..noise.process import Process
 from ..noise.theory import GaussianField
 from ..run.record import Record, load_record
 from ..run.saved import load_denoiser
 from ..run.settings import RunConfig, network_options
 
 # %% auto #0
-__all__ = ['ALLOWED', 'PICKLES', 'diffusers_classes', 'check_unet', 'from_diffusers', 'to_diffusers', 'allowed', 'hub',
-           'check_repo', 'push', 'pull', 'tensorboard_writer', 'log_tensorboard', 'log_history']
+__all__ = ['ALLOWED', 'PICKLES', 'diffusers_classes', 'check_unet', 'check_label', 'from_diffusers', 'to_diffusers', 'allowed',
+           'hub', 'check_repo', 'push', 'pull', 'tensorboard_writer', 'log_tensorboard', 'log_history']
 
 # %% ../../nbs/lab/interop.ipynb #4fd65848
 def diffusers_classes():
@@ -36,9 +40,11 @@ def diffusers_classes():
     return interop_diffusers
 
 # %% ../../nbs/lab/interop.ipynb #37b38b3a
-def check_unet(unet: nn.Module) -> None:
-    """Raise unless a network of theirs takes pictures and indices and nothing else, and answers with as many
-    channels."""
+def check_unet(
+    unet: nn.Module,  # of diffusers
+    label: int | None,  # class of all pictures
+) -> None:
+    "Raise unless a network takes pictures, indices and perhaps a class, and answers with as many channels."
     config = getattr(unet, "config", None)
     if config is None or "in_channels" not in config:
         raise InputError(
@@ -50,19 +56,33 @@ def check_unet(unet: nn.Module) -> None:
             f"the network answers with {config['out_channels']} channels for {config['in_channels']}: a"
             " learned variance is not used here"
         )
-    for key in ("cross_attention_dim", "class_embed_type", "num_class_embeds", "encoder_hid_dim"):
+    for key in ("cross_attention_dim", "class_embed_type", "encoder_hid_dim"):
         if config.get(key) is not None:
             raise InputError(
-                f"{type(unet).__name__} wants more than pictures and times ({key} = {config[key]}); hint:"
-                " unconditional networks such as UNet2DModel work"
+                f"{type(unet).__name__} wants more than pictures, times and a class ({key} = {config[key]});"
+                " hint: networks such as UNet2DModel work"
             )
+    check_label(config.get("num_class_embeds"), label)
+
+
+def check_label(
+    classes: int | None,  # that a network knows; None for one without
+    label: int | None,  # class of all pictures
+) -> None:
+    "Raise unless a class is given to a network that wants one, and to no other."
+    if (classes is None) != (label is None):
+        wants = "no class" if classes is None else f"a class, label=0 to {classes - 1}"
+        raise InputError(f"the network wants {wants}, got label={label}")
+    if classes is not None and not 0 <= whole("a label", label, 0) < classes:
+        raise InputError(f"a label lies between 0 and {classes - 1}, got {label}")
 
 # %% ../../nbs/lab/interop.ipynb #6f213848
 def from_diffusers(
     unet: nn.Module,  # a UNet2DModel, or a SpectralModel
-    # of diffusers, with `alphas_cumprod` and a `prediction_type`; says what the network was trained for
+    # of diffusers, with `alphas_cumprod` and a `prediction_type`, or of flow matching; names its task
     scheduler: object,
     *,
+    label: int | None = None,  # class of all pictures, for a network with num_class_embeds
     preconditioning: str = "none",  # none for a trained network of theirs; edm or spectral to train it here
     statistics: GaussianField | Float[Tensor, "n c h w"] | None = None,  # of the data, for a preconditioning
 ) -> NetworkDenoiser:  # callable (x_t, t) -> x0_hat, t in [0, 1]
@@ -70,7 +90,11 @@ def from_diffusers(
     classes = diffusers_classes()
     if isinstance(unet, classes.SpectralModel):
         return unet.denoiser
-    check_unet(unet)
+    check_unet(unet, label)
+    if in_shares(scheduler):  # answers with the slope of the straight path, for index N times the share
+        n = cast(int, setting(scheduler, "num_train_timesteps"))
+        network = classes.FlowUNet(unet, n, label)
+        return wrap(network, Process("flow"), "flow", preconditioning, statistics)
     kind = getattr(scheduler, "config", {}).get("prediction_type", "epsilon")
     if kind not in classes.PREDICTIONS:
         raise unknown_name("prediction type", kind, list(classes.PREDICTIONS))
@@ -81,10 +105,13 @@ def from_diffusers(
         process, n = classes.process_from(alphas_cumprod=table), len(table)
     else:
         raise InputError(
-            f"{type(scheduler).__name__} has no alphas_cumprod, the list of a variance-preserving chain;"
+            f"{type(scheduler).__name__} is not for flow matching and has no alphas_cumprod, the"
+            " list of a chain;"
             " hint: use the scheduler that the network was trained with, such as DDPMScheduler"
         )
-    return wrap(classes.IndexedUNet(unet, n), process, classes.PREDICTIONS[kind], preconditioning, statistics)
+    return wrap(
+        classes.IndexedUNet(unet, n, label), process, classes.PREDICTIONS[kind], preconditioning, statistics
+    )
 
 # %% ../../nbs/lab/interop.ipynb #3648f7ca
 def to_diffusers(
@@ -117,6 +144,11 @@ def to_diffusers(
         )
     n = 1000
     if isinstance(denoiser.network, classes.IndexedUNet):
+        told = denoiser.network.label is not None  # pyright: ignore[reportAttributeAccessIssue]
+        if told or isinstance(denoiser.network, classes.FlowUNet):  # pyright: ignore
+            raise InputError(
+                "a network of diffusers with a class, or of flow matching, is a pipeline of diffusers already"
+            )
         unet = denoiser.network.unet
         network, n, size = (
             {"name": "UNet2DModel", **{k: v for k, v in unet.config.items() if not k.startswith("_")}},
@@ -315,3 +347,6 @@ def log_history(
                     writer.add_scalar(f"history/{name}", value, int(step))
     finally:
         writer.close()
+
+# %% ../../nbs/lab/interop.ipynb #c918d84f
+__getattr__ = names_elsewhere("spectral_diffusion.lab.interop")

@@ -26,12 +26,13 @@ from spectral_diffusion.noise.preconditioning import (
 from ..noise.process import Process
 from ..noise.schedules import Level, check_time
 from ..sampling.engine import make_run
+from ..sampling.levels import ratio_at, time_at
 from ..sampling.samplers import SAMPLERS, check_options, check_times, mix, time_grid
 from ..signals.bases import BASES
 
 # %% auto #0
-__all__ = ['PREDICTIONS', 'TableSchedule', 'table_schedule', 'process_from', 'LetterBox', 'check_single_call',
-           'SpectralScheduler', 'IndexedUNet', 'build_network', 'bits', 'tensor_shapes', 'SpectralModel',
+__all__ = ['PREDICTIONS', 'TableSchedule', 'table_schedule', 'process_from', 'LetterBox', 'check_single_call', 'times_of_levels',
+           'SpectralScheduler', 'IndexedUNet', 'FlowUNet', 'build_network', 'bits', 'tensor_shapes', 'SpectralModel',
            'process_config', 'model_from', 'SpectralPipeline']
 
 # %% ../../nbs/lab/interop_diffusers.ipynb #4da18ae5
@@ -131,6 +132,25 @@ def check_single_call(
         next(walk)
 
 # %% ../../nbs/lab/interop_diffusers.ipynb #9c189f35
+def times_of_levels(
+    process: Process,  # forward process
+    sigmas: list[float] | Tensor,  # falling levels; shares of the noise for schedule flow
+) -> Float[Tensor, " n"]:  # falling times, float64
+    "The times at which a process has given levels."
+    x = torch.as_tensor(sigmas, dtype=torch.float64)
+    high, low = (float(ratio_at(process, t)) for t in (1.0, 0.0))
+    if process.schedule == "flow":
+        high = 1.0
+    fits = x.ndim == 1 and len(x) > 1 and bool((x.diff() < 0).all())  # NaN does not fall
+    if not fits or not (float(x[-1]) >= 0 and float(x[0]) <= high * (1 + 1e-6)):
+        raise InputError(
+            f"sigmas are at least two levels that fall from at most {high:.6g} to their end, 0 or above, got"
+            f" {x.tolist()}"
+        )
+    ratio = x / (1 - x) if process.schedule == "flow" else x
+    return torch.where(ratio <= low, 0.0, time_at(process, ratio))
+
+# %% ../../nbs/lab/interop_diffusers.ipynb #eab45418
 class SpectralScheduler(SchedulerMixin, ConfigMixin):
     "A sampler of this library as a scheduler of diffusers."
 
@@ -176,14 +196,19 @@ class SpectralScheduler(SchedulerMixin, ConfigMixin):
         timesteps: (
             list[float] | None
         ) = None,  # a falling list of indices; the last step ends at the clean end
+        # n+1 falling levels with their end, as of EulerDiscreteScheduler; shares s/(1+s) for schedule flow
+        sigmas: list[float] | None = None,
         times: list[float] | None = None,  # a falling list of times from 1 to 0, with its end
     ) -> None:
-        "Choose the steps: their number, their indices, or our times."
+        "Choose the steps: their number, their indices, their levels, or our times."
         n = self.config.num_train_timesteps
-        if sum(x is not None for x in (num_inference_steps, timesteps, times)) != 1:
+        if sum(x is not None for x in (num_inference_steps, timesteps, sigmas, times)) != 1:
             raise InputError(
-                "set_timesteps needs a number of steps, a list of timesteps, or a list of times: one of them"
+                "set_timesteps needs a number of steps, a list of timesteps, a list of sigmas, or a list of"
+                " times: one of them"
             )
+        if sigmas is not None:
+            times = times_of_levels(self.process, sigmas).tolist()
         if timesteps is not None:
             times = [*((torch.as_tensor(timesteps, dtype=torch.float64) + 1) / n).tolist(), 0.0]
         self.times = time_grid(num_inference_steps) if times is None else check_times(times)
@@ -277,17 +302,34 @@ class IndexedUNet(nn.Module):
         self,
         unet: nn.Module,  # called with images and indices, answers with `.sample`
         n: int = 1000,  # N: index i stands for time (i + 1)/N
+        label: int | None = None,  # class of all pictures, for a network that is told one
     ):
         super().__init__()
-        self.unet, self.n, self.channels = unet, n, unet.config.in_channels
+        self.unet, self.n, self.label = unet, n, label
+        self.channels = unet.config.in_channels  # pyright: ignore[reportAttributeAccessIssue]
+
+    def index(self, t: Float[Tensor, " b"]) -> Tensor:
+        "The nearest index: the network was trained at whole ones."
+        return (self.n * t.double() - 1).round().clamp(0, self.n - 1).long()
 
     def forward(
         self,
         x: Float[Tensor, "b c h w"],  # noisy images
         t: Float[Tensor, " b"],  # times
     ) -> Float[Tensor, "b c h w"]:  # what the network says
-        "The UNet at the nearest index: it was trained at whole ones."
-        return self.unet(x, (self.n * t.double() - 1).round().clamp(0, self.n - 1).long()).sample
+        "The UNet at the index of a time."
+        if self.label is None:
+            return self.unet(x, self.index(t)).sample
+        labels = torch.full((len(x),), self.label, dtype=torch.long, device=x.device)
+        return self.unet(x, self.index(t), class_labels=labels).sample
+
+
+class FlowUNet(IndexedUNet):
+    "The same for flow matching, which asks at parts of an index: index Nt stands for time t."
+
+    def index(self, t: Float[Tensor, " b"]) -> Tensor:
+        "The share of the noise, times the number of indices."
+        return (self.n * t.double()).to(t.dtype)
 
 # %% ../../nbs/lab/interop_diffusers.ipynb #f18eae4e
 def build_network(

@@ -124,11 +124,13 @@ def train_and_tell(
     "Train one run, or read it when it is complete, and print where it is."
     from spectral_diffusion.run.experiment import train_run
     from spectral_diffusion.run.record import run_path
+    from spectral_diffusion.study.ledger import write_ledger
 
     done = run_path(config, args.results).exists()
     record = train_run(config, args.results, on=str(workers.device), workers=workers, watchers=logs)
     if done and logs:
         print("the run was complete before, so there is nothing to log", file=sys.stderr)
+    write_ledger(args.results)
     loss, steps = record.metrics["loss"], config.train.steps
     print(f"run {record.path.name}: eps-loss {loss:.4f} after {steps} steps; record in {record.path}")
 
@@ -250,23 +252,32 @@ def run_sample(args: argparse.Namespace) -> int:
     made."""
     from spectral_diffusion.core.config import from_dict
     from spectral_diffusion.lab.verbs_folder import beside_folder
+    from spectral_diffusion.noise.theory import GaussianField
     from spectral_diffusion.run.pictures import draw_samples, write_pictures
     from spectral_diffusion.run.record import check_name, load_record
     from spectral_diffusion.run.saved import image_size, load_denoiser
-    from spectral_diffusion.run.settings import RunConfig
+    from spectral_diffusion.run.settings import RunConfig, field_of
     from spectral_diffusion.sampling.engine import network_calls
+    from spectral_diffusion.sampling.named_lists import times_from
 
     run = find_run(args.run)
     record, folder = load_record(run), Path(args.out) if args.out else run / "samples" / check_name(args.tag)
     if folder.exists():
         raise InputError(f"{folder.name!r} has samples already; hint: another --tag, or --out")
-    denoiser, config = load_denoiser(record), cast(RunConfig, from_dict(RunConfig, record.config))
-    clip = config.evaluation.clip
+    config, denoiser = cast(RunConfig, from_dict(RunConfig, record.config)), load_denoiser(record)
+    clip, n = config.evaluation.clip, args.num_steps
+
+    def field() -> GaussianField:
+        kept = denoiser.field
+        return kept if isinstance(kept, GaussianField) else field_of(config)
+
+    times = times_from(args.steps_from, n, denoiser.process, args.sampler_type, field)
     x = draw_samples(
         denoiser,
         args.num_samples,
         sampler=args.sampler_type,
-        steps=args.num_steps,
+        steps=n,
+        times=times,
         seed=args.seed,
         clip=clip,
         size=image_size(denoiser, config),
@@ -275,6 +286,7 @@ def run_sample(args: argparse.Namespace) -> int:
         "run": run.name,
         "sampler": args.sampler_type,
         "steps": args.num_steps,
+        **({} if args.steps_from == "even" else {"steps_from": args.steps_from}),
         "network_calls": network_calls(args.sampler_type, denoiser.process, args.num_steps),
         "seed": args.seed,
         "clip": clip,
@@ -309,6 +321,13 @@ def sample_options(options: argparse.ArgumentParser) -> None:
             "steps of the sampler; metadata.json tells how many calls of the network they are: heun and"
             " dpm_solver2 make two in all steps but the last (default: 50)"
         ),
+    )
+    options.add_argument(
+        "--steps-from",
+        type=plain_path,
+        default="even",
+        metavar="LIST",
+        help="list of the steps: even (default), karras, log_sigma, robust, ..., or a .csv of steps --as csv",
     )
     options.add_argument("--sampler-type", default="ddim", help="name of the sampler")
     options.add_argument("--seed", type=int, default=0, help="of the start noise")

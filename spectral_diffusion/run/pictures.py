@@ -35,6 +35,7 @@ def draw_samples(
     *,
     sampler: str = "ddim",  # a name in SAMPLERS
     steps: int = 50,  # of the sampler; `network_calls` tells how many calls that makes
+    times: Tensor | None = None,  # steps + 1 falling times; even ones when not given
     seed: int = 0,  # of the start noise
     clip: float = 1.0,  # largest absolute value of an estimate; 0 leaves estimates as they are
     size: tuple[int, int, int] = (3, 32, 32),  # (c, h, w)
@@ -48,7 +49,7 @@ def draw_samples(
     for i in range(0, n, chunk):
         g = generators[i : i + chunk]
         shape = (len(g), *size)
-        parts.append(sample(estimate, denoiser.process, shape, sampler, steps, g, like=like))
+        parts.append(sample(estimate, denoiser.process, shape, sampler, steps, g, times, like=like))
     return torch.cat(parts).cpu()
 
 # %% ../../nbs/run/pictures.ipynb #ac272061

@@ -20,6 +20,7 @@ from ..data.folders import FolderRequest, name_folder
 from ..data.sets import DATASETS, TrainTest, floats, load_images
 from ..learn.losses import FREQUENCY_WEIGHTS, TIME_WEIGHTS
 from ..learn.rate import check_decay
+from ..measure.features import EXTRACTORS
 from ..models.zoo import MODELS, build_model, check_options
 from ..noise.denoiser import NetworkDenoiser, wrap
 from ..noise.preconditioning import PRECONDITIONINGS, check_target
@@ -143,9 +144,18 @@ class EvalConfig:
     sampler: str = "ddim"  # a name in SAMPLERS
     sample_steps: int = 50  # of the sampler; heun and dpm_solver2 call the network twice in all but the last
     clip: float = 1.0  # largest value of an estimate while sampling; 0 leaves estimates as they are
+    thresholds: tuple[float, ...] = later(())  # losses whose first step is written down
+    extractor: str = later("none")  # of a Frechet distance, a name in EXTRACTORS; or none
+    profile: int = later(0)  # steps whose share of Fourier transforms is measured; 0 for none
 
     def __post_init__(self):
         SAMPLERS[self.sampler]  # raises with the known names
+        if self.extractor != "none":
+            EXTRACTORS[self.extractor]  # likewise
+            at_least("EvalConfig.samples for a Frechet distance", self.samples, 8)
+        at_least("EvalConfig.profile", self.profile, 0)
+        for loss in self.thresholds:
+            at_least("EvalConfig.thresholds", loss, 0)
         at_least("EvalConfig.clip", self.clip, 0)
         for name in ("images", "points", "samples", "sample_steps"):
             at_least(f"EvalConfig.{name}", getattr(self, name), 1)

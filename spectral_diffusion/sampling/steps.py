@@ -215,7 +215,7 @@ def usual(wish: Ask) -> dict[str, Tensor]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FirstOrder)
         for name in LISTS:
-            if name not in ("optimal", "robust"):
+            if name not in ("optimal", "robust", "given"):
                 lists[name] = same_wish(name, wish)
     return lists
 
