@@ -22,7 +22,7 @@ from spectral_diffusion.lab.options import (
 
 # %% auto #0
 __all__ = ['write_test_pictures', 'write_sounds', 'run_data', 'data_options', 'run_and_tell', 'list_benchmarks', 'run_bench_verb',
-           'bench_options', 'run_report', 'report_options']
+           'bench_options', 'run_report', 'report_options', 'run_summary', 'summary_options']
 
 # %% ../../nbs/lab/verbs_bench.ipynb #9d65a7f9
 def write_test_pictures(
@@ -163,3 +163,29 @@ def report_options(options: argparse.ArgumentParser) -> None:
     "Options of `report`."
     add_preset(options, "cpu")
     add_results(options)
+
+# %% ../../nbs/lab/verbs_bench.ipynb #2161bc9e
+def run_summary(args: argparse.Namespace) -> int:
+    "Write one page from a folder of results: answers, tables, figures, studies."
+    from spectral_diffusion.study.summary import write_summary
+
+    ways = {"baseline": args.baseline, "metric": args.metric}
+    print(f"summary: {write_summary(args.out, args.folder or args.results, **ways)}")
+    return 0
+
+# %% ../../nbs/lab/verbs_bench.ipynb #6d8978e8
+def summary_options(options: argparse.ArgumentParser) -> None:
+    "Options of `summary`."
+    options.add_argument(
+        "folder",
+        nargs="?",
+        type=plain_path,
+        metavar="RESULTS",
+        help="folder of the results, complete or not (default: results of this checkout)",
+    )
+    options.add_argument("--results", type=plain_path, metavar="DIR", help="the same, as other verbs have it")
+    options.add_argument(
+        "--out", type=plain_path, default="summary.html", metavar="FILE", help="default: summary.html"
+    )
+    options.add_argument("--baseline", metavar="RUN", help="run that the others are compared with")
+    options.add_argument("--metric", metavar="NAME", help="that sweeps are judged by (default: loss)")

@@ -208,11 +208,13 @@ def run_page(
     notebook: Path,  # the page
     cwd: Path,  # working folder of the kernel
     limit: float | None,  # seconds
+    results: Path | None = None,  # where a page with the parameter `results` keeps its single runs
 ) -> None:
     "Execute a page whose results go into a folder."
+    own = {} if results is None else {"results": os.path.relpath(results, cwd)}
     run_notebook(
         notebook,
-        {**parameters, "out": os.path.relpath(work, cwd)},
+        {**own, **parameters, "out": os.path.relpath(work, cwd)},
         work / "notebook.ipynb",
         cwd=cwd,
         limit=limit,
@@ -284,7 +286,9 @@ def run_sweep(
     if not page.exists():
         with atomic_file(page) as copy:
             shutil.copyfile(notebook, copy)
-    work = run or partial(run_page, notebook=page, cwd=Path(cwd or Path.cwd()).resolve(), limit=limit)
+    here = Path(cwd or Path.cwd()).resolve()
+    results = root if "results" in known_parameters(notebook) else None  # a benchmark would use its own
+    work = run or partial(run_page, notebook=page, cwd=here, limit=limit, results=results)
     return run_rows(
         root,
         parameters,
