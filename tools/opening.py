@@ -1,4 +1,4 @@
-"""What a reader of a page wants first: the answer of a benchmark, its claims as a table, machinery folded away."""
+"""What a reader wants first: the answer of a benchmark, its claims as a table, machinery folded away."""
 
 from __future__ import annotations
 
@@ -99,7 +99,8 @@ def show_claims(cells: list[dict], record: Path) -> list[dict]:
     )
     if not table or place is None:
         return cells
-    return [*cells[:place], {"cell_type": "markdown", "metadata": {}, "source": table}, *cells[place:]]
+    shown = f"::: {{.claims}}\n{table}\n:::"
+    return [*cells[:place], {"cell_type": "markdown", "metadata": {}, "source": shown}, *cells[place:]]
 
 
 # --------------------------------------------------------------------------------------------------- folding

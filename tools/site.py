@@ -243,7 +243,8 @@ def link_names(page: Page, book: dict[str, Page]) -> None:
 def strip(page: Page, book: dict[str, Page], doc_prefix: str) -> None:
     "Under the title: which copy this is, what the page needs and gives; links of nbdev become relative."
     lines = [page.note] if page.note else []
-    needs = [f"[{Path(n).stem}]({rel(n, page.path)})" for n in page.needs if n in book]
+    needed = [n for n in page.needs if n in book and n != "nbs/core/moved.ipynb"]  # old addresses are no idea
+    needs = [f"[{Path(n).stem}]({rel(n, page.path)})" for n in needed]
     if needs and page.gives:  # what a page without a module imports is nobody's concern
         lines.append("Needs " + ", ".join(needs) + ".")
     if page.gives:
