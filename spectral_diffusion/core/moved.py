@@ -30,7 +30,10 @@ MOVED = {  # old address -> where its names are now, in a line
     "measure.convergence": "measure.profile",
     "models.zoo": "models.cost models.fuse",
     "lab.evaluate": "lab.folders",
-    "lab.interop": "lab.set_steps",
+    "lab.interop": "lab.set_steps lab.hub lab.curves",
+    "lab.interop_diffusers": "lab.configured_process lab.driven_sampler lab.spectral_scheduler"
+    " lab.spectral_model",
+    "lab.step_arguments": "lab.scheduler_levels lab.step_rules",
     "lab.records": "run.record study.ledger",
     "lab.widgets": "lab.panel lab.masks lab.scrubbers lab.browsers lab.monitor",
     "lab.timing": "measure.timing",
