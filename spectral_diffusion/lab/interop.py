@@ -200,7 +200,9 @@ def to_diffusers(
         raise InputError(
             f"a record of a run or a NetworkDenoiser can become a pipeline, got {type(source).__name__}"
         )
-    return pipeline_of(denoiser, network, size, sampler, options, 1.0 if clip is None else clip, prediction_type)
+    return pipeline_of(
+        denoiser, network, size, sampler, options, 1.0 if clip is None else clip, prediction_type
+    )
 
 # %% ../../nbs/lab/interop.ipynb #c918d84f
 __getattr__ = names_elsewhere("spectral_diffusion.lab.interop")

@@ -15,9 +15,11 @@ from ..core.moved import names_elsewhere
 from ..core.registry import InputError, unknown_name
 from ..core.runtime import randn, split
 from .configured_process import missing_diffusers
+from .spectral_model import SpectralModel
+from .spectral_scheduler import SpectralScheduler
 
 # %% auto #0
-__all__ = ['OUTPUTS', 'check_call', 'as_output', 'SpectralPipeline']
+__all__ = ['SAVED', 'OUTPUTS', 'check_call', 'as_output', 'SpectralPipeline']
 
 # %% ../../nbs/lab/interop_diffusers.ipynb #44c19921
 try:
@@ -26,6 +28,7 @@ except ImportError as error:
     raise missing_diffusers(error) from error
 
 # %% ../../nbs/lab/interop_diffusers.ipynb #37226366
+SAVED = (SpectralModel, SpectralScheduler)  # named by folders, which open once this module is imported
 OUTPUTS = ("pil", "np", "pt")  # pictures of Pillow, arrays, or a tensor; the last two in [0, 1]
 
 
@@ -80,7 +83,9 @@ class SpectralPipeline(DiffusionPipeline):
         check_call(generator, output_type)
         side, like = self.unet.config.sample_size, next(self.unet.parameters())
         shape = (batch_size, self.unet.config.in_channels, *((side, side) if isinstance(side, int) else side))
-        generators = split(generator, batch_size) if isinstance(generator, torch.Generator) else cast(list, generator)
+        generators = (
+            split(generator, batch_size) if isinstance(generator, torch.Generator) else cast(list, generator)
+        )
         self.scheduler.set_timesteps(
             None if times is not None else num_inference_steps, like.device, times=times
         )

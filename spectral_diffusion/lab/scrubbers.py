@@ -216,7 +216,10 @@ def sampler_scrubber(
 
     def walk(name: str, source: str) -> list[Step]:
         if (name, source) not in memory:
-            times, noise = times_from(source, steps, process, name, lambda: field), stream(seed, "widgets/start")
+            times, noise = (
+                times_from(source, steps, process, name, lambda: field),
+                stream(seed, "widgets/start"),
+            )
             run = trajectory(denoiser, process, shape, name, steps, times=times, generator=noise)
             memory[name, source] = list(run)
         return memory[name, source]

@@ -123,9 +123,9 @@ class PreconditionedModel(ModelMixin, ConfigMixin):
         return_dict: bool = True,  # an output with names, or a tuple
     ) -> UNet2DOutput | tuple[Tensor]:
         "What the model says about noisy images."
-        t = (
-            torch.as_tensor(timestep, device=sample.device).double().flatten() + 1
-        ) / self.config["num_train_timesteps"]
+        t = (torch.as_tensor(timestep, device=sample.device).double().flatten() + 1) / self.config[
+            "num_train_timesteps"
+        ]
         t = t.to(torch.promote_types(sample.dtype, torch.get_default_dtype())).expand(len(sample))
         y = self.denoiser.predict(sample, t, PREDICTIONS[self.config["prediction_type"]])
         return UNet2DOutput(sample=y) if return_dict else (y,)

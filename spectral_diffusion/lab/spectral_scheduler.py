@@ -145,7 +145,9 @@ class DrivenSteps(StepStates):
 
     def estimate(self, output: Tensor, index: int, x: Tensor) -> Tensor:
         "The clean images that an output of the network means."
-        _, p, q = plain_gains(self.process.gains(self.times[index]), PREDICTIONS[self.config["prediction_type"]])
+        _, p, q = plain_gains(
+            self.process.gains(self.times[index]), PREDICTIONS[self.config["prediction_type"]]
+        )
         x0 = mix(self.process, [(p, x), (q, output)])
         return x0.clamp(-self.config["clip"], self.config["clip"]) if self.config["clip"] > 0 else x0
 
