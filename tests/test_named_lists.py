@@ -14,8 +14,9 @@ from spectral_diffusion.noise.process import Process
 from spectral_diffusion.noise.theory import GaussianField
 from spectral_diffusion.run.experiment import train_run
 from spectral_diffusion.run.pictures import draw_samples, load_samples, to_bytes
+from spectral_diffusion.run.resolved import field_of
 from spectral_diffusion.run.saved import load_denoiser
-from spectral_diffusion.run.settings import DataConfig, EvalConfig, RunConfig, TrainConfig, field_of
+from spectral_diffusion.run.settings import DataConfig, EvalConfig, RunConfig, TrainConfig
 from spectral_diffusion.sampling.lists import LISTS
 from spectral_diffusion.sampling.named_lists import list_names, times_from, transfer_from
 from spectral_diffusion.sampling.transfer import transfer

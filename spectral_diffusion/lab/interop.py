@@ -19,8 +19,9 @@ from ..noise.denoiser import NetworkDenoiser, wrap
 from ..noise.process import Process
 from ..noise.theory import GaussianField
 from ..run.record import Record
+from ..run.resolved import network_options
 from ..run.saved import load_denoiser
-from ..run.settings import RunConfig, network_options
+from ..run.settings import RunConfig
 
 if TYPE_CHECKING:
     from spectral_diffusion.lab.interop_diffusers import SpectralPipeline

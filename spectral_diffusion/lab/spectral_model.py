@@ -18,7 +18,7 @@ from spectral_diffusion.lab.configured_process import (
     process_config,
     process_from,
 )
-from ..learn.checkpoint import copy_tensors
+from ..learn.restore import copy_tensors
 from ..models.zoo import build_model
 from ..noise.denoiser import NetworkDenoiser
 from ..noise.preconditioning import PRECONDITIONINGS, check_target
