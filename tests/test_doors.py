@@ -923,7 +923,7 @@ def test_tensorboard_has_each_step_once(tmp_path):
 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    from spectral_diffusion.lab.interop import log_history, log_tensorboard
+    from spectral_diffusion.lab.curves import log_history, log_tensorboard
 
     def states(a, b):
         return (

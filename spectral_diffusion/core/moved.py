@@ -32,7 +32,10 @@ CUT = {  # a page that gave names to others -> where they are now
     " lab.verbs_pictures",
     "lab.verbs_train": "lab.verbs_sample",
     "lab.evaluate": "lab.folders",
-    "lab.interop": "lab.set_steps",
+    "lab.interop": "lab.set_steps lab.hub lab.curves",
+    "lab.interop_diffusers": "lab.configured_process lab.driven_sampler lab.spectral_scheduler"
+    " lab.spectral_model",
+    "lab.step_arguments": "lab.scheduler_levels lab.step_rules",
     "learn.checkpoint": "learn.restore",
     "learn.ensemble": "learn.ensemble_training",
     "learn.loop": "learn.averages learn.state learn.rate learn.step measure.crossing",

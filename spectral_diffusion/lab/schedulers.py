@@ -18,7 +18,7 @@ class Entry(NamedTuple):
     "What `set_timesteps` of a scheduler does with a list."
 
     takes: str  # the argument: sigmas, timesteps, or nothing
-    rule: str = ""  # how its values are made, a name in `step_arguments.RULES`
+    rule: str = ""  # how its values are made, a name in `step_rules.RULES`
     solver: str = ""  # in `SOLVERS`, whose exact error is its own; empty where there is none
     instead: str = ""  # a scheduler for the same network that takes a list
     does: str = ""  # what it does to the values, or why it takes none

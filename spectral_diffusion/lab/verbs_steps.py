@@ -54,7 +54,7 @@ def their_scheduler(
     ends: tuple[float | None, float | None],  # lowest and highest level of EDM
 ) -> object:  # a scheduler with these settings
     "A scheduler of diffusers by name."
-    from spectral_diffusion.lab.step_arguments import SHARES
+    from spectral_diffusion.lab.scheduler_levels import SHARES
 
     made, settings = their_class(name), {}
     flow = name in SHARES or name == "UniPCMultistepScheduler"

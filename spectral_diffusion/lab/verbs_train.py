@@ -97,7 +97,7 @@ def show_plan(
 # %% ../../nbs/lab/verbs_train.ipynb #34ad6a93
 def tensorboard_log(states: Iterator, work: Path) -> Iterator:  # the same states
     "Write event files for TensorBoard to logs/tensorboard."
-    from spectral_diffusion.lab.interop import log_tensorboard
+    from spectral_diffusion.lab.curves import log_tensorboard
 
     return log_tensorboard(states, work / "logs" / "tensorboard")
 

@@ -21,6 +21,7 @@ from ..noise.preconditioning import PRECONDITIONINGS
 from ..noise.schedules import SCHEDULES
 from ..noise.shapes import SHAPES, required_options
 from ..noise.targets import TARGETS
+from ..sampling.named_lists import check_list_name
 from ..sampling.samplers import SAMPLERS
 
 # %% auto #0
@@ -136,9 +137,11 @@ class EvalConfig:
     thresholds: tuple[float, ...] = later(())  # losses whose first step is written down
     extractor: str = later("none")  # of a Frechet distance, a name in EXTRACTORS; or none
     profile: int = later(0)  # steps whose share of Fourier transforms is measured; 0 for none
+    steps_from: str = later("even")  # of the samples, the name of a list of steps in LISTS
 
     def __post_init__(self):
         SAMPLERS[self.sampler]  # raises with the known names
+        check_list_name(self.steps_from, self.sampler)
         if self.extractor != "none":
             EXTRACTORS[self.extractor]  # likewise
             at_least("EvalConfig.samples for a Frechet distance", self.samples, 8)
