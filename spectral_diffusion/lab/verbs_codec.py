@@ -63,13 +63,15 @@ def run_train_codec(args: argparse.Namespace) -> int:
     config = codec_config(args)
     if args.dry_run:
         print(
-            f"{dump_yaml(config)}---\nrecord: {run_path(config, args.results).name}\ndry run: nothing was written"
+            f"{dump_yaml(config)}---\nrecord: {run_path(config, args.results).name}\n"
+            "dry run: nothing was written"
         )
         return 0
     record = train_codec(config, args.results, on=args.device)
     name = f"{Path(record.path).parent.name}/{record.path.name}"
     print(
-        f"codec {name}: loss {record.metrics['loss']:.4f} after {config.train.steps} steps; record in {record.path}"
+        f"codec {name}: loss {record.metrics['loss']:.4f} after {config.train.steps} steps;"
+        f" record in {record.path}"
     )
     print(f"use it: spectral-diffusion encode PICTURE FILE --model {name}")
     return 0
@@ -82,7 +84,8 @@ A small codec of the photographs that are at hand, and a picture through it:
   spectral-diffusion decode picture.sdc again.png --model mine
 With both regularizers of Cong et al. (2026), on a folder:
   spectral-diffusion train-codec --data FOLDER --spectral-reg --truncation-epochs 2 --inter-scale apart
-Every key with its default: spectral-diffusion train-codec --keys. After a crash or Ctrl-C: the same command again.
+Every key with its default: spectral-diffusion train-codec --keys
+After a crash or Ctrl-C: the same command again.
 """
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -147,11 +146,13 @@ class CodecRun:
     def __post_init__(self):
         if self.train.crop % self.codec.stride:
             raise InputError(
-                f"train.crop must be a multiple of the codec's stride {self.codec.stride}, got {self.train.crop}"
+                f"train.crop must be a multiple of the codec's stride {self.codec.stride},"
+                f" got {self.train.crop}"
             )
         if self.data.folder is not None and self.data.size < self.train.crop:
             raise InputError(
-                f"train.crop {self.train.crop} does not fit into pictures of side {self.data.size}; hint: data.size"
+                f"train.crop {self.train.crop} does not fit into pictures of side {self.data.size};"
+                " hint: data.size"
             )
         if self.points < 1 or self.pictures < 1:
             raise InputError(f"points and pictures must be at least 1, got {self.points} and {self.pictures}")
