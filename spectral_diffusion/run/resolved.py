@@ -23,6 +23,7 @@ from ..noise.process import Process
 from ..noise.shapes import required_options
 from ..noise.theory import GaussianField
 from .held_out import EvaluationSet, evaluation_set
+from .initial import start_from
 from .settings import RunConfig, folder_request
 
 # %% auto #0
@@ -98,6 +99,7 @@ def build_denoiser(
     c = setting.config
     check_target(setting.process, c.target, c.preconditioning)
     network = build_model(network_options(c, setting.size[0]), seed=c.seed)
+    start_from(network, c.initial, c.seed)
     statistics = setting.field if PRECONDITIONINGS[c.preconditioning].uses_statistics else None
     return wrap(network, setting.process, c.target, c.preconditioning, statistics).to(setting.device)
 
