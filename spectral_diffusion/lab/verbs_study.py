@@ -104,13 +104,15 @@ def show_rows(asked: Asked) -> int:
     plan = rows_of(asked.array, asked.factors)
     sweep_rows(asked.notebook, plan.rows, None, None)  # names that the page does not know raise
     print(plan.design.to_string())
-    print(f"array {plan.array}: {len(plan.design)} runs, {plan.outer} rows each, of {Path(asked.notebook).name}")
+    print(
+        f"array {plan.array}: {len(plan.design)} runs, {plan.outer} rows each, of {Path(asked.notebook).name}"
+    )
     print("dry run: no factor was probed, nothing was written")
     return 0
 
 # %% ../../nbs/lab/verbs_study.ipynb #84710977
 def run_sweep_verb(args: argparse.Namespace) -> int:
-    "Run a notebook for every row of an orthogonal array, in parallel: one training run, if no other is named."
+    "Run a notebook, or training, for every row of an orthogonal array, in parallel."
     from spectral_diffusion.study.ledger import write_ledger
     from spectral_diffusion.study.rows import SweepFailed
     from spectral_diffusion.study.studies import run_study
@@ -235,7 +237,9 @@ def report_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("--report-metric", metavar="NAME", help="analyse this number, as `taguchi` does")
     options.add_argument("--goal", help=GOAL_HELP)
     options.add_argument("--response", default="sn", help="of the analysis: sn, mean or raw")
-    options.add_argument("--dry-run", action="store_true", help="check everything, show the rows, run nothing")
+    options.add_argument(
+        "--dry-run", action="store_true", help="check everything, show the rows, run nothing"
+    )
 
 # %% ../../nbs/lab/verbs_study.ipynb #0200a418
 def engine_options(options: argparse.ArgumentParser) -> None:
@@ -250,9 +254,7 @@ def engine_options(options: argparse.ArgumentParser) -> None:
 
 # %% ../../nbs/lab/verbs_study.ipynb #cbd0fe4f
 LARGER = ("loss_drop", "loss_drop_per_second", "images_per_second", "k", "psnr", "ssim")  # better when larger
-GOAL_HELP = (
-    f"smaller, larger, nominal or target (default: larger for {', '.join(LARGER)}, smaller for everything else)"
-)
+GOAL_HELP = f"smaller, larger, nominal or target (default: smaller, but larger for {', '.join(LARGER)})"
 
 
 def goal_of(

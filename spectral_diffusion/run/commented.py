@@ -37,7 +37,6 @@ def _lines(config: object, prefix: str, meanings: dict[str, str]) -> Iterator[tu
             yield f"{indent}{f.name}:", (type(value).__doc__ or "").split("\n")[0]
             yield from _lines(value, f"{prefix}{f.name}.", meanings)
             continue
-        text = yaml.dump(
-            {f.name: as_plain(value)}, Dumper=StrictDumper, default_flow_style=None, allow_unicode=True, width=10_000
-        )
-        yield indent + text.strip(), meanings.get(prefix + f.name, "")
+        text = yaml.dump(as_plain(value), Dumper=StrictDumper, default_flow_style=True, width=10_000)
+        text = f"{f.name}: {text.strip().removesuffix('...').strip()}"
+        yield indent + text, meanings.get(prefix + f.name, "")

@@ -13,17 +13,17 @@ import pandas as pd
 from torch import Tensor
 
 import spectral_diffusion
-from ..core.config import known_keys, load_yaml, override, to_dict
+from ..core.config import load_yaml, override
 from ..core.parse import parse_yaml
 from ..core.registry import InputError
+from ..data.stream import batch
 from ..doe.arrays import level_text, read_cells
 from ..learn.averages import ema_decay
 from ..learn.loop import train
+from ..run.held_out import squared_errors
 from ..run.pictures import draw_samples
 from ..run.settings import RunConfig, build_denoiser, resolve
 from ..run.training import evaluation_steps, train_options
-from ..data.stream import batch
-from ..run.held_out import squared_errors
 from .factors import Factors, varied
 
 # %% auto #0
@@ -41,8 +41,8 @@ def one_run_page() -> Path:
         if (folder / ONE_RUN).is_file():
             return folder / ONE_RUN
     raise InputError(
-        f"the notebook {ONE_RUN} is not beside the package; hint: install a wheel of it, or work in a checkout,"
-        f" where it is nbs/study/{ONE_RUN}"
+        f"the notebook {ONE_RUN} is not beside the package; hint: install a wheel of it, or work in a"
+        f" checkout, where it is nbs/study/{ONE_RUN}"
     )
 
 # %% ../../nbs/study/run_settings.ipynb #7c514fec
@@ -79,7 +79,7 @@ def put_level(
     name: str,  # of a factor
     level: object,  # one of its levels
 ) -> None:
-    "Raise where a level is no value of its key; an option of another network than the base's is left to the rows."
+    "Raise where a level is no value of its key; options of a network that is a level too are left to rows."
     try:
         override(base, {name: level})
     except (ValueError, TypeError, LookupError) as error:
@@ -104,8 +104,12 @@ def read_column(
     for first in (0, 1):
         if set(marks) <= {str(first + i) for i in range(len(levels))}:
             return [int(m) - first for m in marks], levels
-    lost = next(m for m in marks if m not in known)
-    raise InputError(f"column {name!r} holds {lost}, which is no level of the factor: allowed {', '.join(known)}")
+    numbers = {str(i) for i in range(len(levels) + 1)}
+    strange = [m for m in marks if m not in known]
+    lost = next((m for m in strange if m not in numbers), strange[0])
+    raise InputError(
+        f"column {name!r} holds {lost}, which is no level of the factor: allowed {', '.join(known)}"
+    )
 
 # %% ../../nbs/study/run_settings.ipynb #f8d8ffd6
 def read_table(
@@ -117,12 +121,12 @@ def read_table(
     if len(set(head)) < len(head) or not all(head):
         raise InputError(f"columns of {Path(path).name} need different names, got {head}")
     names = list(factors.factors) if factors else head
-    if factors and len(names) > len(head):
-        raise InputError(f"{Path(path).name} has {len(head)} columns, fewer than the {len(names)} factors")
     own = not factors or any(name in head for name in names)  # else an array as it is printed: A, B, C, ...
     lost = [n for n in names if own and n not in head]
     if lost:
         raise InputError(f"{Path(path).name} has no column {lost[0]!r}: allowed {', '.join(head)}")
+    if factors and len(names) > len(head):
+        raise InputError(f"{Path(path).name} has {len(head)} columns, fewer than the {len(names)} factors")
     table, found = {}, {}
     for j, name in enumerate(names):
         place = head.index(name) if own else j
@@ -163,8 +167,15 @@ def probe_run(
     last.use_averaged()
     errors = squared_errors(denoiser.eval(), held_out)
     few = draw_samples(
-        denoiser, min(e.samples, PROBE_SAMPLES), sampler=e.sampler, steps=e.sample_steps, clip=e.clip, size=setting.size
+        denoiser,
+        min(e.samples, PROBE_SAMPLES),
+        sampler=e.sampler,
+        steps=e.sample_steps,
+        clip=e.clip,
+        size=setting.size,
     )
-    end = ema_decay(config.train.steps - 1, c.ema)  # the average of the first steps does not know its limit yet
+    end = ema_decay(
+        config.train.steps - 1, c.ema
+    )  # the average of the first steps does not know its limit yet
     plan = (evaluation_steps(config.train.steps, e.points), e.images, e.samples, end)
     return errors.mean().item(), digest(errors, few, plan)
