@@ -24,10 +24,39 @@ if TYPE_CHECKING:  # imported where it is used: pandas is slow to import
     from spectral_diffusion.study.factors import Factors
 
 # %% auto #0
-__all__ = ['SWEEP_HELP', 'LARGER', 'GOAL_HELP', 'TAGUCHI_HELP', 'warn_before_sweep', 'Asked', 'read_asked', 'table_file',
-           'with_base', 'show_rows', 'run_sweep_verb', 'report_sweep', 'sweep_options', 'base_options',
-           'report_options', 'engine_options', 'goal_of', 'report_folder', 'analyze_sweep', 'describe_study',
-           'write_study', 'figures_of', 'run_taguchi', 'taguchi_options']
+__all__ = ['LARGER', 'GOAL_HELP', 'SWEEP_HELP', 'TAGUCHI_HELP', 'goal_of', 'report_folder', 'warn_before_sweep', 'Asked',
+           'read_asked', 'table_file', 'with_base', 'show_rows', 'run_sweep_verb', 'report_sweep', 'sweep_options',
+           'base_options', 'report_options', 'engine_options', 'analyze_sweep', 'describe_study', 'write_study',
+           'figures_of', 'run_taguchi', 'taguchi_options']
+
+# %% ../../nbs/lab/verbs_study.ipynb #cbd0fe4f
+LARGER = ("loss_drop", "loss_drop_per_second", "images_per_second", "k", "psnr", "ssim")  # better when larger
+GOAL_HELP = f"smaller, larger, nominal or target (default: smaller, but larger for {', '.join(LARGER)})"
+
+
+def goal_of(
+    metric: str,  # a key of metrics.json
+    goal: str | None,  # as asked for
+) -> str:
+    "Where a number should go; what it is called decides only where nobody has said it."
+    from spectral_diffusion.doe.signal_to_noise import GOALS
+
+    if goal is None:
+        return "larger" if metric in LARGER else "smaller"
+    if goal not in GOALS:
+        raise unknown_name("goal", goal, list(GOALS))
+    return goal
+
+
+def report_folder(
+    metric: str,  # a key of metrics.json
+    out: str | None,  # as given
+    results: str,  # folder of the sweep
+) -> Path:
+    "Where tables and figures go."
+    if not out and not re.fullmatch(r"[\w.-]+", metric):
+        raise InputError(f"metric {metric!r} cannot be a part of a folder's name; hint: --out DIR")
+    return Path(out or Path(results) / f"taguchi-{metric}")
 
 # %% ../../nbs/lab/verbs_study.ipynb #1fb68eda
 def warn_before_sweep(args: argparse.Namespace) -> None:
@@ -251,35 +280,6 @@ def engine_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("--jobs", type=int, default=-1, help="rows at the same time (default: all cores)")
     options.add_argument("--limit", type=float, metavar="SECONDS", help="stop a row after this time")
     options.add_argument("--retry-failed", action="store_true", help="run rows again that failed before")
-
-# %% ../../nbs/lab/verbs_study.ipynb #cbd0fe4f
-LARGER = ("loss_drop", "loss_drop_per_second", "images_per_second", "k", "psnr", "ssim")  # better when larger
-GOAL_HELP = f"smaller, larger, nominal or target (default: smaller, but larger for {', '.join(LARGER)})"
-
-
-def goal_of(
-    metric: str,  # a key of metrics.json
-    goal: str | None,  # as asked for
-) -> str:
-    "Where a number should go; what it is called decides only where nobody has said it."
-    from spectral_diffusion.doe.signal_to_noise import GOALS
-
-    if goal is None:
-        return "larger" if metric in LARGER else "smaller"
-    if goal not in GOALS:
-        raise unknown_name("goal", goal, list(GOALS))
-    return goal
-
-
-def report_folder(
-    metric: str,  # a key of metrics.json
-    out: str | None,  # as given
-    results: str,  # folder of the sweep
-) -> Path:
-    "Where tables and figures go."
-    if not out and not re.fullmatch(r"[\w.-]+", metric):
-        raise InputError(f"metric {metric!r} cannot be a part of a folder's name; hint: --out DIR")
-    return Path(out or Path(results) / f"taguchi-{metric}")
 
 # %% ../../nbs/lab/verbs_study.ipynb #bd5741e1
 def analyze_sweep(args: argparse.Namespace) -> tuple[object, list[str]]:  # a Study, and how it was made
