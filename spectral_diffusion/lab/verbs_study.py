@@ -6,16 +6,57 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-from ..core.registry import InputError
-from .options import plain_path, read_changes
+from ..core.registry import InputError, unknown_name
+from .options import add_changes, plain_path, read_changes
+
+if TYPE_CHECKING:  # imported where it is used: pandas is slow to import
+    import pandas as pd
+
+    from spectral_diffusion.study.factors import Factors
 
 # %% auto #0
-__all__ = ['SWEEP_HELP', 'TAGUCHI_HELP', 'warn_before_sweep', 'run_sweep_verb', 'sweep_options', 'engine_options',
-           'analyze_sweep', 'describe_study', 'write_study', 'run_taguchi', 'taguchi_options']
+__all__ = ['LARGER', 'GOAL_HELP', 'SWEEP_HELP', 'TAGUCHI_HELP', 'goal_of', 'report_folder', 'warn_before_sweep', 'Asked',
+           'read_asked', 'table_file', 'with_base', 'show_rows', 'run_sweep_verb', 'report_sweep', 'sweep_options',
+           'base_options', 'report_options', 'engine_options', 'analyze_sweep', 'describe_study', 'write_study',
+           'figures_of', 'run_taguchi', 'taguchi_options']
+
+# %% ../../nbs/lab/verbs_study.ipynb #cbd0fe4f
+LARGER = ("loss_drop", "loss_drop_per_second", "images_per_second", "k", "psnr", "ssim")  # better when larger
+GOAL_HELP = f"smaller, larger, nominal or target (default: smaller, but larger for {', '.join(LARGER)})"
+
+
+def goal_of(
+    metric: str,  # a key of metrics.json
+    goal: str | None,  # as asked for
+) -> str:
+    "Where a number should go; what it is called decides only where nobody has said it."
+    from spectral_diffusion.doe.signal_to_noise import GOALS
+
+    if goal is None:
+        return "larger" if metric in LARGER else "smaller"
+    if goal not in GOALS:
+        raise unknown_name("goal", goal, list(GOALS))
+    return goal
+
+
+def report_folder(
+    metric: str,  # a key of metrics.json
+    out: str | None,  # as given
+    results: str,  # folder of the sweep
+) -> Path:
+    "Where tables and figures go."
+    if not out and not re.fullmatch(r"[\w.-]+", metric):
+        raise InputError(f"metric {metric!r} cannot be a part of a folder's name; hint: --out DIR")
+    return Path(out or Path(results) / f"taguchi-{metric}")
 
 # %% ../../nbs/lab/verbs_study.ipynb #1fb68eda
 def warn_before_sweep(args: argparse.Namespace) -> None:
@@ -23,6 +64,8 @@ def warn_before_sweep(args: argparse.Namespace) -> None:
     from spectral_diffusion.study.notebooks import known_parameters
     from spectral_diffusion.study.sweep import sweep_root
 
+    if not args.notebook:
+        return
     name = Path(args.notebook).name
     if "probe" not in known_parameters(args.notebook):
         print(f"{name} has no parameter `probe`: factors are not checked", file=sys.stderr)
@@ -31,22 +74,93 @@ def warn_before_sweep(args: argparse.Namespace) -> None:
         print(f"the results go to the folder {folder}; --root DIR names another", file=sys.stderr)
 
 # %% ../../nbs/lab/verbs_study.ipynb #f37562e1
-def run_sweep_verb(args: argparse.Namespace) -> int:
-    "Run a notebook for every row of an orthogonal array, in parallel."
+class Asked(NamedTuple):
+    "What the options of `sweep` ask for."
+
+    notebook: str  # the page
+    factors: Factors  # what is varied
+    array: str | pd.DataFrame | None  # name, or table of levels
+    stands: dict[str, object]  # where other factors stand while one is checked
+
+
+def read_asked(args: argparse.Namespace) -> Asked:
+    "Factors, table and base of a sweep, checked together."
     from spectral_diffusion.study.factors import read_factors
+    from spectral_diffusion.study.run_settings import one_run_page, read_table
+
+    if not args.factors and not table_file(args.array):
+        raise InputError("sweep needs --factors FILE, or --array FILE.csv with the values in its cells")
+    factors, array = read_factors(args.factors) if args.factors else None, args.array
+    if table_file(array):
+        array, factors = read_table(array, factors)
+    pairs = [word for word in args.base if "=" in word]
+    files = [word for word in args.base if "=" not in word]
+    if not args.notebook:
+        return Asked(str(one_run_page()), with_base(args, files, factors, array), array, read_changes(pairs))
+    if files or args.set:
+        raise InputError("a base file and --set are for a sweep of training runs: leave out NOTEBOOK")
+    return Asked(args.notebook, factors, array, read_changes(pairs))
+
+
+def table_file(array: str | None) -> bool:
+    "Whether --array names a file."
+    return bool(array) and str(array).lower().endswith(".csv")
+
+# %% ../../nbs/lab/verbs_study.ipynb #8f29c4aa
+def with_base(
+    args: argparse.Namespace,
+    files: list[str],  # of --base
+    factors: Factors,  # what is varied
+    array: str | pd.DataFrame | None,  # name, or table of levels
+) -> Factors:  # the base is one more level that is only set
+    "The factors of training runs, each level checked as a value of its key."
+    from spectral_diffusion.core.config import to_dict
+    from spectral_diffusion.study.factors import rows_of
+    from spectral_diffusion.study.run_settings import check_levels, read_base
+
+    if len(files) > 1:
+        raise InputError(f"a sweep has one base file, got {', '.join(files)}")
+    base = read_base(files[0] if files else None, read_changes(args.set))
+    check_levels(base, factors, rows_of(array, factors).rows)
+    return replace(factors, noise={**factors.noise, "config": [to_dict(base)]})
+
+# %% ../../nbs/lab/verbs_study.ipynb #96158398
+def show_rows(asked: Asked) -> int:
+    "Print the rows of a sweep: the work of `--dry-run`."
+    from spectral_diffusion.study.factors import rows_of
+    from spectral_diffusion.study.sweep import sweep_rows
+
+    plan = rows_of(asked.array, asked.factors)
+    sweep_rows(asked.notebook, plan.rows, None, None)  # names that the page does not know raise
+    print(plan.design.to_string())
+    print(
+        f"array {plan.array}: {len(plan.design)} runs, {plan.outer} rows each, of {Path(asked.notebook).name}"
+    )
+    print("dry run: no factor was probed, nothing was written")
+    return 0
+
+# %% ../../nbs/lab/verbs_study.ipynb #84710977
+def run_sweep_verb(args: argparse.Namespace) -> int:
+    "Run a notebook, or training, for every row of an orthogonal array, in parallel."
     from spectral_diffusion.study.ledger import write_ledger
     from spectral_diffusion.study.rows import SweepFailed
     from spectral_diffusion.study.studies import run_study
 
+    asked = read_asked(args)
+    if args.report_metric:
+        report_folder(args.report_metric, None, "")  # a name that cannot be a folder raises before any work
+        goal_of(args.report_metric, args.goal)
+    if args.dry_run:
+        return show_rows(asked)
     warn_before_sweep(args)
     try:
         sweep = run_study(
-            args.notebook,
-            read_factors(args.factors),
-            args.array,
+            asked.notebook,
+            asked.factors,
+            asked.array,
             args.engine,
             root=args.root,
-            base=read_changes(args.base),
+            base=asked.stands,
             jobs=args.jobs,
             address=args.address,
             retry_failed=args.retry_failed,
@@ -57,10 +171,27 @@ def run_sweep_verb(args: argparse.Namespace) -> int:
         return 1
     write_ledger(sweep.root)  # of the runs that its rows have kept there
     print(f"{len(sweep.names)} rows done, {len(sweep.ran)} of them now; ledger: {sweep.root / 'sweep.csv'}")
-    return 0
+    return report_sweep(args, sweep.root) if args.report_metric else 0
 
-# %% ../../nbs/lab/verbs_study.ipynb #8f29c4aa
+
+def report_sweep(
+    args: argparse.Namespace,
+    root: Path,  # of the sweep
+) -> int:
+    "What `taguchi` says about a sweep that has just ended."
+    options = argparse.ArgumentParser()
+    taguchi_options(options)
+    words = [str(root), "--metric", args.report_metric, "--response", args.response]
+    return run_taguchi(options.parse_args([*words, *(["--goal", args.goal] if args.goal else [])]))
+
+# %% ../../nbs/lab/verbs_study.ipynb #8c40a004
 SWEEP_HELP = """\
+Without NOTEBOOK the rows are training runs, and a factor is any key of `spectral-diffusion train --keys`:
+  spectral-diffusion sweep --array L8 --factors factors.yaml --base base.yaml --report-metric \
+loss_drop_per_second
+--base names a file as `train --config` reads it, --array also a CSV file of one's own: a header of keys and \
+values below it, or numbers of levels; a header A, B, C, ... is taken by the factors in their order.
+
 NOTEBOOK has one cell tagged `parameters`, with `out` among them: the folder that it writes metrics.json to.
 FACTORS is a file such as
 
@@ -81,33 +212,62 @@ the end and kept in
 DIR/failed with their traceback; exit code 1. Then: spectral-diffusion taguchi DIR --metric loss
 """
 
-# %% ../../nbs/lab/verbs_study.ipynb #96158398
+# %% ../../nbs/lab/verbs_study.ipynb #226d6c74
 def sweep_options(options: argparse.ArgumentParser) -> None:
     "Options of `sweep`."
     options.add_argument(
-        "notebook", type=plain_path, metavar="NOTEBOOK", help="an .ipynb file with parameters"
+        "notebook",
+        nargs="?",
+        type=plain_path,
+        metavar="NOTEBOOK",
+        help="an .ipynb file with parameters (default: one training run)",
     )
-    options.add_argument("--factors", type=plain_path, required=True, help="YAML file: what is varied")
+    options.add_argument(
+        "--factors",
+        type=plain_path,
+        help="YAML file: what is varied (default: columns and values of a CSV file of --array)",
+    )
     options.add_argument(
         "--array",
+        type=plain_path,
         help=(
-            "orthogonal array, such as L8, L16, L18, or full for all combinations (default: the smallest that"
-            " works)"
+            "orthogonal array, such as L8, L16, L18, full for all combinations, or a CSV file (default: the"
+            " smallest that works)"
         ),
     )
     engine_options(options)
-    options.add_argument(
-        "--base",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="where the other factors stand while one is checked (default: first levels); may be repeated",
-    )
+    base_options(options)
+    report_options(options)
     options.add_argument(
         "--root",
         type=plain_path,
         metavar="DIR",
         help="folder of the sweep (default: sweep-NOTEBOOK in the results)",
+    )
+
+# %% ../../nbs/lab/verbs_study.ipynb #3b05ccd9
+def base_options(options: argparse.ArgumentParser) -> None:
+    "Options of `sweep` that say where everything stands that is not varied."
+    options.add_argument(
+        "--base",
+        action="append",
+        default=[],
+        metavar="FILE or KEY=VALUE",
+        help=(
+            "a FILE is the configuration that rows of training runs change (default: all defaults); KEY=VALUE"
+            " says where a factor stands while another is checked (default: first levels); may be repeated"
+        ),
+    )
+    add_changes(options)
+
+
+def report_options(options: argparse.ArgumentParser) -> None:
+    "Options of `sweep` that say what follows the last row."
+    options.add_argument("--report-metric", metavar="NAME", help="analyse this number, as `taguchi` does")
+    options.add_argument("--goal", help=GOAL_HELP)
+    options.add_argument("--response", default="sn", help="of the analysis: sn, mean or raw")
+    options.add_argument(
+        "--dry-run", action="store_true", help="check everything, show the rows, run nothing"
     )
 
 # %% ../../nbs/lab/verbs_study.ipynb #0200a418
@@ -121,21 +281,22 @@ def engine_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("--limit", type=float, metavar="SECONDS", help="stop a row after this time")
     options.add_argument("--retry-failed", action="store_true", help="run rows again that failed before")
 
-# %% ../../nbs/lab/verbs_study.ipynb #cbd0fe4f
+# %% ../../nbs/lab/verbs_study.ipynb #bd5741e1
 def analyze_sweep(args: argparse.Namespace) -> tuple[object, list[str]]:  # a Study, and how it was made
     "The study of one metric of a sweep."
     from spectral_diffusion.doe.taguchi import analyze
     from spectral_diffusion.doe.terms import term_name
     from spectral_diffusion.study.studies import read_study
 
+    goal = goal_of(args.metric, args.goal)
     design, y, factors = read_study(args.results, args.metric)
     idle = [term_name((name,)) for name in factors.dummy] or None
     ways = {"target": args.target, "response": args.response, "confidence": args.confidence}
     try:
-        study = analyze(design, y, args.goal, pool=idle, **ways)
+        study = analyze(design, y, goal, pool=idle, **ways)
     except InputError as error:
         raise InputError(f"metric {args.metric!r}: {error}") from error
-    made = f"{args.metric}, goal {args.goal}, response {args.response}"
+    made = f"{args.metric}, goal {goal}, response {args.response}"
     return study, [f"{made}: {len(design)} runs with {y.shape[1]} values each."]
 
 # %% ../../nbs/lab/verbs_study.ipynb #d3b0bd07
@@ -163,34 +324,54 @@ def write_study(
     study: object,  # of `doe.taguchi.analyze`
     said: list[str],  # sentences
     out: Path,  # folder
-) -> None:
+) -> pd.DataFrame:  # factors by rank
     "Write tables, figures and sentences of a study."
     import matplotlib.pyplot as plt
 
     from spectral_diffusion.core.files import atomic_file
-    from spectral_diffusion.doe.figures import plot_contribution, plot_main_effects
+    from spectral_diffusion.doe.ranking import ranking
     from spectral_diffusion.run.record import write_csv
 
-    write_csv(out / "effects.csv", study.effects)
-    write_csv(out / "anova.csv", study.anova.reset_index())
-    for name, draw in (("main_effects", plot_main_effects), ("contribution", plot_contribution)):
+    ranks = ranking(study)
+    tables = {"effects": study.effects, "anova": study.anova.reset_index(), "ranks": ranks}
+    for name, table in tables.items():
+        write_csv(out / f"{name}.csv", table)
+    for name, draw in figures_of(study, list(ranks["factor"])).items():
         figure = draw(study)
-        with atomic_file(out / f"{name}.png") as partial:
-            figure.savefig(partial, format="png")
+        with atomic_file(out / f"{name}.png") as new:
+            figure.savefig(new, format="png")
         plt.close(figure)
-    with atomic_file(out / "sentences.txt") as partial:
-        partial.write_text("\n".join(said) + "\n", encoding="utf-8")
+    with atomic_file(out / "sentences.txt") as new:
+        new.write_text("\n".join(said) + "\n", encoding="utf-8")
+    return ranks
+
+
+def figures_of(
+    study: object,  # of `doe.taguchi.analyze`
+    ranked: list[str],  # factors, the largest effect first
+) -> dict[str, Callable]:  # name of the file -> what draws it
+    "The figures of a study; interactions are those of the three largest effects."
+    from spectral_diffusion.doe import figures
+
+    drawn = {
+        "main_effects": figures.plot_main_effects,
+        "contribution": figures.plot_contribution,
+        "distributions": figures.plot_distributions,
+    }
+    for a, b in itertools.combinations(ranked[:3], 2):
+        name = re.sub(r"[^\w.-]+", "_", f"interaction_{a}_{b}")
+        drawn[name] = partial(figures.plot_interaction, a=a, b=b)
+    return drawn
 
 # %% ../../nbs/lab/verbs_study.ipynb #e22fc7f9
 def run_taguchi(args: argparse.Namespace) -> int:
     "Effects and analysis of variance of a sweep."
     study, said = analyze_sweep(args)
     said += describe_study(study)
-    if not args.out and not re.fullmatch(r"[\w.-]+", args.metric):
-        raise InputError(f"metric {args.metric!r} cannot be a part of a folder's name; hint: --out DIR")
-    write_study(study, said, Path(args.out or Path(args.results) / f"taguchi-{args.metric}"))
+    ranks = write_study(study, said, report_folder(args.metric, args.out, args.results))
     effects, anova = study.effects.round(4).to_string(index=False), study.anova.round(4).to_string()
-    print("\n".join([said[0], "", effects, "", anova, "", *said[1:]]))
+    told = ranks.round(4).to_string(index=False)
+    print("\n".join([said[0], "", effects, "", told, "", anova, "", *said[1:]]))
     return 0
 
 # %% ../../nbs/lab/verbs_study.ipynb #5f34872a
@@ -209,7 +390,7 @@ def taguchi_options(options: argparse.ArgumentParser) -> None:
     "Options of `taguchi`."
     options.add_argument("results", type=plain_path, metavar="RESULTS", help="folder of a sweep")
     options.add_argument("--metric", required=True, help="a key of metrics.json")
-    options.add_argument("--goal", default="smaller", help="smaller, larger, nominal or target")
+    options.add_argument("--goal", help=GOAL_HELP)
     options.add_argument("--response", default="sn", help="sn, mean or raw")
     options.add_argument("--target", type=float, help="for --goal target")
     options.add_argument("--confidence", type=float, default=0.95, help="of the intervals (default: 0.95)")

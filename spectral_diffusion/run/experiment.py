@@ -24,6 +24,7 @@ from ..measure.spectral import log_psd_distance
 from ..noise.denoiser import NetworkDenoiser
 from ..noise.theory import GaussianField
 from .held_out import eps_errors, errors_in_parts, image_losses
+from .initial import source_of
 from .log import Watcher
 from .numbers import curve_numbers
 from .pictures import draw_samples, save_samples
@@ -197,6 +198,8 @@ def measure_run(
     }
     if workers.size > 1:
         numbers["processes"] = workers.size
+    if setting.config.initial.source != "none":
+        numbers["initial"] = source_of(setting.config.initial, setting.config.seed).record()
     if setting.config.data.folder is not None:
         numbers["pictures"] = counts_of(folder_request(setting.config.data).pictures())
     if "skipped" in history:

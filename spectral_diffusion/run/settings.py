@@ -13,6 +13,7 @@ from ..core.moved import names_elsewhere
 from ..core.registry import InputError, unknown_name
 from ..data.folders import FolderRequest, name_folder
 from ..data.sets import DATASETS
+from ..learn.curriculum import SpectralTruncation
 from ..learn.losses import FREQUENCY_WEIGHTS, TIME_WEIGHTS
 from ..learn.rate import check_decay
 from ..measure.features import EXTRACTORS
@@ -22,10 +23,12 @@ from ..noise.schedules import SCHEDULES
 from ..noise.shapes import SHAPES, required_options
 from ..noise.targets import TARGETS
 from ..sampling.named_lists import check_list_name
+from .initial import InitialConfig
 from ..sampling.samplers import SAMPLERS
 
 # %% auto #0
-__all__ = ['at_least', 'DataConfig', 'folder_request', 'check_no_folder', 'TrainConfig', 'EvalConfig', 'RunConfig', 'check_noise']
+__all__ = ['at_least', 'DataConfig', 'folder_request', 'check_no_folder', 'TrainConfig', 'truncation_of', 'EvalConfig',
+           'RunConfig', 'check_noise']
 
 # %% ../../nbs/run/settings.ipynb #fd4e7499
 def at_least(name: str, value: float, least: float) -> None:
@@ -107,6 +110,10 @@ class TrainConfig:
     loss_limit: float = later(1e6)  # a loss above it counts as not finite
     decay_to: float = later(0.0)  # part of the rate at which the cosine ends
     flip: bool = later(False)  # mirror half of the training images, left to right
+    spectral_reg: bool = later(False)  # show truncated images first
+    tau_init: float = later(0.05)  # how far the mask is open at the first step, above 0
+    tau_final: float = later(1.0)  # how far it is open at the last truncated step
+    truncation_epochs: float = later(1.0)  # passes over the training images until they are shown in full
 
     def __post_init__(self):
         if self.on_nan not in ("stop", "skip"):
@@ -116,12 +123,26 @@ class TrainConfig:
         TIME_WEIGHTS[self.time_weight], FREQUENCY_WEIGHTS[self.frequency_weight]  # raise with the known names
         if not 0 <= self.ema < 1:
             raise InputError(f"TrainConfig.ema must lie in [0, 1), got {self.ema}")
+        truncation_of(self)
         check_decay(None if self.decay == "none" else self.steps, self.decay_to)
         at_least("TrainConfig.warmup", self.warmup, 0)
         for name in ("steps", "batch", "checkpoint"):
             at_least(f"TrainConfig.{name}", getattr(self, name), 1)
         for name in ("lr", "clip", "loss_limit"):
             at_least(f"TrainConfig.{name}", getattr(self, name), 1e-12)
+
+# %% ../../nbs/run/settings.ipynb #dd578b5f
+def truncation_of(
+    train: TrainConfig,  # of a run
+) -> SpectralTruncation:
+    "The curriculum on the images: none, unless it is switched on."
+    return SpectralTruncation(
+        spectral_reg=train.spectral_reg,
+        tau_init=train.tau_init,
+        tau_final=train.tau_final,
+        truncation_epochs=train.truncation_epochs,
+        update="step",
+    )
 
 # %% ../../nbs/run/settings.ipynb #ffc72ce3
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +188,7 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluation: EvalConfig = field(default_factory=EvalConfig)
     noise: str = later("white")  # a name in SHAPES; the loss is about white noise before it is shaped
+    initial: InitialConfig = later(InitialConfig())  # where the first weights come from
 
     def __post_init__(self):
         SCHEDULES[self.schedule], TARGETS[self.target], SHAPES[self.noise]  # raise with the known names

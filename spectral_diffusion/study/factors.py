@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from ..core.config import fingerprint, from_dict
@@ -20,14 +21,16 @@ from ..core.files import read_text
 from ..core.parse import parse_yaml
 from ..core.registry import InputError, unknown_name
 from ..core.runtime import progress
-from ..doe.arrays import declared, level_text
-from ..doe.assign import assign
+from ..doe.aliasing import triple_words
+from ..doe.arrays import declared, level_text, name_of
+from ..doe.assign import Assignment, assign, fits
+from ..doe.balance import verify
 from .engines import each
 from .settings import check_plain, read_rows
 
 # %% auto #0
-__all__ = ['Factors', 'read_factors', 'Plan', 'rows_of', 'NoEffect', 'varied', 'probe_settings', 'ask', 'judge_factor', 'ask_all',
-           'check_factors']
+__all__ = ['Factors', 'read_factors', 'Plan', 'place_as_given', 'fits_as_given', 'rows_of', 'NoEffect', 'varied',
+           'probe_settings', 'ask', 'judge_factor', 'ask_all', 'check_factors']
 
 # %% ../../nbs/study/factors.ipynb #c4774e60
 @dataclass(frozen=True, kw_only=True)
@@ -87,15 +90,59 @@ class Plan(NamedTuple):
     columns: dict[str, int]  # factor -> column
 
 # %% ../../nbs/study/factors.ipynb #c917a876
+def place_as_given(
+    table: pd.DataFrame,  # one row a run, one column a factor, levels from 0
+    factors: Factors,  # what is varied
+) -> Assignment:
+    "Factors on the columns of a table of one's own, which must be an orthogonal array."
+    for name, levels in factors.factors.items():
+        if name not in table:
+            raise unknown_name("factor in the table", name, [str(c) for c in table])
+        found = sorted(int(i) for i in table[name].unique())
+        if found != list(range(len(levels))):
+            raise InputError(
+                f"factor {name!r} has {len(levels)} levels, its column of the table has the numbers {found}"
+            )
+    a = table[list(factors.factors)].to_numpy()
+    verify(a, names=list(factors.factors))
+    columns = {name: j for j, name in enumerate(factors.factors)}
+    if not fits_as_given(a, columns, factors.avoid):
+        raise InputError(
+            f"the table mixes an interaction of {list(factors.avoid)} with a main effect or with another of"
+            " them; hint: other columns, or an array by its name"
+        )
+    return Assignment(name_of(a), a, columns)
+
+
+def fits_as_given(
+    a: np.ndarray,  # an orthogonal array
+    columns: dict[str, int],  # factor -> column
+    avoid: Sequence[tuple[str, str]],  # interactions to be kept clear
+) -> bool:
+    "Whether the named interactions are clear where the factors stand."
+    if not avoid:
+        return True
+    words, at = triple_words(a) > 0, {}
+    for name, j in columns.items():
+        at[name] = j
+        if not fits(a, words, at, avoid):
+            return False
+    return True
+
+# %% ../../nbs/study/factors.ipynb #2a9ecf5d
 def rows_of(
     array: (
-        str | None
-    ),  # name of an orthogonal array, or "full" for all combinations; the smallest that works when None
+        str | pd.DataFrame | None
+    ),  # name of an orthogonal array, "full" for all combinations, or a table of levels from 0 with a column
+    # for each factor; the smallest array that works when None
     factors: Factors | dict[str, list],  # what is varied, or just name -> levels
 ) -> Plan:
     "Factors on the columns of an orthogonal array, crossed with noise and repetitions."
     f = factors if isinstance(factors, Factors) else Factors(factors=factors)
-    placed = assign({name: len(levels) for name, levels in f.factors.items()}, array, f.avoid)
+    if isinstance(array, pd.DataFrame):
+        placed = place_as_given(array, f)
+    else:
+        placed = assign({name: len(levels) for name, levels in f.factors.items()}, array, f.avoid)
     runs = [{name: f.factors[name][i] for name, i in run.items()} for run in placed.design.to_dict("records")]
     first: dict[str, int] = {}
     for i, run in enumerate(runs):
