@@ -1,8 +1,8 @@
-"""The two pictures of the front page, from the shipped weights: `nbs/images/samples.png` and `nbs/images/strip.png`.
+"""The pictures of the front page, from the shipped weights: `samples.png` and `strip.png` in `nbs/images`.
 
     python tools/pictures.py        needs CIFAR-10, for the photographs of the strip
 
-The sheet has the first 64 samples of seed 0, none left out. The strip shows the same nine test images with noise,
+The sheet has the first 64 samples of seed 0, none left out. The strip shows nine test images with noise,
 after the Wiener filter and after the network, and nine samples.
 """
 
