@@ -1,9 +1,11 @@
-"""The pictures of the front page, from the shipped weights: `samples.png` and `strip.png` in `nbs/images`.
+"""The two pictures of the front page, from the shipped weights.
+
+`nbs/images/samples.png` and `nbs/images/strip.png`.
 
     python tools/pictures.py        needs CIFAR-10, for the photographs of the strip
 
-The sheet has the first 64 samples of seed 0, none left out. The strip shows nine test images with noise,
-after the Wiener filter and after the network, and nine samples.
+The sheet has the first 64 samples of seed 0, none left out. The strip shows the same nine test images with
+noise, after the Wiener filter and after the network, and nine samples.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from spectral_diffusion.core.runtime import stream  # noqa: E402
 from spectral_diffusion.data.sets import floats, load_images  # noqa: E402
 from spectral_diffusion.run.pictures import draw_samples, sheet  # noqa: E402
 from spectral_diffusion.run.pretrained import pretrained  # noqa: E402
-from spectral_diffusion.run.settings import fitted_statistics  # noqa: E402
+from spectral_diffusion.run.resolved import fitted_statistics  # noqa: E402
 
 NAME, TIME = "cifar10", 0.35  # of the weights; of the noise in the strip
 SCALE, LABEL = 2, 26  # enlargement; pixels of a line of text

@@ -14,6 +14,7 @@ import types
 import typing
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import yaml
 
@@ -76,7 +77,7 @@ def from_dict(
     return cls(**{k: read_value(v, kinds[k], f"{name}.{k}") for k, v in values.items()})
 
 # %% ../../nbs/core/config.ipynb #0b784f3b
-T = typing.TypeVar("T")  # the type of a field
+T = TypeVar("T")
 
 
 def later(

@@ -22,6 +22,8 @@ from spectral_diffusion.lab.verbs_bench import (
     run_bench_verb,
     run_data,
     run_report,
+    run_summary,
+    summary_options,
 )
 from spectral_diffusion.lab.verbs_pictures import (
     decode_options,
@@ -31,6 +33,7 @@ from spectral_diffusion.lab.verbs_pictures import (
     run_encode,
     run_evaluate,
 )
+from .verbs_sample import SAMPLE_HELP, run_sample, sample_options
 from .verbs_steps import STEPS_HELP, run_steps, steps_options
 from spectral_diffusion.lab.verbs_study import (
     SWEEP_HELP,
@@ -40,14 +43,7 @@ from spectral_diffusion.lab.verbs_study import (
     sweep_options,
     taguchi_options,
 )
-from spectral_diffusion.lab.verbs_train import (
-    SAMPLE_HELP,
-    TRAIN_HELP,
-    run_sample,
-    run_train,
-    sample_options,
-    train_options,
-)
+from .verbs_train import TRAIN_HELP, run_train, train_options
 from .verbs_weights import EXPORT_HELP, export_options, run_export
 
 # %% auto #0
@@ -137,6 +133,7 @@ def parser() -> argparse.ArgumentParser:
     add_verb(verbs, "data", run_data, data_options)
     add_verb(verbs, "bench", run_bench_verb, bench_options)
     add_verb(verbs, "report", run_report, report_options)
+    add_verb(verbs, "summary", run_summary, summary_options)
     add_verb(verbs, "train", run_train, train_options, TRAIN_HELP)
     add_verb(verbs, "sample", run_sample, sample_options, SAMPLE_HELP)
     add_verb(verbs, "export", run_export, export_options, EXPORT_HELP)

@@ -22,7 +22,7 @@ from spectral_diffusion.lab.options import (
 
 # %% auto #0
 __all__ = ['write_test_pictures', 'write_sounds', 'run_data', 'data_options', 'run_and_tell', 'run_bench_verb', 'bench_options',
-           'run_report', 'report_options']
+           'run_report', 'report_options', 'run_summary', 'summary_options']
 
 # %% ../../nbs/lab/verbs_bench.ipynb #9d65a7f9
 def write_test_pictures(
@@ -97,7 +97,7 @@ def run_and_tell(
     root: Path | str | None,  # of the results
 ) -> None:
     "Run one benchmark and print how long it took."
-    from spectral_diffusion.study.sweep import run_bench
+    from spectral_diffusion.study.benches import run_bench
 
     start = time.monotonic()
     path = run_bench(name, preset, changes=changes, root=root)
@@ -107,7 +107,7 @@ def run_and_tell(
 def run_bench_verb(args: argparse.Namespace) -> int:
     "Run one benchmark, or all of them."
     from spectral_diffusion.run.record import results_root
-    from spectral_diffusion.study.sweep import bench_names
+    from spectral_diffusion.study.benches import bench_names
 
     if args.preset not in ("smoke", "cpu", "gpu"):
         raise unknown_name("preset", args.preset, ["smoke", "cpu", "gpu"])
@@ -130,8 +130,8 @@ def bench_options(options: argparse.ArgumentParser) -> None:
 # %% ../../nbs/lab/verbs_bench.ipynb #abe32451
 def run_report(args: argparse.Namespace) -> int:
     "Run the benchmarks that have no record of the present page yet, and rebuild the ledger."
+    from spectral_diffusion.study.benches import bench_names, find_bench
     from spectral_diffusion.study.ledger import load_ledger, write_ledger
-    from spectral_diffusion.study.sweep import bench_names, find_bench
 
     for name in bench_names():
         if find_bench(name, args.preset, args.results):
@@ -147,3 +147,29 @@ def report_options(options: argparse.ArgumentParser) -> None:
     "Options of `report`."
     add_preset(options, "cpu")
     add_results(options)
+
+# %% ../../nbs/lab/verbs_bench.ipynb #2161bc9e
+def run_summary(args: argparse.Namespace) -> int:
+    "Write one page from a folder of results: answers, tables, figures, studies."
+    from spectral_diffusion.study.summary import write_summary
+
+    ways = {"baseline": args.baseline, "metric": args.metric}
+    print(f"summary: {write_summary(args.out, args.folder or args.results, **ways)}")
+    return 0
+
+# %% ../../nbs/lab/verbs_bench.ipynb #6d8978e8
+def summary_options(options: argparse.ArgumentParser) -> None:
+    "Options of `summary`."
+    options.add_argument(
+        "folder",
+        nargs="?",
+        type=plain_path,
+        metavar="RESULTS",
+        help="folder of the results, complete or not (default: results of this checkout)",
+    )
+    options.add_argument("--results", type=plain_path, metavar="DIR", help="the same, as other verbs have it")
+    options.add_argument(
+        "--out", type=plain_path, default="summary.html", metavar="FILE", help="default: summary.html"
+    )
+    options.add_argument("--baseline", metavar="RUN", help="run that the others are compared with")
+    options.add_argument("--metric", metavar="NAME", help="that sweeps are judged by (default: loss)")

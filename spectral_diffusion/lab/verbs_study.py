@@ -34,6 +34,7 @@ def warn_before_sweep(args: argparse.Namespace) -> None:
 def run_sweep_verb(args: argparse.Namespace) -> int:
     "Run a notebook for every row of an orthogonal array, in parallel."
     from spectral_diffusion.study.factors import read_factors
+    from spectral_diffusion.study.ledger import write_ledger
     from spectral_diffusion.study.rows import SweepFailed
     from spectral_diffusion.study.studies import run_study
 
@@ -54,6 +55,7 @@ def run_sweep_verb(args: argparse.Namespace) -> int:
     except SweepFailed as error:
         print(error, file=sys.stderr)
         return 1
+    write_ledger(sweep.root)  # of the runs that its rows have kept there
     print(f"{len(sweep.names)} rows done, {len(sweep.ran)} of them now; ledger: {sweep.root / 'sweep.csv'}")
     return 0
 

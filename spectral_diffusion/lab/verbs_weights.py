@@ -39,7 +39,7 @@ class Source(NamedTuple):
     def field(self) -> GaussianField:
         "The spectrum that lists of steps ask for: the one kept with the weights, else that of the data."
         from spectral_diffusion.noise.theory import GaussianField
-        from spectral_diffusion.run.settings import field_of
+        from spectral_diffusion.run.resolved import field_of
 
         kept = self.denoiser.field
         return kept if isinstance(kept, GaussianField) else field_of(self.config)

@@ -18,19 +18,25 @@ from ..core.runtime import keep_memory
 from ..data.folders import counts_of
 from ..data.sets import floats
 from ..learn.distributed import ALONE, Workers
+from ..measure.features import frechet_distance
 from ..measure.spectral import log_psd_distance
 from ..noise.denoiser import NetworkDenoiser
 from .held_out import eps_errors, errors_in_parts, image_losses
 from .log import Watcher
+from .numbers import curve_numbers
 from .pictures import draw_samples, save_samples
 from .preflight import rehearse
+from .profile import fft_share
 from .record import Record, load_record, run_folder, run_path, write_csv, write_json
+from .resolved import Setting, build_denoiser, resolve
 from .saved import save_denoiser
-from .settings import RunConfig, Setting, build_denoiser, folder_request, resolve
+from .settings import RunConfig, folder_request
+from .textlog import text_log
 from .training import train_network, train_options, training_steps
+from ..sampling.engine import network_calls
 
 # %% auto #0
-__all__ = ['finite_distance', 'rehearse_run', 'use_cpu', 'train_run', 'measure_run', 'follow_run']
+__all__ = ['finite_distance', 'rehearse_run', 'use_cpu', 'train_run', 'sample_run', 'asked_numbers', 'measure_run', 'follow_run']
 
 # %% ../../nbs/run/experiment.ipynb #e0c5fc25
 def finite_distance(
@@ -106,6 +112,45 @@ def train_run(
     return load_record(path)
 
 # %% ../../nbs/run/experiment.ipynb #f528478a
+def sample_run(
+    setting: Setting,  # of the run
+    denoiser: NetworkDenoiser,  # trained, averaged weights inside
+    work: Path,  # working folder
+) -> Tensor:  # the samples
+    "Draw the samples of a run and keep them with metadata.json."
+    e = setting.config.evaluation
+    ways = {"sampler": e.sampler, "steps": e.sample_steps, "clip": e.clip}
+    samples = draw_samples(denoiser, e.samples, **ways, size=setting.size)
+    folder = work / "samples" / f"{e.sampler}-{e.sample_steps}"
+    save_samples(samples, folder)
+    calls = network_calls(e.sampler, denoiser.process, e.sample_steps)
+    made = {**ways, "network_calls": calls, "seed": 0, "schedule": setting.config.schedule}
+    write_json(folder / "metadata.json", {**made, "number": len(samples)})
+    return samples
+
+
+def asked_numbers(
+    setting: Setting,  # of the run
+    denoiser: NetworkDenoiser,  # trained
+    samples: Tensor,  # of the run
+    history: pd.DataFrame,  # its curve
+) -> dict[str, object]:  # for metrics.json
+    "What follows from the curve, and what the configuration asks for besides."
+    c, e, test = setting.config.train, setting.config.evaluation, floats(setting.images.test[:512])
+    numbers = curve_numbers(history, c.batch, e.thresholds)
+    if e.extractor != "none":
+        distance = frechet_distance(samples, test, e.extractor)
+        numbers |= {
+            "frechet": distance.value,
+            "frechet_unbiased": distance.unbiased,
+            "extractor": e.extractor,
+        }
+    if e.profile:
+        few = test[: min(c.batch, 8)].to(setting.device)
+        numbers |= {"fft_share": fft_share(denoiser, few, e.profile), "profiled_steps": e.profile}
+    return numbers
+
+# %% ../../nbs/run/experiment.ipynb #dc30386d
 def measure_run(
     setting: Setting,  # of the run
     denoiser: NetworkDenoiser,  # untrained, on its device
@@ -114,13 +159,8 @@ def measure_run(
     watchers: Sequence[Watcher] = (),  # see every step
 ) -> None:
     "Train, and write all that a record holds; the metrics last, so that they say that everything is there."
-    rows, errors = train_network(setting, denoiser, work, workers, watchers)
-    e = setting.config.evaluation
-    samples = draw_samples(
-        denoiser.eval(), e.samples, sampler=e.sampler, steps=e.sample_steps, clip=e.clip, size=setting.size
-    )
-    save_samples(samples, work / "samples" / f"{e.sampler}-{e.sample_steps}")
-    history = pd.DataFrame(rows)
+    rows, errors = train_network(setting, denoiser, work, workers, (text_log, *watchers))
+    samples, history = sample_run(setting, denoiser.eval(), work), pd.DataFrame(rows)
     write_csv(work / "history.csv", history)
     numbers = {
         "loss": history.loss.iloc[-1],
@@ -130,6 +170,7 @@ def measure_run(
         **errors_in_parts(errors, setting.held_out.t),
         "psd_distance": finite_distance(samples, floats(setting.images.test[:512])),
         "device": setting.device.type,
+        **asked_numbers(setting, denoiser, samples, history),
     }
     if workers.size > 1:
         numbers["processes"] = workers.size

@@ -13,12 +13,14 @@ from torch import Tensor
 
 from ..core.config import from_dict
 from ..core.registry import InputError
-from ..learn.checkpoint import Checkpoint, load, restore, save
+from ..learn.checkpoint import Checkpoint, load, save
+from ..learn.restore import restore
 from ..models.zoo import MODELS, build_model, check_options
 from ..noise.denoiser import NetworkDenoiser
 from ..noise.preconditioning import PRECONDITIONINGS
 from .record import Record
-from .settings import RunConfig, build_process, network_options
+from .resolved import build_process, network_options
+from .settings import RunConfig
 
 # %% auto #0
 __all__ = ['MOST', 'kept_of', 'save_denoiser', 'part_of', 'restore_network', 'load_denoiser', 'denoiser_of', 'denoiser_around',

@@ -17,9 +17,9 @@ from ..core.registry import InputError
 from ..run.record import CACHE, FACTS, Record, load_record, read_csv, results_root, write_csv
 
 # %% auto #0
-__all__ = ['ABOUT', 'COLUMNS', 'INDEX', 'flatten', 'run_folders', 'leaves', 'about_run', 'run_row', 'run_table', 'as_row',
-           'ledger_rows', 'file_stamps', 'run_stamps', 'read_index', 'is_current', 'read_ledger', 'ledger_table',
-           'load_ledger', 'write_ledger', 'HeldRun', 'held_runs']
+__all__ = ['FAILED', 'ABOUT', 'COLUMNS', 'INDEX', 'flatten', 'run_folders', 'leaves', 'about_run', 'run_row', 'run_table',
+           'as_row', 'ledger_rows', 'file_stamps', 'run_stamps', 'read_index', 'is_current', 'read_ledger',
+           'ledger_table', 'load_ledger', 'write_ledger', 'HeldRun', 'held_runs']
 
 # %% ../../nbs/study/ledger.ipynb #136d16bd
 def flatten(
@@ -36,12 +36,15 @@ def flatten(
     return out
 
 # %% ../../nbs/study/ledger.ipynb #a2b2d8de
+FAILED = "failed"  # folder of a sweep: its rows that have ended with an error are no runs
+
+
 def run_folders(
     root: Path | str | None = None,  # of the results
 ) -> list[Path]:  # sorted
     "Folders of all complete runs, and of the records of benchmarks."
-    found = results_root(root).glob("*/*/config.yaml")
-    return sorted(p.parent for p in found if not p.parent.name.startswith("."))
+    found = [p.parent for p in results_root(root).glob("*/*/config.yaml") if p.parent.parent.name != FAILED]
+    return sorted(p for p in found if not p.name.startswith("."))
 
 # %% ../../nbs/study/ledger.ipynb #20eb5a4b
 def leaves(
@@ -149,7 +152,7 @@ def run_stamps(
 ) -> dict[str, list[int]]:  # "bench/fingerprint" -> stamps; sorted
     "The complete runs of a folder, and what tells whether one has changed."
     found = {}
-    for bench in (b for b in os.scandir(root) if b.is_dir()):
+    for bench in (b for b in os.scandir(root) if b.is_dir() and b.name != FAILED):
         for run in (r for r in os.scandir(bench) if not r.name.startswith(".")):
             stamp = file_stamps(run.path)
             if stamp is not None:

@@ -64,6 +64,7 @@ def command(config, root: Path, file: Path):
 def essence(config, root: Path) -> dict:
     "Everything of a record that must repeat: history, metrics, weights, samples, and the names of its files."
     from spectral_diffusion.core.files import sha256
+    from spectral_diffusion.run.numbers import CLOCKED
     from spectral_diffusion.run.record import load_record, run_path
 
     record = load_record(run_path(config, root))
@@ -75,7 +76,7 @@ def essence(config, root: Path) -> dict:
     }
     return {
         "history": record.history().drop(columns="seconds").to_csv(),
-        "metrics": {k: v for k, v in record.metrics.items() if k != "seconds"},
+        "metrics": {k: v for k, v in record.metrics.items() if k not in CLOCKED},
         "files": files,
         "content": content,
     }
@@ -88,7 +89,7 @@ def differs(a: dict, b: dict) -> str:
 
 def reached(config, root: Path) -> int:
     "The step of the latest checkpoint; 0 where there is none."
-    from spectral_diffusion.learn.loop import latest
+    from spectral_diffusion.learn.state import latest
     from spectral_diffusion.run.record import run_path
 
     path = run_path(config, root)
@@ -299,7 +300,7 @@ def whole_checkpoint(config, root: Path) -> bool:
     "Whether the latest checkpoint, where there is one, can be read, and no record is there."
     from spectral_diffusion.core.registry import InputError
     from spectral_diffusion.learn.checkpoint import load
-    from spectral_diffusion.learn.loop import latest
+    from spectral_diffusion.learn.state import latest
     from spectral_diffusion.run.record import run_path
 
     path = run_path(config, root)
@@ -407,7 +408,7 @@ def not_finite(book: Book, room: Path, short: bool) -> None:
 def interrupts(book: Book, room: Path, short: bool) -> None:
     """Ctrl-C once at a random moment: the step is finished and saved, exit code 130, and the resumed run is
     the same."""
-    from spectral_diffusion.learn.loop import latest
+    from spectral_diffusion.learn.state import latest
 
     warm()
     config, draw = small(train={"steps": 120, "checkpoint": 1_000}), random.Random(3)
@@ -455,6 +456,7 @@ sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests"]
 from drills.training import small, warm, work
 from spectral_diffusion.core.files import atomic_file
 from spectral_diffusion.run.record import load_record, run_folder, run_path, save_record, write_json
+from spectral_diffusion.run.numbers import CLOCKED
 from dataclasses import dataclass
 @dataclass(frozen=True, kw_only=True)
 class Named:
