@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import tempfile
+from importlib import resources
 from pathlib import Path
 
 from ..core.config import fingerprint
@@ -27,13 +28,15 @@ __all__ = ['project_root', 'bench_names', 'reading_order', 'source_mark', 'find_
 
 # %% ../../nbs/study/benches.ipynb #1aaa3b87
 def project_root() -> Path:
-    "The folder that holds the notebooks; the benchmarks are run from a checkout."
-    root = results_root().parent
-    if not (root / "nbs" / "bench").is_dir():
-        raise InputError(
-            "benchmarks are run inside a checkout of the project: no folder nbs/bench here or above"
-        )
-    return root
+    "The folder that holds the notebooks: the checkout around the current folder, or what a wheel brings."
+    packed = Path(str(resources.files("spectral_diffusion"))) / "book"
+    for root in (results_root().parent, packed):
+        if (root / "nbs" / "bench").is_dir():
+            return root
+    raise InputError(
+        "benchmarks are run inside a checkout of the project: no folder nbs/bench here or above; hint: an"
+        " installed wheel brings them along"
+    )
 
 
 def bench_names() -> list[str]:
