@@ -104,7 +104,7 @@ how they were made. The first command needs neither a run nor data; the others c
   spectral-diffusion evaluate --generated-dir results/first/*/samples/cli --reference-dir pictures --no-pairs
 """
 
-
+# %% ../../nbs/lab/verbs_sample.ipynb #1a334e89
 def sample_options(options: argparse.ArgumentParser) -> None:
     "Options of `sample`."
     options.add_argument(
