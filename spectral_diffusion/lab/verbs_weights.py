@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from .options import plain_path
 
@@ -56,7 +56,7 @@ def run_source(
 
     record = load_record(run)
     usual = {"num_samples": 16, "num_steps": 50, "sampler_type": "ddim"}
-    config = from_dict(RunConfig, record.config)
+    config = cast(RunConfig, from_dict(RunConfig, record.config))
     return Source(run.name, config, load_denoiser(record), run / "samples", usual)
 
 # %% ../../nbs/lab/verbs_weights.ipynb #4846ad4c
@@ -87,7 +87,7 @@ def weights_source(
     if file is None:
         return None
     weights = read_weights(file)
-    config = from_dict(RunConfig, weights.record.config)
+    config = cast(RunConfig, from_dict(RunConfig, weights.record.config))
     wanted = config.evaluation
     usual = {
         "num_samples": wanted.samples,

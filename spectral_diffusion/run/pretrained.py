@@ -9,7 +9,7 @@ import hashlib
 import json
 from importlib.resources import files
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from safetensors import SafetensorError
@@ -27,9 +27,9 @@ from .saved import denoiser_of, kept_of, load_denoiser
 from .settings import RunConfig
 
 # %% auto #0
-__all__ = ['FORMAT', 'VERSION', 'PRECISIONS', 'LARGEST', 'PRETRAINED', 'seal_of', 'narrowed', 'widened', 'check_target_file',
-           'export_run', 'read_bytes', 'header_of', 'Weights', 'read_weights', 'load_weights', 'Shipped',
-           'pretrained_file', 'pretrained']
+__all__ = ['FORMAT', 'VERSION', 'PRECISIONS', 'LARGEST', 'FACTS', 'PRETRAINED', 'seal_of', 'narrowed', 'widened',
+           'check_target_file', 'export_run', 'read_bytes', 'header_of', 'facts_of', 'Weights', 'read_weights',
+           'load_weights', 'Shipped', 'pretrained_file', 'pretrained']
 
 # %% ../../nbs/run/pretrained.ipynb #9ad5b2af
 FORMAT, VERSION = "spectral-diffusion weights", 1
@@ -43,7 +43,7 @@ def seal_of(
     digest = hashlib.sha256(about.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 # %% ../../nbs/run/pretrained.ipynb #9eece1a4
@@ -148,6 +148,22 @@ def header_of(
     return found
 
 # %% ../../nbs/run/pretrained.ipynb #17c92ca7
+FACTS = {"config": dict, "system": dict, "metrics": dict, "meta": dict, "run": str, "precision": str}
+
+
+def facts_of(
+    about: str,  # the description in a file
+    where: str,  # for the error
+) -> dict[str, Any]:
+    "What a description says; one that lacks something raises."
+    facts = parse_json(about, where)
+    known = facts if isinstance(facts, dict) else {}
+    lacking = [name for name, kind in FACTS.items() if not isinstance(known.get(name), kind)]
+    if lacking:
+        raise InputError(f"{where} is damaged: its description has no {', '.join(lacking)}")
+    return known
+
+# %% ../../nbs/run/pretrained.ipynb #f8a223ce
 class Weights(NamedTuple):
     "What a file holds."
 
@@ -171,18 +187,18 @@ def read_weights(
     about = str(found.get("about"))
     if found.get("sha256") != seal_of(about, tensors):
         raise InputError(f"{path} is damaged: its SHA-256 seal does not match its content")
-    facts = parse_json(about, str(path))
+    facts = facts_of(about, str(path))
     record = Record(path, facts["config"], facts["system"], facts["metrics"])
     saved = Checkpoint(path, widened(tensors), {}, {}, None, {}, facts["meta"])
     return Weights(record, saved, facts["run"], facts["precision"])
 
-# %% ../../nbs/run/pretrained.ipynb #f8a223ce
+# %% ../../nbs/run/pretrained.ipynb #8de5aab3
 def load_weights(
     file: Path | str,  # of `export_run`
 ) -> NetworkDenoiser:  # on the CPU, in eval mode
     "The denoiser in a file: callable (x_t, t) -> x0_hat, with its process."
     weights = read_weights(file)
-    return denoiser_of(from_dict(RunConfig, weights.record.config), weights.saved)
+    return denoiser_of(cast(RunConfig, from_dict(RunConfig, weights.record.config)), weights.saved)
 
 # %% ../../nbs/run/pretrained.ipynb #566bd455
 class Shipped(NamedTuple):

@@ -81,7 +81,7 @@ def load_denoiser(
             f"run {record.path.name!r} has no checkpoint: checkpoints are not kept in the repository; hint:"
             " train it again"
         )
-    return denoiser_of(config, load(path))
+    return denoiser_of(cast(RunConfig, config), load(path))
 
 # %% ../../nbs/run/saved.ipynb #6d2ae8da
 def denoiser_of(
