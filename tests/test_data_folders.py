@@ -20,14 +20,8 @@ from spectral_diffusion.data.contents import cache_of, content_of, files_of, spl
 from spectral_diffusion.data.folders import pictures
 from spectral_diffusion.data.sets import DATASETS, load_images
 from spectral_diffusion.lab.cli import main
-from spectral_diffusion.run.settings import (
-    DataConfig,
-    EvalConfig,
-    RunConfig,
-    TrainConfig,
-    fitted_statistics,
-    resolve,
-)
+from spectral_diffusion.run.resolved import fitted_statistics, resolve
+from spectral_diffusion.run.settings import DataConfig, EvalConfig, RunConfig, TrainConfig
 
 TINY = (
     "data.size=8",

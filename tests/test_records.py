@@ -13,9 +13,9 @@ import pytest
 
 from spectral_diffusion.core.registry import InputError
 from spectral_diffusion.run.record import load_record, run_path
+from spectral_diffusion.study.benches import best_record, find_bench
 from spectral_diffusion.study.ledger import COLUMNS, load_ledger, run_folders
-from spectral_diffusion.study.sweep import best_record, find_bench
-from spectral_diffusion.study.verdict import judge_again, load_verdicts
+from spectral_diffusion.study.verdict_files import judge_again, load_verdicts
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = sorted(p.parent for p in (ROOT / "results").glob("b*/*/verdict.json"))

@@ -108,7 +108,7 @@ def executed_copy(root: Path, bench: str) -> tuple[Path, str] | None:
 
     A folder without a notebook is a training run.
     A copy of the page as it stands now comes before copies of earlier versions of the page."""
-    from spectral_diffusion.study.sweep import source_mark
+    from spectral_diffusion.study.benches import source_mark
 
     source = root / "nbs" / "bench" / f"{bench}.ipynb"
     mark, found = source_mark(source) if source.exists() else "", []

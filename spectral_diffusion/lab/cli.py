@@ -33,6 +33,7 @@ from spectral_diffusion.lab.verbs_pictures import (
     run_encode,
     run_evaluate,
 )
+from .verbs_sample import SAMPLE_HELP, run_sample, sample_options
 from .verbs_steps import STEPS_HELP, run_steps, steps_options
 from spectral_diffusion.lab.verbs_study import (
     SWEEP_HELP,
@@ -42,14 +43,8 @@ from spectral_diffusion.lab.verbs_study import (
     sweep_options,
     taguchi_options,
 )
-from spectral_diffusion.lab.verbs_train import (
-    SAMPLE_HELP,
-    TRAIN_HELP,
-    run_sample,
-    run_train,
-    sample_options,
-    train_options,
-)
+from .verbs_train import TRAIN_HELP, run_train, train_options
+from .verbs_weights import EXPORT_HELP, export_options, run_export
 
 # %% auto #0
 __all__ = ['TOP_HELP', 'COMPLETION_HELP', 'DEBUG', 'run_doctor', 'doctor_options', 'run_completion', 'completion_options',
@@ -141,6 +136,7 @@ def parser() -> argparse.ArgumentParser:
     add_verb(verbs, "summary", run_summary, summary_options)
     add_verb(verbs, "train", run_train, train_options, TRAIN_HELP)
     add_verb(verbs, "sample", run_sample, sample_options, SAMPLE_HELP)
+    add_verb(verbs, "export", run_export, export_options, EXPORT_HELP)
     add_verb(verbs, "steps", run_steps, steps_options, STEPS_HELP)
     add_verb(verbs, "sweep", run_sweep_verb, sweep_options, SWEEP_HELP)
     add_verb(verbs, "taguchi", run_taguchi, taguchi_options, TAGUCHI_HELP)

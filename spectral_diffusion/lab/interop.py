@@ -25,8 +25,9 @@ from ..noise.denoiser import NetworkDenoiser, wrap
 from ..noise.process import Process
 from ..noise.theory import GaussianField
 from ..run.record import Record, load_record
+from ..run.resolved import network_options
 from ..run.saved import load_denoiser
-from ..run.settings import RunConfig, network_options
+from ..run.settings import RunConfig
 
 # %% auto #0
 __all__ = ['ALLOWED', 'PICKLES', 'diffusers_classes', 'check_unet', 'check_label', 'from_diffusers', 'to_diffusers', 'allowed',

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..core.registry import InputError, unknown_name
 from ..core.runtime import randn, split
-from ..learn.checkpoint import copy_tensors
+from ..learn.restore import copy_tensors
 from ..models.zoo import build_model
 from ..noise.denoiser import NetworkDenoiser
 from spectral_diffusion.noise.preconditioning import (

@@ -97,7 +97,7 @@ def run_and_tell(
     root: Path | str | None,  # of the results
 ) -> None:
     "Run one benchmark and print how long it took."
-    from spectral_diffusion.study.sweep import run_bench
+    from spectral_diffusion.study.benches import run_bench
 
     start = time.monotonic()
     path = run_bench(name, preset, changes=changes, root=root)
@@ -106,8 +106,8 @@ def run_and_tell(
 # %% ../../nbs/lab/verbs_bench.ipynb #7bd2e9d8
 def list_benchmarks() -> None:
     "Print the name of each benchmark and the question in its title."
+    from spectral_diffusion.study.benches import bench_names, project_root
     from spectral_diffusion.study.notebooks import read_notebook
-    from spectral_diffusion.study.sweep import bench_names, project_root
 
     for name in bench_names():
         first = read_notebook(project_root() / "nbs" / "bench" / f"{name}.ipynb")["cells"][0]
@@ -118,7 +118,7 @@ def list_benchmarks() -> None:
 def run_bench_verb(args: argparse.Namespace) -> int:
     "Run one benchmark, or all of them, or list them."
     from spectral_diffusion.run.record import results_root
-    from spectral_diffusion.study.sweep import bench_names
+    from spectral_diffusion.study.benches import bench_names
 
     if args.name == "list":
         list_benchmarks()
@@ -132,12 +132,10 @@ def run_bench_verb(args: argparse.Namespace) -> int:
         run_and_tell(name, args.preset, changes, root)
     return 0
 
-# %% ../../nbs/lab/verbs_bench.ipynb #c7fb0235
+# %% ../../nbs/lab/verbs_bench.ipynb #761be891
 def bench_options(options: argparse.ArgumentParser) -> None:
     "Options of `bench`."
-    options.add_argument(
-        "name", help="a notebook of nbs/bench, or all; list prints their names and questions"
-    )
+    options.add_argument("name", help="a notebook of nbs/bench, or all, or list")
     add_preset(options)
     add_changes(options)
     add_folder(options, "in place of the images of a page that trains on one data set (run.data)")
@@ -146,8 +144,8 @@ def bench_options(options: argparse.ArgumentParser) -> None:
 # %% ../../nbs/lab/verbs_bench.ipynb #abe32451
 def run_report(args: argparse.Namespace) -> int:
     "Run the benchmarks that have no record of the present page yet, and rebuild the ledger."
+    from spectral_diffusion.study.benches import bench_names, find_bench
     from spectral_diffusion.study.ledger import load_ledger, write_ledger
-    from spectral_diffusion.study.sweep import bench_names, find_bench
 
     for name in bench_names():
         if find_bench(name, args.preset, args.results):

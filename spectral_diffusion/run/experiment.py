@@ -28,8 +28,9 @@ from .pictures import draw_samples, save_samples
 from .preflight import rehearse
 from .profile import fft_share
 from .record import Record, load_record, run_folder, run_path, write_csv, write_json
+from .resolved import Setting, build_denoiser, resolve
 from .saved import save_denoiser
-from .settings import RunConfig, Setting, build_denoiser, folder_request, resolve
+from .settings import RunConfig, folder_request
 from .textlog import text_log
 from .training import train_network, train_options, training_steps
 from ..sampling.engine import network_calls

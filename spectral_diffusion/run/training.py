@@ -15,16 +15,18 @@ from torch import Tensor
 
 from ..core.runtime import hold_interrupt, progress
 from ..data.stream import batch
-from ..learn.checkpoint import load, restore
+from ..learn.checkpoint import load
 from ..learn.distributed import ALONE, Workers
 from ..learn.loop import train
+from ..learn.restore import restore
 from ..learn.state import TrainState, latest
 from ..noise.denoiser import NetworkDenoiser
 from .held_out import EvaluationSet, eps_errors, image_losses, squared_errors
 from .log import Watcher
 from .record import write_json
+from .resolved import Setting
 from .saved import restore_network, save_denoiser
-from .settings import RunConfig, Setting
+from .settings import RunConfig
 
 # %% auto #0
 __all__ = ['evaluation_steps', 'train_options', 'training_steps', 'start_row', 'row_of', 'counts_skips', 'kept_rows', 'read_rows',

@@ -683,7 +683,8 @@ def readers(book: Book, room: Path, short: bool) -> None:
     from spectral_diffusion.core.config import dump_yaml, fingerprint, from_dict, load_yaml, to_dict
     from spectral_diffusion.core.environment import environment
     from spectral_diffusion.core.registry import InputError
-    from spectral_diffusion.learn.checkpoint import SIDECAR, TENSORS, load, restore, save
+    from spectral_diffusion.learn.checkpoint import SIDECAR, TENSORS, load, save
+    from spectral_diffusion.learn.restore import restore
     from spectral_diffusion.run.record import load_record
     from spectral_diffusion.run.settings import RunConfig
     from spectral_diffusion.study.factors import read_factors
