@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tools import opening
+from tools import opening, site
 
 
 def code(source, *, outputs=(), tags=()):
@@ -73,3 +73,11 @@ def test_a_cell_that_says_how_it_is_shown_is_left_alone():
     cells.append(code("import math"))
     opening.fold(cells, bench=False)
     assert [c["source"].startswith("#| code-fold: true") for c in cells] == [False] * 4 + [True]
+
+
+def test_links_of_an_html_output_lead_to_pages_of_the_site():
+    out = {"output_type": "display_data"}
+    html = '<a href="../bench/b.ipynb">x</a><a href="a.ipynb#c">y</a><a href="https://x.org/a.ipynb">z</a>'
+    (shown,) = site.shown_outputs({"outputs": [{**out, "data": {"text/html": html}}]})
+    want = '<a href="../bench/b.html">x</a><a href="a.html#c">y</a><a href="https://x.org/a.ipynb">z</a>'
+    assert shown["data"]["text/html"] == want
