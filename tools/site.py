@@ -377,6 +377,8 @@ def shown_outputs(cell) -> list[dict]:
     for out in outputs:
         if out.get("data", {}).pop(WIDGET, None) is not None and set(out["data"]) <= {"text/plain"}:
             out["data"]["text/plain"] = "(a widget: open this page in JupyterLab)"
+        if html := text(out.get("data", {}).get("text/html", "")):  # renderers leave these links
+            out["data"]["text/html"] = re.sub(r'(href="[^":]+)\.ipynb(?=["#])', r"\1.html", html)
     return outputs
 
 

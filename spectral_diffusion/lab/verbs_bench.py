@@ -132,12 +132,10 @@ def run_bench_verb(args: argparse.Namespace) -> int:
         run_and_tell(name, args.preset, changes, root)
     return 0
 
-# %% ../../nbs/lab/verbs_bench.ipynb #c7fb0235
+# %% ../../nbs/lab/verbs_bench.ipynb #761be891
 def bench_options(options: argparse.ArgumentParser) -> None:
     "Options of `bench`."
-    options.add_argument(
-        "name", help="a notebook of nbs/bench, or all; list prints their names and questions"
-    )
+    options.add_argument("name", help="a notebook of nbs/bench, or all, or list")
     add_preset(options)
     add_changes(options)
     add_folder(options, "in place of the images of a page that trains on one data set (run.data)")

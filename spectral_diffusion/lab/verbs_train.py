@@ -24,8 +24,8 @@ from spectral_diffusion.lab.options import (
 )
 
 # %% auto #0
-__all__ = ['VARIANTS', 'TRAIN_HELP', 'train_config', 'show_keys', 'state_of', 'show_plan', 'tensorboard_log', 'chosen_logs',
-           'train_and_tell', 'run_train', 'train_options', 'name_options', 'log_options']
+__all__ = ['VARIANTS', 'TRAIN_HELP', 'train_config', 'show_keys', 'print_config', 'state_of', 'show_plan', 'tensorboard_log',
+           'chosen_logs', 'train_and_tell', 'run_train', 'train_options', 'name_options', 'log_options']
 
 # %% ../../nbs/lab/verbs_train.ipynb #9552dd6a
 VARIANTS = {
@@ -61,6 +61,14 @@ def show_keys() -> int:
 
     for key in known_keys(RunConfig):
         print(f"{key.name:26} {key.default!s:22} {key.meaning}")
+    return 0
+
+# %% ../../nbs/lab/verbs_train.ipynb #dd3a9693
+def print_config(args: argparse.Namespace) -> int:
+    "Print the configuration that the options add up to, with a comment for every key."
+    from spectral_diffusion.run.commented import commented_yaml
+
+    print(commented_yaml(train_config(args)), end="")
     return 0
 
 # %% ../../nbs/lab/verbs_train.ipynb #1961b046
@@ -138,6 +146,8 @@ def run_train(args: argparse.Namespace) -> int:
     "Train one run, by one process or by several; finished runs are read, unfinished ones go on."
     if args.keys:
         return show_keys()
+    if args.print_config:
+        return print_config(args)
     from spectral_diffusion.learn.distributed import join
     from spectral_diffusion.run.experiment import follow_run
     from spectral_diffusion.run.record import run_path
@@ -228,6 +238,11 @@ def log_options(options: argparse.ArgumentParser) -> None:
         "--keys",
         action="store_true",
         help="list every key of the configuration with its default and its meaning, and stop",
+    )
+    options.add_argument(
+        "--print-config",
+        action="store_true",
+        help="write the configuration as a commented YAML file to the standard output, and stop",
     )
 
 # %% ../../nbs/lab/verbs_train.ipynb #bf19a147

@@ -21,8 +21,9 @@ from ..core.environment import device
 from ..core.registry import InputError
 from ..core.runtime import hold_interrupt, keep_memory, progress
 from ..learn.averages import borrowed
-from ..learn.checkpoint import load, restore
+from ..learn.checkpoint import load
 from ..learn.loop import Diverged
+from ..learn.restore import restore
 from ..learn.state import latest
 from .codec_settings import CodecPictures, CodecRun, codec_pictures
 from spectral_diffusion.run.record import (

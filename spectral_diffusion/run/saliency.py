@@ -22,14 +22,8 @@ from ..data.contents import content_of, files_of
 from ..data.folders import pictures
 from ..data.mnist1d import Signals, mnist1d
 from ..data.pixels import to_float
-from spectral_diffusion.learn.ensemble import (
-    Ensemble,
-    Members,
-    StackedConsistency,
-    initial,
-    members,
-    train_ensemble,
-)
+from ..learn.ensemble import Ensemble, Members, initial, members
+from ..learn.ensemble_training import StackedConsistency, train_ensemble
 from .record import Record, load_record, run_folder, run_path, write_csv, write_json
 
 # %% auto #0

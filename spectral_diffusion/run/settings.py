@@ -22,8 +22,8 @@ from ..noise.preconditioning import PRECONDITIONINGS
 from ..noise.schedules import SCHEDULES
 from ..noise.shapes import SHAPES, required_options
 from ..noise.targets import TARGETS
-from ..sampling.named_lists import check_list_name
 from .initial import InitialConfig
+from ..sampling.named_lists import check_list_name
 from ..sampling.samplers import SAMPLERS
 
 # %% auto #0

@@ -22,7 +22,8 @@ from ..learn.averages import ema_decay
 from ..learn.loop import train
 from ..run.held_out import squared_errors
 from ..run.pictures import draw_samples
-from ..run.settings import RunConfig, build_denoiser, resolve
+from ..run.resolved import build_denoiser, resolve
+from ..run.settings import RunConfig
 from ..run.training import evaluation_steps, train_options
 from .factors import Factors, varied
 

@@ -119,7 +119,7 @@ def checked_before(
 def run_study(
     notebook: Path | str,  # a page with the parameters `out` and, to be checked, `probe`
     factors: Factors | dict[str, list],  # what is varied
-    array: str | None = None,  # orthogonal array; the smallest that works when not given
+    array: str | pd.DataFrame | None = None,  # see `rows_of`; the smallest that works when not given
     engine: str = "loky",  # sequential, loky, dask or ray
     *,
     root: Path | str | None = None,  # folder of the sweep

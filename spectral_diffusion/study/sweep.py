@@ -47,7 +47,7 @@ def place_parameters(
             )
         elif dot and head in known:
             out[head] = {**out.get(head, {}), rest: value}
-        elif dot and "overrides" in known:
+        elif "overrides" in known and (dot or "config" in known):  # with `config` a page takes any key of it
             out["overrides"] = {**out.get("overrides", {}), name: value}
         else:
             raise unknown_name("parameter of the notebook", name, list(known))
