@@ -98,7 +98,9 @@ def read_asked(args: argparse.Namespace) -> Asked:
     if not args.notebook:
         return Asked(str(one_run_page()), with_base(args, files, factors, array), array, read_changes(pairs))
     if files or args.set:
-        raise InputError("a base file and --set are for a sweep of training runs: leave out NOTEBOOK")
+        raise InputError(
+            "--base takes key=value beside a NOTEBOOK; a base file and --set are for training runs"
+        )
     return Asked(args.notebook, factors, array, read_changes(pairs))
 
 
