@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from ..core.registry import InputError, unknown_name
 from .options import add_changes, plain_path, read_changes
@@ -21,6 +21,7 @@ from .options import add_changes, plain_path, read_changes
 if TYPE_CHECKING:  # imported where it is used: pandas is slow to import
     import pandas as pd
 
+    from spectral_diffusion.doe.taguchi import Study
     from spectral_diffusion.study.factors import Factors
 
 # %% auto #0
@@ -90,15 +91,19 @@ def read_asked(args: argparse.Namespace) -> Asked:
 
     if not args.factors and not table_file(args.array):
         raise InputError("sweep needs --factors FILE, or --array FILE.csv with the values in its cells")
-    factors, array = read_factors(args.factors) if args.factors else None, args.array
+    given, array = read_factors(args.factors) if args.factors else None, args.array
     if table_file(array):
-        array, factors = read_table(array, factors)
+        array, factors = read_table(array, given)
+    else:
+        factors = cast("Factors", given)  # one of the two is there
     pairs = [word for word in args.base if "=" in word]
     files = [word for word in args.base if "=" not in word]
     if not args.notebook:
         return Asked(str(one_run_page()), with_base(args, files, factors, array), array, read_changes(pairs))
     if files or args.set:
-        raise InputError("a base file and --set are for a sweep of training runs: leave out NOTEBOOK")
+        raise InputError(
+            "--base takes key=value beside a NOTEBOOK; a base file and --set are for training runs"
+        )
     return Asked(args.notebook, factors, array, read_changes(pairs))
 
 
@@ -321,7 +326,7 @@ def describe_study(
 
 # %% ../../nbs/lab/verbs_study.ipynb #dda08467
 def write_study(
-    study: object,  # of `doe.taguchi.analyze`
+    study: Study,  # of `doe.taguchi.analyze`
     said: list[str],  # sentences
     out: Path,  # folder
 ) -> pd.DataFrame:  # factors by rank

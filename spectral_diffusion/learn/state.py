@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..core.registry import InputError
 from . import checkpoint as files
 from .averages import borrowed, fill
+from .restore import restore
 
 # %% auto #0
 __all__ = ['COUNTS', 'Counts', 'checkpoints_in', 'latest', 'remove_older', 'TrainState', 'read_counts', 'check_same_run',
@@ -155,5 +156,5 @@ def resume_from(
     saved = files.load(folder)
     counts = read_counts(saved.meta, folder)
     check_same_run(saved.meta.get("arguments", {}), arguments, folder)
-    files.restore(saved, model=denoiser, ema=ema, optimizer=optimizer)
+    restore(saved, model=denoiser, ema=ema, optimizer=optimizer)
     return folder, counts

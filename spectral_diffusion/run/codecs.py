@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pandas as pd
 import torch
@@ -52,7 +53,7 @@ def rate_distortion(
 ) -> dict[str, float]:  # loss as in training; ideal bits per pixel; squared error in grey values
     "What a quality costs and what it gives, without files."
     u = x.new_full((len(x),), quality)
-    weight, coded = codec.config.weight(u), codec(x, u)
+    weight, coded = cast(Tensor, codec.config.weight(u)), codec(x, u)
     loss = (lagrangian(coded, x, weight) / weight.sqrt()).mean() / 10
     return {
         "loss": loss.item(),
@@ -142,7 +143,8 @@ def walk(
         rows = [curve_row(config, None, codec, x, n)]
     marks = {round(c.steps * (i + 1) / config.points) for i in range(config.points)}
     steps = fit_steps(config, codec, photos, last)
-    done = rows[-1]["step"] if latest(last) is None else int(latest(last).name.removeprefix("step-"))
+    reached = latest(last)
+    done = int(str(rows[-1]["step"])) if reached is None else int(reached.name.removeprefix("step-"))
     with hold_interrupt() as asked, progress(total=c.steps, desc=f"codec {config.seed}", unit="step") as bar:
         bar.update(done)
         for state in steps:
@@ -167,7 +169,10 @@ def finish_codec(
     rows: list[dict],  # the curve
 ) -> None:
     "Keep the averaged weights, and what they cost and give; the metrics last."
-    saved = load(latest(work / "checkpoints" / "last"))
+    trained = latest(work / "checkpoints" / "last")
+    if trained is None:
+        raise InputError(f"{work.name!r} has no checkpoint, so nothing was trained there")
+    saved = load(trained)
     codec = build_codec(config.codec, config.seed)
     restore(saved._replace(model=saved.ema), model=codec)
     shutil.rmtree(work / "checkpoints" / "final", ignore_errors=True)

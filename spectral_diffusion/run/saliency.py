@@ -95,8 +95,8 @@ def labelled(
 ) -> Labelled:
     "MNIST-1D, or the pictures of a folder in grey."
     if config.folder is None:
-        parts = (mnist1d(split, samples=config.samples) for split in ("train", "valid", "test"))
-        return Labelled(*parts, 10)
+        train, valid, test = (mnist1d(s, samples=config.samples) for s in ("train", "valid", "test"))
+        return Labelled(train, valid, test, 10)
     found = pictures(config.folder, config.size, 1, skip_unreadable=config.skip_unreadable)
     if found.content != config.content:
         raise InputError(
@@ -115,7 +115,8 @@ def labelled(
         parts.append(Signals(to_float(part.x), part.y))
     if len(found.classes) < 2:
         raise InputError(f"folder {config.folder!r} has one class, {found.classes}; two are needed")
-    return Labelled(*parts, len(found.classes))
+    train, valid, test = parts
+    return Labelled(train, valid, test, len(found.classes))
 
 # %% ../../nbs/run/saliency.ipynb #bef8300c
 def drawn_evenly(

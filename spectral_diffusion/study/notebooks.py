@@ -9,6 +9,7 @@ import ast
 import itertools
 import re
 from pathlib import Path
+from typing import Any
 
 from ..core.files import read_text
 from ..core.parse import parse_json
@@ -69,7 +70,7 @@ def check_format(
 # %% ../../nbs/study/notebooks.ipynb #43353b29
 def read_notebook(
     path: Path | str,  # an .ipynb file
-) -> dict[str, object]:  # as it stands in the file
+) -> dict[str, Any]:  # as it stands in the file
     "A notebook of format 4 in Python; anything else raises."
     path = Path(path)
     name = f"notebook {path.name!r}"

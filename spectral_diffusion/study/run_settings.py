@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 from torch import Tensor
@@ -16,15 +17,13 @@ import spectral_diffusion
 from ..core.config import load_yaml, override
 from ..core.parse import parse_yaml
 from ..core.registry import InputError
-from ..data.stream import batch
 from ..doe.arrays import level_text, read_cells
 from ..learn.averages import ema_decay
-from ..learn.loop import train
 from ..run.held_out import squared_errors
 from ..run.pictures import draw_samples
 from ..run.resolved import build_denoiser, resolve
 from ..run.settings import RunConfig
-from ..run.training import evaluation_steps, train_options
+from ..run.training import evaluation_steps, training_steps
 from .factors import Factors, varied
 
 # %% auto #0
@@ -154,17 +153,10 @@ def probe_run(
     "A few steps of a run, and a few of its samples."
     short = replace(config, train=replace(config.train, steps=min(config.train.steps, PROBE_STEPS)))
     setting, e = resolve(short), config.evaluation
-    denoiser, images, c = build_denoiser(setting), setting.images.train, short.train
+    denoiser, c = build_denoiser(setting), short.train
     held_out = setting.held_out.first(min(e.images, 64))
-    states = train(
-        denoiser,
-        lambda step: batch(images, short.seed, step, c.batch, flip=c.flip),
-        steps=c.steps,
-        batch=c.batch,
-        **train_options(short),
-    )
-    for state in states:
-        last = state
+    with TemporaryDirectory(prefix="probe-") as nothing:  # no checkpoint to go on from
+        *_, last = training_steps(setting, denoiser, Path(nothing, "last"))
     last.use_averaged()
     errors = squared_errors(denoiser.eval(), held_out)
     few = draw_samples(
