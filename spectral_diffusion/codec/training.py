@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from .hierarchical import Codec, Coded
 from ..core.registry import InputError
 from ..core.runtime import stream
-from ..learn.checkpoint import load, restore, save
+from ..learn.checkpoint import load, save
+from ..learn.restore import restore
 from ..learn.state import latest, remove_older
 
 # %% auto #0

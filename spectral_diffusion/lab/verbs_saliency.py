@@ -27,7 +27,7 @@ def settings_of(
     run: str,  # folder of a run of `ssc tune`
 ) -> dict[str, object]:  # key -> value
     "The best settings with the penalty that a search has found, and its data."
-    from spectral_diffusion.lab.verbs_train import find_run
+    from spectral_diffusion.lab.verbs_sample import find_run
     from spectral_diffusion.run.record import load_record
 
     record = load_record(find_run(run))

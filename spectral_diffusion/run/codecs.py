@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pandas as pd
 import torch
@@ -21,8 +22,9 @@ from ..core.environment import device
 from ..core.registry import InputError
 from ..core.runtime import hold_interrupt, keep_memory, progress
 from ..learn.averages import borrowed
-from ..learn.checkpoint import load, restore
+from ..learn.checkpoint import load
 from ..learn.loop import Diverged
+from ..learn.restore import restore
 from ..learn.state import latest
 from .codec_settings import CodecPictures, CodecRun, codec_pictures
 from spectral_diffusion.run.record import (
@@ -51,7 +53,7 @@ def rate_distortion(
 ) -> dict[str, float]:  # loss as in training; ideal bits per pixel; squared error in grey values
     "What a quality costs and what it gives, without files."
     u = x.new_full((len(x),), quality)
-    weight, coded = codec.config.weight(u), codec(x, u)
+    weight, coded = cast(Tensor, codec.config.weight(u)), codec(x, u)
     loss = (lagrangian(coded, x, weight) / weight.sqrt()).mean() / 10
     return {
         "loss": loss.item(),
@@ -141,7 +143,8 @@ def walk(
         rows = [curve_row(config, None, codec, x, n)]
     marks = {round(c.steps * (i + 1) / config.points) for i in range(config.points)}
     steps = fit_steps(config, codec, photos, last)
-    done = rows[-1]["step"] if latest(last) is None else int(latest(last).name.removeprefix("step-"))
+    at = latest(last)
+    done = 0 if at is None else int(at.name.removeprefix("step-"))
     with hold_interrupt() as asked, progress(total=c.steps, desc=f"codec {config.seed}", unit="step") as bar:
         bar.update(done)
         for state in steps:
@@ -166,7 +169,7 @@ def finish_codec(
     rows: list[dict],  # the curve
 ) -> None:
     "Keep the averaged weights, and what they cost and give; the metrics last."
-    saved = load(latest(work / "checkpoints" / "last"))
+    saved = load(cast(Path, latest(work / "checkpoints" / "last")))  # of the last step
     codec = build_codec(config.codec, config.seed)
     restore(saved._replace(model=saved.ema), model=codec)
     shutil.rmtree(work / "checkpoints" / "final", ignore_errors=True)

@@ -22,14 +22,8 @@ from ..data.contents import content_of, files_of
 from ..data.folders import pictures
 from ..data.mnist1d import Signals, mnist1d
 from ..data.pixels import to_float
-from spectral_diffusion.learn.ensemble import (
-    Ensemble,
-    Members,
-    StackedConsistency,
-    initial,
-    members,
-    train_ensemble,
-)
+from ..learn.ensemble import Ensemble, Members, initial, members
+from ..learn.ensemble_training import StackedConsistency, train_ensemble
 from .record import Record, load_record, run_folder, run_path, write_csv, write_json
 
 # %% auto #0
@@ -101,8 +95,8 @@ def labelled(
 ) -> Labelled:
     "MNIST-1D, or the pictures of a folder in grey."
     if config.folder is None:
-        parts = (mnist1d(split, samples=config.samples) for split in ("train", "valid", "test"))
-        return Labelled(*parts, 10)
+        train, valid, test = (mnist1d(split, samples=config.samples) for split in ("train", "valid", "test"))
+        return Labelled(train, valid, test, 10)
     found = pictures(config.folder, config.size, 1, skip_unreadable=config.skip_unreadable)
     if found.content != config.content:
         raise InputError(
@@ -121,7 +115,8 @@ def labelled(
         parts.append(Signals(to_float(part.x), part.y))
     if len(found.classes) < 2:
         raise InputError(f"folder {config.folder!r} has one class, {found.classes}; two are needed")
-    return Labelled(*parts, len(found.classes))
+    train, valid, test = parts
+    return Labelled(train, valid, test, len(found.classes))
 
 # %% ../../nbs/run/saliency.ipynb #bef8300c
 def drawn_evenly(
@@ -173,8 +168,15 @@ def train_all(
     "Train all networks at once."
     made, shape = members_of(config), tuple(data.train.x.shape[1:])
     ensemble = Ensemble(initial(lambda: perceptron(shape, config.width, data.classes), made.seeds))
-    ways = {"epochs": config.epochs, "batch": config.batch, "penalty": StackedConsistency()}
-    epochs, rows = train_ensemble(ensemble, data.train.x, data.train.y, made, **ways), []
+    epochs = train_ensemble(
+        ensemble,
+        *data.train,
+        made,
+        epochs=config.epochs,
+        batch=config.batch,
+        penalty=StackedConsistency(),
+    )
+    rows = []
     for e in progress(epochs, total=config.epochs, desc=f"ssc {config.task}", unit="epoch"):
         for arm, part in (("without", slice(0, config.pairs)), ("with", slice(config.pairs, None))):
             task, penalty = e.task[part].mean().item(), e.penalty[part].mean().item()

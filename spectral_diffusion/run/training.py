@@ -28,7 +28,6 @@ from .resolved import Setting
 from .saved import restore_network, save_denoiser
 from .settings import RunConfig, truncation_of
 
-
 # %% auto #0
 __all__ = ['evaluation_steps', 'train_options', 'training_steps', 'start_row', 'row_of', 'opening', 'counts_skips', 'kept_rows',
            'read_rows', 'measure_on_the_way', 'train_network']
