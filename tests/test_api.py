@@ -39,7 +39,7 @@ def test_registries_hold_the_contract():
     from spectral_diffusion.data.synthetic import FAMILIES
     from spectral_diffusion.models.zoo import MODELS
     from spectral_diffusion.noise.schedules import SCHEDULES
-    from spectral_diffusion.sampling.engine import SAMPLERS
+    from spectral_diffusion.sampling.samplers import SAMPLERS
     from spectral_diffusion.signals.bases import BASES
 
     assert {"pixel", "fourier", "dct", "haar"} <= set(BASES)

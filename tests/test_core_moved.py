@@ -36,6 +36,21 @@ OLD = {  # module -> public names that it had
         " first_reach to_target Ratio costs save_comparison"
     ),
     "lab.preflight": "part rehearse_training works working_samplers clipped FEW rehearse_sampling rehearse",
+    "lab.interop": (
+        "ALLOWED PICKLES diffusers_classes check_unet check_label from_diffusers to_diffusers allowed"
+        " hub check_repo push pull tensorboard_writer log_tensorboard log_history"
+    ),
+    "lab.interop_diffusers": (
+        "PREDICTIONS TableSchedule table_schedule process_from LetterBox check_single_call"
+        " times_of_levels SpectralScheduler IndexedUNet FlowUNet build_network bits tensor_shapes"
+        " SpectralModel process_config model_from SpectralPipeline"
+    ),
+    "lab.step_arguments": (
+        "SHARES OUTSIDE RULES REPLACED EXACT setting in_shares training_levels rho_scale level_range"
+        " check_list as_they_are check_settings shift_of unshifted unshifted_array ramp fractions"
+        " rounded indices distilled places angles wuerstchen levels_used from_pairs to_clean Arguments"
+        " scheduler_arguments judged"
+    ),
     "doe.taguchi": (
         "GOALS refuse sn_larger sn_smaller spread sn_nominal sn_variance sn_target read_response"
         " signal_to_noise contrasts read_design as_levels LACK ROWS term_name term_factors model_blocks"

@@ -20,14 +20,8 @@ from spectral_diffusion.data.contents import cache_of, content_of, files_of, spl
 from spectral_diffusion.data.folders import pictures
 from spectral_diffusion.data.sets import DATASETS, load_images
 from spectral_diffusion.lab.cli import main
-from spectral_diffusion.run.settings import (
-    DataConfig,
-    EvalConfig,
-    RunConfig,
-    TrainConfig,
-    fitted_statistics,
-    resolve,
-)
+from spectral_diffusion.run.resolved import fitted_statistics, resolve
+from spectral_diffusion.run.settings import DataConfig, EvalConfig, RunConfig, TrainConfig
 
 TINY = (
     "data.size=8",
@@ -81,7 +75,7 @@ def album(tmp_path):
 
 def test_a_folder_is_trained_on_sampled_evaluated_and_gone_on_with(album, tmp_path, monkeypatch):
     "The whole way by the command line; a run that was cut off ends like one that was not."
-    from spectral_diffusion.learn.loop import TrainState
+    from spectral_diffusion.learn.state import TrainState
 
     words = ["train", "--data", album, *settings(*TINY, "preconditioning=spectral"), "--device", "cpu"]
     cut, whole = tmp_path / "cut", tmp_path / "whole"

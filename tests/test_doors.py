@@ -178,7 +178,7 @@ def test_any_python_page_runs_in_the_kernel_of_the_environment(place, capsys, me
 
 
 def test_parameters_are_what_the_cell_assigns(place):
-    from spectral_diffusion.study.sweep import known_parameters
+    from spectral_diffusion.study.notebooks import known_parameters
 
     head = (
         "%matplotlib inline\nlr = 0.1  # was x=1\nsteps: int = 3\na = b = 2\nif True:\n    hidden = 1\nlevels"
@@ -480,12 +480,8 @@ def test_any_name_of_a_factor(name, tmp_path):
         pooled.pooled == (term_name((name,)),)
         and pooled.error_dof == analyze(a[:, [0, 1, 3]], y, "smaller", response="raw", pool=["A"]).error_dof
     )
-    from spectral_diffusion.doe.taguchi import (
-        half_normal,
-        plot_contribution,
-        plot_interaction,
-        plot_main_effects,
-    )
+    from spectral_diffusion.doe.figures import plot_contribution, plot_interaction, plot_main_effects
+    from spectral_diffusion.doe.lenth import half_normal
 
     assert len(half_normal(this)) == 3
     for draw in (plot_main_effects, plot_contribution, lambda s: plot_interaction(s, name, "b")):
@@ -927,7 +923,7 @@ def test_tensorboard_has_each_step_once(tmp_path):
 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    from spectral_diffusion.lab.interop import log_history, log_tensorboard
+    from spectral_diffusion.lab.curves import log_history, log_tensorboard
 
     def states(a, b):
         return (

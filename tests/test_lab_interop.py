@@ -213,7 +213,7 @@ def test_folder_names_the_module_and_opens_in_another_process(tmp_path):
     pipeline.save_pretrained(tmp_path)
     index = json.loads((tmp_path / "model_index.json").read_text())
     assert (
-        index["unet"] == ["spectral_diffusion.lab.interop_diffusers", "SpectralModel"]
+        index["unet"] == ["spectral_diffusion.lab.spectral_model", "SpectralModel"]
         and index["_class_name"] == "SpectralPipeline"
     )
     run = python(
@@ -224,6 +224,20 @@ def test_folder_names_the_module_and_opens_in_another_process(tmp_path):
         " output_type='pt').images.shape))"
     )
     assert run.stdout.strip().endswith("(2, 1, 8, 8)"), run.stderr
+
+
+def test_a_folder_that_names_the_old_module_of_its_classes_still_opens(tmp_path):
+    network = {"name": "conv", "channels": 1, "width": 4}
+    pipeline = interop.to_diffusers(wrap(build_model(network), Process("cosine")), network, size=(8, 8))
+    pipeline.save_pretrained(tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    for part in ("unet", "scheduler"):
+        index[part][0] = "spectral_diffusion.lab.interop_diffusers"
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    loaded = classes.SpectralPipeline.from_pretrained(tmp_path)
+    x = start(2, 1, 8, 8)
+    assert torch.equal(loaded.unet(x, 500).sample, pipeline.unet(x, 500).sample)
+    assert type(loaded.scheduler) is classes.SpectralScheduler
 
 
 # ------------------------------------------------------------------------------------------------------------

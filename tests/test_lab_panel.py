@@ -21,7 +21,8 @@ from spectral_diffusion.core.registry import InputError
 from spectral_diffusion.core.runtime import stream
 from spectral_diffusion.data.synthetic import power_law_spectrum
 from spectral_diffusion.doe.arrays import orthogonal_array
-from spectral_diffusion.lab.browsers import draw_runs, draw_study, run_browser, taguchi_explorer
+from spectral_diffusion.lab.browsers import draw_runs, run_browser
+from spectral_diffusion.lab.explorer import draw_study, taguchi_explorer
 from spectral_diffusion.lab.masks import brush, keep, mask_painter
 from spectral_diffusion.lab.monitor import Monitor
 from spectral_diffusion.lab.panel import WIDGET
@@ -334,7 +335,8 @@ def notebook(page):
         ("lab/panel", 1),
         ("lab/masks", 1),
         ("lab/scrubbers", 2),
-        ("lab/browsers", 2),
+        ("lab/browsers", 1),
+        ("lab/explorer", 1),
         ("lab/monitor", 1),
         ("guide/first_hour", 6),
     ],

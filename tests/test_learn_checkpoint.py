@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from spectral_diffusion.core.registry import InputError
-from spectral_diffusion.learn.checkpoint import SIDECAR, TENSORS, load, restore, save
+from spectral_diffusion.learn.checkpoint import SIDECAR, TENSORS, load, save
+from spectral_diffusion.learn.restore import restore
 
 
 def trained(kind=torch.optim.AdamW, **options):

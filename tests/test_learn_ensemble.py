@@ -11,17 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from spectral_diffusion.core.registry import InputError
-from spectral_diffusion.learn.ensemble import (
-    DECAYS,
-    Ensemble,
-    StackedAdamW,
-    StackedConsistency,
-    gradients,
-    initial,
-    members,
-    order,
-    train_ensemble,
-)
+from spectral_diffusion.learn.ensemble import Ensemble, StackedAdamW, initial, members, order
+from spectral_diffusion.learn.ensemble_training import DECAYS, StackedConsistency, gradients, train_ensemble
 from spectral_diffusion.learn.regularizers import SaliencyConsistency
 
 WIDE = torch.float64

@@ -17,7 +17,8 @@ from spectral_diffusion.models.zoo import build_model
 from spectral_diffusion.noise.denoiser import wrap
 from spectral_diffusion.noise.process import Process
 from spectral_diffusion.noise.theory import GaussianField
-from spectral_diffusion.run.settings import RunConfig, TrainConfig, build_denoiser, resolve
+from spectral_diffusion.run.resolved import build_denoiser, resolve
+from spectral_diffusion.run.settings import RunConfig, TrainConfig
 from spectral_diffusion.run.training import training_steps
 
 PROCESS = Process("cosine")

@@ -15,16 +15,14 @@ from spectral_diffusion.learn import regularizers
 from spectral_diffusion.learn.regularizers import (
     FocalFrequency,
     SaliencyConsistency,
-    amplitude_spectrum,
-    class_variance,
     fourier_sensitivity,
     gradient_ratio,
     input_gradient_penalty,
     jacobian_penalty,
-    saliency,
     saliency_variation,
     spectral_norm_penalty,
 )
+from spectral_diffusion.learn.saliency import amplitude_spectrum, class_variance, saliency
 
 
 def draw(*shape, seed=0, dtype=torch.float64):

@@ -7,16 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spectral_diffusion.core.registry import InputError
-from spectral_diffusion.models.adapters import (
-    AmplitudeResidual,
-    BandpassAdapter,
-    LearnableAdapter,
-    PhaseCorrection,
-    RadialAdapter,
-    band,
-    filtered,
-    spectrum,
-)
+from spectral_diffusion.models.adapters import BandpassAdapter, RadialAdapter, band, filtered, spectrum
+from spectral_diffusion.models.amplitude_phase import AmplitudeResidual, PhaseCorrection
+from spectral_diffusion.models.learned_band import LearnableAdapter
 
 SIDES = st.integers(1, 12)
 

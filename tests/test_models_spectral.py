@@ -9,13 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from spectral_diffusion.core.registry import InputError
-from spectral_diffusion.models.complex import (
-    ComplexConv2d,
-    ComplexConvTranspose2d,
-    complex_silu,
-    stack,
-    unstack,
-)
+from spectral_diffusion.models.activations import complex_silu
+from spectral_diffusion.models.complex import ComplexConv2d, ComplexConvTranspose2d, stack, unstack
 from spectral_diffusion.models.cost import cost
 from spectral_diffusion.models.mixers import KINDS, LowModes, Mixer, WindowConv
 from spectral_diffusion.models.published import PublishedSpectralUNet, PublishedSpectralUNetDeep

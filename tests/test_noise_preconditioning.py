@@ -20,8 +20,9 @@ from spectral_diffusion.noise.preconditioning import (
 from spectral_diffusion.noise.process import Process
 from spectral_diffusion.run.experiment import train_run
 from spectral_diffusion.run.held_out import squared_errors
+from spectral_diffusion.run.resolved import resolve
 from spectral_diffusion.run.saved import load_denoiser
-from spectral_diffusion.run.settings import DataConfig, EvalConfig, RunConfig, TrainConfig, resolve
+from spectral_diffusion.run.settings import DataConfig, EvalConfig, RunConfig, TrainConfig
 
 PACKAGE = Path(__file__).resolve().parents[1] / "spectral_diffusion"
 

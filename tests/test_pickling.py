@@ -14,7 +14,7 @@ from spectral_diffusion.core.runtime import stream
 from spectral_diffusion.data.synthetic import make
 from spectral_diffusion.doe.constructions import from_hadamard, hadamard
 from spectral_diffusion.doe.fields import bush, rao_hamming
-from spectral_diffusion.lab.interop_diffusers import table_schedule
+from spectral_diffusion.lab.configured_process import table_schedule
 from spectral_diffusion.models.cost import cost
 from spectral_diffusion.models.zoo import MODELS, build_model
 from spectral_diffusion.noise.denoiser import wrap

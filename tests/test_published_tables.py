@@ -13,7 +13,7 @@ import torch
 from spectral_diffusion.data.synthetic import power_law_spectrum
 from spectral_diffusion.noise.process import Process
 from spectral_diffusion.signals.fourier import bin_weights
-from spectral_diffusion.study.sweep import best_record, project_root
+from spectral_diffusion.study.benches import best_record, project_root
 
 PAGE = project_root() / "nbs" / "bench" / "b16_published_tables.ipynb"
 CLAIMS = project_root() / "nbs" / "bench" / "b17_claims.ipynb"

@@ -13,9 +13,9 @@ import pytest
 
 from spectral_diffusion.core.registry import InputError
 from spectral_diffusion.run.record import load_record, run_path
+from spectral_diffusion.study.benches import best_record, find_bench
 from spectral_diffusion.study.ledger import COLUMNS, load_ledger, run_folders
-from spectral_diffusion.study.sweep import best_record, find_bench
-from spectral_diffusion.study.verdict import judge_again, load_verdicts
+from spectral_diffusion.study.verdict_files import judge_again, load_verdicts
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = sorted(p.parent for p in (ROOT / "results").glob("b*/*/verdict.json"))
@@ -116,7 +116,7 @@ def test_an_earlier_record_is_found_and_read(tmp_path):
 
 
 def test_a_run_of_an_earlier_version_is_not_computed_again(tmp_path):
-    from spectral_diffusion.lab.experiment import RunConfig
+    from spectral_diffusion.run.settings import RunConfig
 
     config = RunConfig(bench="b04_cifar10")
     new = run_path(config, tmp_path)

@@ -502,7 +502,7 @@ def test_rows_of_a_shared_sweep_stay_in_it(tmp_path):
 
 
 def test_a_verdict_is_text_in_the_report(tmp_path):
-    from spectral_diffusion.study.verdict import load_verdicts
+    from spectral_diffusion.study.verdict_files import load_verdicts
 
     complete(tmp_path, 1)
     bad = "<script>alert(1)</script> [x](javascript:alert(1)) 5 < 6"
@@ -536,7 +536,7 @@ def test_no_path_of_this_machine_in_what_a_failed_row_leaves(tmp_path):
 
 
 def test_a_forged_optimizer_is_bad_input(tmp_path):
-    from spectral_diffusion.learn.checkpoint import restore
+    from spectral_diffusion.learn.restore import restore
 
     net = torch.nn.Linear(2, 3)
     adam = torch.optim.AdamW(net.parameters())

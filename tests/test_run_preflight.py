@@ -14,12 +14,13 @@ from spectral_diffusion.noise.preconditioning import PRECONDITIONINGS
 from spectral_diffusion.noise.schedules import SCHEDULES
 from spectral_diffusion.noise.shapes import SHAPES
 from spectral_diffusion.noise.targets import TARGETS
-from spectral_diffusion.run import experiment, preflight, settings, training
+from spectral_diffusion.run import experiment, preflight, resolved, training
 from spectral_diffusion.run.experiment import rehearse_run, train_run
 from spectral_diffusion.run.numbers import CLOCKED
 from spectral_diffusion.run.pictures import draw_samples
+from spectral_diffusion.run.resolved import build_denoiser, resolve
 from spectral_diffusion.run.saved import load_denoiser
-from spectral_diffusion.run.settings import RunConfig, build_denoiser, resolve
+from spectral_diffusion.run.settings import RunConfig
 from spectral_diffusion.sampling.engine import sample
 from spectral_diffusion.sampling.samplers import SAMPLERS
 from spectral_diffusion.study.compare import Comparison, compare
@@ -36,7 +37,7 @@ def tiny(monkeypatch):
         return (torch.rand(n, 3, SIZE, SIZE, generator=stream(0, name)) * 2 - 1).clamp(-0.9, 0.9)
 
     monkeypatch.setitem(DATASETS._items, "tiny", lambda: TrainTest(images("train", 40), images("test", 8)))
-    kept = (settings.load_images, settings.fitted_statistics)
+    kept = (resolved.load_images, resolved.fitted_statistics)
     for known in kept:
         known.cache_clear()
     yield RunConfig(**{"model": {"name": "conv", "width": 2}, **parts(data="tiny")})
@@ -117,15 +118,15 @@ def test_a_rehearsal_asks_the_data_for_nothing(tiny, monkeypatch):
     def gone(name, *_):
         raise AssertionError(f"asked for the images of {name}")
 
-    monkeypatch.setattr(settings, "load_images", gone)
-    monkeypatch.setattr(settings, "fitted_statistics", gone)
+    monkeypatch.setattr(resolved, "load_images", gone)
+    monkeypatch.setattr(resolved, "fitted_statistics", gone)
     rehearse_run(setting, denoiser)
 
 
 def test_a_run_loads_its_images_once(tiny, tmp_path, monkeypatch):
     "From first step to last file a run asks for its data set by name twice: itself, and its statistics."
     asked = []
-    monkeypatch.setattr(settings, "load_images", lambda name: asked.append(name) or DATASETS[name]())
+    monkeypatch.setattr(resolved, "load_images", lambda name: asked.append(name) or DATASETS[name]())
     train_run(replace(tiny, preconditioning="spectral"), tmp_path)
     assert asked == ["tiny", "tiny"]
     asked.clear()
@@ -201,7 +202,7 @@ def test_nothing_is_trained_or_written_when_a_run_cannot_end(tiny, tmp_path, mon
         flat = torch.zeros(40, 3, SIZE, SIZE)
         flat[0] = 0.5
         monkeypatch.setitem(DATASETS._items, "tiny", lambda: TrainTest(flat, flat[:8]))
-        settings.load_images.cache_clear()
+        resolved.load_images.cache_clear()
     monkeypatch.setattr(training, "train", lambda *args, **options: pytest.fail("trained"))
     with pytest.raises(InputError):
         train_run(override(tiny, LATE[name]), tmp_path)
@@ -216,7 +217,7 @@ def test_every_arm_is_rehearsed_before_the_first_is_trained(tiny, tmp_path, monk
 
 
 def test_a_probe_of_a_sweep_is_a_rehearsal(tiny, tmp_path):
-    from spectral_diffusion.study.sweep import answer_probe
+    from spectral_diffusion.study.studies import answer_probe
 
     with pytest.raises(InputError, match="samplers that work here"):
         answer_probe(tmp_path, override(tiny, {"evaluation.sampler": "analytic"}), 0.5)
@@ -260,7 +261,7 @@ def test_noise_of_the_spectrum_of_the_data_is_kept_with_the_network(tiny, tmp_pa
     record = train_run(replace(tiny, noise="equal_snr"), tmp_path)
     before = resolve(replace(tiny, noise="equal_snr")).process.factor
     for name in ("load_images", "fitted_statistics"):
-        monkeypatch.setattr(settings, name, lambda *args: pytest.fail("asked for the data"))
+        monkeypatch.setattr(resolved, name, lambda *args: pytest.fail("asked for the data"))
     denoiser = load_denoiser(record)
     assert torch.equal(denoiser.process.factor, before) and denoiser.process.shape == "equal_snr"
     draw_samples(denoiser, 1, steps=2, size=(3, SIZE, SIZE))

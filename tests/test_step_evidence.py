@@ -14,7 +14,7 @@ from spectral_diffusion.core.runtime import stream
 from spectral_diffusion.data.sets import DATASETS, TrainTest
 from spectral_diffusion.noise.process import Process
 from spectral_diffusion.noise.theory import GaussianField
-from spectral_diffusion.run import settings
+from spectral_diffusion.run import resolved
 from spectral_diffusion.run.experiment import train_run
 from spectral_diffusion.run.settings import RunConfig
 from spectral_diffusion.sampling.levels import ratio_at
@@ -213,7 +213,7 @@ def tiny(monkeypatch):
         return torch.rand(n, 1, 8, 8, generator=stream(0, name)) * 1.8 - 0.9
 
     monkeypatch.setitem(DATASETS._items, "tiny", lambda: TrainTest(images("train", 40), images("test", 16)))
-    for known in (settings.load_images, settings.fitted_statistics):
+    for known in (resolved.load_images, resolved.fitted_statistics):
         known.cache_clear()
     yield from_dict(
         RunConfig,
@@ -225,7 +225,7 @@ def tiny(monkeypatch):
             "evaluation": {"images": 4, "points": 1, "samples": 2, "sample_steps": 3},
         },
     )
-    for known in (settings.load_images, settings.fitted_statistics):
+    for known in (resolved.load_images, resolved.fitted_statistics):
         known.cache_clear()
 
 

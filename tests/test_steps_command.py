@@ -24,8 +24,9 @@ from spectral_diffusion.noise.theory import GaussianField
 diffusers = pytest.importorskip(
     "diffusers", reason="diffusers is needed for this comparison: pip install -e '.[diffusers]' in a checkout"
 )
+from spectral_diffusion.lab.scheduler_levels import levels_used  # noqa: E402
 from spectral_diffusion.lab.schedulers import SCHEDULERS  # noqa: E402
-from spectral_diffusion.lab.step_arguments import levels_used, scheduler_arguments  # noqa: E402
+from spectral_diffusion.lab.step_arguments import scheduler_arguments  # noqa: E402
 
 CHAIN = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 FIELD = GaussianField(power_law_spectrum(16, 16, exponent=2.0), (16, 16))

@@ -157,7 +157,7 @@ def finished(root):
 
 
 def test_a_record_made_elsewhere_does_not_say_where(tmp_path, monkeypatch):
-    from spectral_diffusion.study import sweep
+    from spectral_diffusion.study import benches
 
     def run(notebook, parameters, out, **_):
         source = "\n".join(f'{k} = "{parameters[k]}"' for k in ("results", "out"))
@@ -168,8 +168,8 @@ def test_a_record_made_elsewhere_does_not_say_where(tmp_path, monkeypatch):
         (out.parent / "config.yaml").write_text("bench: b01_fft\n")
         (out.parent / "system.json").write_text("{}")
 
-    monkeypatch.setattr(sweep, "run_notebook", run)
-    text = (sweep.run_bench("b01_fft", root=tmp_path) / "notebook.ipynb").read_text()
+    monkeypatch.setattr(benches, "run_notebook", run)
+    text = (benches.run_bench("b01_fft", root=tmp_path) / "notebook.ipynb").read_text()
     assert tmp_path.name not in text and '"results": "results"' in text and "results/b01_fft/.partial" in text
 
 
@@ -574,7 +574,7 @@ def test_taguchi_on_a_sweep(page, tmp_path, capsys):
     from statsmodels.formula.api import ols
     from statsmodels.stats.anova import anova_lm
 
-    from spectral_diffusion.study.sweep import run_study
+    from spectral_diffusion.study.studies import run_study
 
     rng = np.random.default_rng(0)
     noise = {seed: rng.normal(0, 0.02) for seed in range(3)}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from spectral_diffusion.models import complex as layers  # noqa: F401, so that every Function is defined
-from spectral_diffusion.models.complex import complex_silu, open_silu
+from spectral_diffusion.models.activations import complex_silu, open_silu
 from spectral_diffusion.models.zoo import MODELS
 from spectral_diffusion.signals import cosine
 from spectral_diffusion.signals.bases import BASES, color

@@ -80,8 +80,11 @@ def moved(root: Path) -> dict[str, tuple[str, ...]]:
     "The old addresses of modules -> where their names are now (`core/moved`)."
     path = root / LIB / "core" / "moved.py"
     body = ast.parse(path.read_text(encoding="utf-8")).body if path.exists() else []
-    tables = [s.value for s in body if isinstance(s, ast.Assign) and ast.unparse(s.targets[0]) == "MOVED"]
-    found = ast.literal_eval(tables[0]) if tables else {}
+    found: dict[str, str] = {}
+    for part in body:
+        table = isinstance(part, ast.Assign) and isinstance(part.value, ast.Dict)
+        if table and ast.unparse(part.targets[0]) in ("CUT", "GONE", "MOVED"):
+            found |= ast.literal_eval(part.value)
     return {old: tuple(places.split()) for old, places in found.items()}
 
 

@@ -34,6 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
 from tools.book import EXPORTS, LIB, description, listed, load, notebooks, read_cell, text  # noqa: E402
 from tools.laws import moved  # noqa: E402
+from tools.opening import answers, fold, show_claims  # noqa: E402
 from tools.rendered import check, finish, front_door  # noqa: E402
 
 RENDERERS = ("smalldocs", "quarto")  # the first is the default: having Quarto changes nothing
@@ -59,6 +60,7 @@ class Page:
     path: str  # nbs/core/registry.ipynb
     source: Path  # the notebook that is shown
     note: str = ""  # a sentence under the title
+    answer: str = ""  # what a benchmark has found
     nb: dict = field(default_factory=dict)
     gives: list[str] = field(default_factory=list)
     needs: dict[str, list[str]] = field(default_factory=dict)  # page path -> names taken from it
@@ -106,7 +108,7 @@ def executed_copy(root: Path, bench: str) -> tuple[Path, str] | None:
 
     A folder without a notebook is a training run.
     A copy of the page as it stands now comes before copies of earlier versions of the page."""
-    from spectral_diffusion.study.sweep import source_mark
+    from spectral_diffusion.study.benches import source_mark
 
     source = root / "nbs" / "bench" / f"{bench}.ipynb"
     mark, found = source_mark(source) if source.exists() else "", []
@@ -122,15 +124,12 @@ def executed_copy(root: Path, bench: str) -> tuple[Path, str] | None:
     if not found:
         return None
     *_, nb, preset = min(found)
-    judged = load_if_there(nb.with_name("verdict.json"))
-    judged = {name: v for name, v in judged.items() if not name.startswith("control")}
-    status = ", ".join(f"{name} **{v['outcome'].lower()}**" for name, v in judged.items())
     record = nb.parent.relative_to(root).as_posix()
     copy = (
         f"Executed copy, preset `{preset or 'unknown'}`, {ran_on(nb.parent)}from `{record}`. "
         f"{data_links(nb.parent, root)}"
     )
-    return nb, f"Verdicts: {status}. {copy}" if status else copy
+    return nb, copy
 
 
 def gather(root: Path, config: dict, *, allow_missing: bool) -> tuple[list[Page], set[str]]:
@@ -244,14 +243,17 @@ def link_names(page: Page, book: dict[str, Page]) -> None:
 def strip(page: Page, book: dict[str, Page], doc_prefix: str) -> None:
     "Under the title: which copy this is, what the page needs and gives; links of nbdev become relative."
     lines = [page.note] if page.note else []
-    needs = [f"[{Path(n).stem}]({rel(n, page.path)})" for n in page.needs if n in book]
-    if needs:
+    needed = [n for n in page.needs if n in book and n != "nbs/core/moved.ipynb"]  # old addresses are no idea
+    needs = [f"[{Path(n).stem}]({rel(n, page.path)})" for n in needed]
+    if needs and page.gives:  # what a page without a module imports is nobody's concern
         lines.append("Needs " + ", ".join(needs) + ".")
     if page.gives:
         lines.append("Gives " + ", ".join(f"[`{n}`](#{n})" for n in page.gives) + ".")
     if lines:
         first = next((i for i, c in enumerate(page.nb["cells"]) if c["cell_type"] == "markdown"), -1)
         page.nb["cells"].insert(first + 1, markdown_cell("::: {.strip}\n" + "\n\n".join(lines) + "\n:::"))
+        if page.answer:
+            page.nb["cells"].insert(first + 1, markdown_cell(f"::: {{.answer}}\n{page.answer}\n:::"))
     for cell in page.nb["cells"]:
         if doc_prefix and cell["cell_type"] == "markdown":
             up = posixpath.relpath(".", posixpath.dirname(page.path))
@@ -375,6 +377,8 @@ def shown_outputs(cell) -> list[dict]:
     for out in outputs:
         if out.get("data", {}).pop(WIDGET, None) is not None and set(out["data"]) <= {"text/plain"}:
             out["data"]["text/plain"] = "(a widget: open this page in JupyterLab)"
+        if html := text(out.get("data", {}).get("text/html", "")):  # renderers leave these links
+            out["data"]["text/html"] = re.sub(r'(href="[^":]+)\.ipynb(?=["#])', r"\1.html", html)
     return outputs
 
 
@@ -401,6 +405,13 @@ def name_record(page: Page, root: Path) -> None:
     for cell in page.nb["cells"] if record.startswith("results/") else []:
         if "injected-parameters" in cell.get("metadata", {}).get("tags", ()):
             cell["source"] = re.sub(r"results/[\w./-]*\.partial[\w.-]*", record, text(cell["source"]))
+
+
+def open_with_answer(page: Page, root: Path) -> None:
+    "A benchmark that has a record begins with its answer, and shows its claims as a table."
+    if page.source.is_relative_to(root / "results"):
+        page.answer = answers(page.source.parent, page.nb["cells"])
+        page.nb["cells"] = show_claims(page.nb["cells"], page.source.parent)
 
 
 def write_notebook(nb: dict, path: Path) -> None:
@@ -605,6 +616,8 @@ def write_sources(pages: list[Page], root: Path, proc: Path, renderer: str) -> t
     try:
         for page in pages:
             name_record(page, root)
+            open_with_answer(page, root)
+            fold(page.nb["cells"], bench=page.path.startswith("nbs/bench/"))
             link_names(page, book)
             split_title(page)
             strip(page, book, prefix)

@@ -19,8 +19,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from .entropy import Reader, Writer
 from .hierarchical import Codec, Prior
+from .range_coder import Reader, Writer
 from ..core.config import to_dict
 from ..core.registry import InputError
 

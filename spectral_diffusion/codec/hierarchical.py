@@ -22,7 +22,8 @@ from ..core.config import from_dict, to_dict
 from ..core.moved import names_elsewhere
 from ..core.registry import InputError
 from ..core.runtime import stream
-from ..learn.checkpoint import copy_tensors, load, save
+from ..learn.checkpoint import load, save
+from ..learn.restore import copy_tensors
 
 # %% auto #0
 __all__ = ['Coded', 'Prior', 'check_pictures', 'scale_prior', 'CodecLayers', 'Codec', 'code_pictures', 'set_priors',

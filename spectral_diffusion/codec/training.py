@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -15,9 +16,13 @@ from torch import Tensor, nn
 from .hierarchical import Codec, Coded
 from ..core.registry import InputError
 from ..core.runtime import stream
+from ..learn.checkpoint import load, save
+from ..learn.restore import restore
+from ..learn.state import latest, remove_older
 
 # %% auto #0
-__all__ = ['crop', 'crops', 'lagrangian', 'FitState', 'rate_factor', 'spread_qualities', 'fit', 'check_fit', 'descend', 'follow']
+__all__ = ['crop', 'areas', 'crops', 'lagrangian', 'FitState', 'all_tensors', 'go_on', 'rate_factor', 'spread_qualities', 'fit',
+           'check_fit', 'descend', 'follow']
 
 # %% ../../nbs/codec/training.ipynb #8667b137
 def crop(
@@ -32,8 +37,23 @@ def crop(
     return piece.flip(-1) if draws[2] < 0.5 else piece
 
 # %% ../../nbs/codec/training.ipynb #14ac8ff6
+def areas(
+    photos: Sequence[UInt8[Tensor, "3 _h _w"]] | UInt8[Tensor, "n 3 h w"],  # pictures, or many of one size
+    size: int,  # side of the crops
+) -> Float[Tensor, " n"]:  # pixels
+    "The area of each picture; a crop that does not fit into all of them raises."
+    one_size = isinstance(photos, Tensor)
+    shapes = [photos.shape[1:]] if one_size else [p.shape for p in photos]
+    if not len(photos) or min(min(shape[-2:]) for shape in shapes) < size:
+        raise InputError(
+            f"crops of side {size} need pictures of at least that, got {[tuple(s) for s in shapes][:4]}"
+        )
+    pixels = torch.tensor([float(shape[-1] * shape[-2]) for shape in shapes])
+    return pixels.expand(len(photos)) if one_size else pixels
+
+# %% ../../nbs/codec/training.ipynb #fd299609
 def crops(
-    photos: Sequence[UInt8[Tensor, "3 _h _w"]],  # pictures of any size, at least `size` on each side
+    photos: Sequence[UInt8[Tensor, "3 _h _w"]] | UInt8[Tensor, "n 3 h w"],  # pictures, or many of one size
     seed: int,  # of the run
     step: int,  # of the training
     *,
@@ -41,12 +61,8 @@ def crops(
     size: int,  # side of a crop
 ) -> Float[Tensor, "b 3 s s"]:  # in [-1, 1]
     "Square crops, each pixel of all pictures equally likely, half of them mirrored."
-    if not photos or min(min(p.shape[-2:]) for p in photos) < size:
-        raise InputError(
-            f"crops of side {size} need pictures of at least that, got {[tuple(p.shape) for p in photos][:4]}"
-        )
+    area = areas(photos, size)
     g = stream(seed, f"codec/crops/{step}")
-    area = torch.tensor([float(p.shape[-1] * p.shape[-2]) for p in photos])
     chosen = torch.multinomial(area, batch, replacement=True, generator=g).tolist()
     cut = [crop(photos[i], size, torch.rand(3, generator=g).tolist()) for i in chosen]
     return torch.stack(cut).to(torch.get_default_dtype()) / 127.5 - 1
@@ -70,6 +86,40 @@ class FitState(NamedTuple):
     codec: Codec  # being trained
     averaged: dict[str, Tensor]  # averaged weights by name
     coded: Coded  # of this step
+    adam: torch.optim.Adam  # its memory goes into a checkpoint
+    parameters: Sequence[nn.Parameter]  # of `extra`
+
+    def save(
+        self,
+        path: Path | str,  # a folder that keeps the latest checkpoint of this run
+    ) -> Path:  # the checkpoint inside it
+        "Write `path/step-...` and remove older ones when it is complete."
+        place = Path(path) / f"step-{self.step:08d}"
+        tensors = all_tensors(self.codec, self.parameters)
+        save(place, model=tensors, optimizer=self.adam, ema=self.averaged, meta={"step": self.step})
+        remove_older(path, self.step)
+        return place
+
+# %% ../../nbs/codec/training.ipynb #3863b94c
+def all_tensors(
+    codec: Codec,  # that is trained
+    parameters: Sequence[nn.Parameter],  # that are trained along
+) -> dict[str, Tensor]:  # by name; they share memory
+    "What a checkpoint keeps of a codec and of the terms of its loss."
+    return {**codec.state_dict(), **{f"extra.{i}": p.detach() for i, p in enumerate(parameters)}}
+
+
+def go_on(
+    resume: Path | str | None,  # the folder that was given to `FitState.save`
+    tensors: dict[str, Tensor],  # filled in place
+    adam: torch.optim.Adam,  # filled in place
+    averaged: dict[str, Tensor],  # filled in place
+) -> int:  # steps done
+    "Fill all tensors from the latest checkpoint, where there is one."
+    place = None if resume is None else latest(resume)
+    if place is None:
+        return 0
+    return restore(load(place), model=tensors, optimizer=adam, ema=averaged)["step"]
 
 # %% ../../nbs/codec/training.ipynb #826ce671
 def rate_factor(
@@ -91,7 +141,7 @@ def spread_qualities(
 # %% ../../nbs/codec/training.ipynb #57f7bb18
 def fit(
     codec: Codec,  # trained in place
-    photos: Sequence[UInt8[Tensor, "3 _h _w"]],  # pictures to cut crops from
+    photos: Sequence[UInt8[Tensor, "3 _h _w"]] | UInt8[Tensor, "n 3 h w"],  # pictures to cut crops from
     *,
     steps: int,  # updates
     seed: int = 0,  # of crops, qualities and noise
@@ -105,6 +155,7 @@ def fit(
     extra: Callable[[Coded, int], Tensor] | None = None,  # a term added to the loss: (coded, step) -> number
     parameters: Sequence[nn.Parameter] = (),  # of `extra`, trained along
     calibrate: bool = True,  # set the priors from first crops
+    resume: Path | str | None = None,  # folder that was given to `FitState.save`; may be empty
 ) -> Iterator[FitState]:
     "Train a codec on crops at random qualities; yields after each step."
     check_fit(codec, steps, batch, decay, size)
@@ -113,7 +164,7 @@ def fit(
     trained = [*codec.parameters(), *parameters]
     adam = torch.optim.Adam(trained, lr=lr, betas=(0.9, 0.99))
     averaged = {k: v.detach().clone() for k, v in codec.state_dict().items()}
-    for step in range(steps):
+    for step in range(go_on(resume, all_tensors(codec, parameters), adam, averaged), steps):
         adam.param_groups[0]["lr"] = lr * rate_factor(step, steps, decay)
         g = stream(seed, f"codec/fit/{step}")
         x = crops(photos, seed, step, batch=batch, size=size).to(trained[0].device)
@@ -124,7 +175,7 @@ def fit(
         total = loss if extra is None else loss + extra(coded, step)
         descend(adam, total, trained, clip)
         follow(averaged, codec.state_dict(), min(ema, (step + 1) / (step + 10)))
-        yield FitState(step + 1, loss.item(), codec, averaged, coded)
+        yield FitState(step + 1, loss.item(), codec, averaged, coded, adam, parameters)
 
 # %% ../../nbs/codec/training.ipynb #19e121b4
 def check_fit(

@@ -149,7 +149,7 @@ def override(
     changes: dict[str, object],  # dotted key -> new value
 ) -> object:  # a new configuration
     "A copy with some keys changed; a key that does not exist raises."
-    data, kind = to_dict(config), type(config)
+    data, kind = json.loads(canonical(as_plain(config, whole=True), sort_keys=False)), type(config)
     for key, value in changes.items():
         node, last = _place(data, kind, key.split("."))
         if node is None:

@@ -14,37 +14,36 @@ from types import ModuleType
 from typing import cast
 
 # %% auto #0
-__all__ = ['PACKAGE', 'MOVED', 'RENAMED', 'names_elsewhere', 'MovedModules', 'find_moved_modules']
+__all__ = ['PACKAGE', 'CUT', 'GONE', 'MOVED', 'RENAMED', 'names_elsewhere', 'MovedModules', 'find_moved_modules']
 
 # %% ../../nbs/core/moved.ipynb #f20b927a
 PACKAGE = "spectral_diffusion"
-MOVED = {  # old address -> where its names are now, in a line
+CUT = {  # a page that gave names to others -> where they are now
+    "codec.entropy": "codec.range_coder",
+    "codec.hierarchical": "codec.layers codec.training codec.bitstream",
     "core.config": "core.parse core.files",
     "core.runtime": "core.files core.environment",
-    "codec.hierarchical": "codec.layers codec.training codec.bitstream",
     "data.pictures": "data.tones data.listing",
     "data.real": "data.pixels data.waiting data.photographs data.mnist1d data.sets",
     "doe.arrays": "doe.balance doe.fields doe.constructions doe.aliasing doe.assign",
     "doe.taguchi": "doe.signal_to_noise doe.terms doe.anova doe.figures doe.lenth doe.confirm doe.ranking",
-    "learn.loop": "learn.averages learn.state learn.rate learn.step measure.crossing",
-    "measure.convergence": "measure.profile",
-    "models.zoo": "models.cost models.fuse",
+    "lab.browsers": "lab.explorer",
+    "lab.cli": "lab.options lab.verbs_bench lab.verbs_train lab.verbs_sample lab.verbs_study"
+    " lab.verbs_pictures",
+    "lab.verbs_train": "lab.verbs_sample",
     "lab.evaluate": "lab.folders",
-    "lab.interop": "lab.set_steps",
-    "lab.records": "run.record study.ledger",
-    "lab.widgets": "lab.panel lab.masks lab.scrubbers lab.browsers lab.monitor",
-    "lab.timing": "measure.timing",
-    "lab.verdict": "study.verdict",
-    "lab.pairs": "study.pairs",
-    "lab.factors": "study.factors",
-    "lab.rows": "study.rows study.settings study.jobs study.engines",
-    "study.rows": "study.settings study.jobs study.engines",
-    "lab.cli": "lab.options lab.verbs_bench lab.verbs_train lab.verbs_study lab.verbs_pictures",
-    "lab.sweep": "study.sweep study.notebooks study.execute study.studies",
-    "study.sweep": "study.notebooks study.execute study.studies",
-    "lab.preflight": "run.preflight",
-    "lab.experiment": "data.sets run.held_out run.settings run.references run.pictures run.saved run.log"
-    " run.training run.experiment study.compare study.reach",
+    "lab.interop": "lab.set_steps lab.hub lab.curves",
+    "lab.interop_diffusers": "lab.configured_process lab.driven_sampler lab.spectral_scheduler"
+    " lab.spectral_model",
+    "lab.step_arguments": "lab.scheduler_levels lab.step_rules",
+    "learn.checkpoint": "learn.restore",
+    "learn.ensemble": "learn.ensemble_training",
+    "learn.loop": "learn.averages learn.state learn.rate learn.step measure.crossing",
+    "learn.regularizers": "learn.saliency",
+    "measure.convergence": "measure.profile",
+    "models.adapters": "models.learned_band models.amplitude_phase",
+    "models.complex": "models.activations",
+    "models.zoo": "models.cost models.fuse",
     "noise.denoiser": "noise.preconditioning",
     "noise.process": "noise.shapes noise.targets",
     "noise.theory": "noise.fields noise.distances noise.arc",
@@ -52,7 +51,29 @@ MOVED = {  # old address -> where its names are now, in a line
     "sampling.linear": "sampling.rows",
     "sampling.lists": "sampling.spectrum sampling.levels",
     "sampling.steps": "sampling.list_errors",
+    "run.settings": "run.resolved",
+    "study.rows": "study.settings study.jobs study.engines",
+    "study.sweep": "study.benches study.notebooks study.execute study.studies",
+    "study.verdict": "study.verdict_files",
 }
+
+# %% ../../nbs/core/moved.ipynb #bca4fbdb
+GONE = {  # an address without a page -> where its names are now
+    "lab.experiment": "data.sets run.held_out run.settings run.resolved run.references run.pictures run.saved"
+    " run.log run.training run.experiment study.compare study.reach",
+    "lab.factors": "study.factors",
+    "lab.pairs": "study.pairs",
+    "lab.preflight": "run.preflight",
+    "lab.records": "run.record study.ledger",
+    "lab.rows": "study.rows study.settings study.jobs study.engines",
+    "lab.sweep": "study.sweep study.benches study.notebooks study.execute study.studies",
+    "lab.timing": "measure.timing",
+    "lab.verdict": "study.verdict study.verdict_files",
+    "lab.widgets": "lab.panel lab.masks lab.scrubbers lab.browsers lab.explorer lab.monitor",
+}
+MOVED = CUT | GONE
+
+# %% ../../nbs/core/moved.ipynb #969e49c4
 RENAMED = {  # a name of an old address that has another name now
     "lab.experiment": {
         "Images": "TrainTest",

@@ -25,6 +25,7 @@ from spectral_diffusion.lab.verbs_bench import (
     run_summary,
     summary_options,
 )
+from .verbs_codec import TRAIN_CODEC_HELP, run_train_codec, train_codec_options
 from spectral_diffusion.lab.verbs_pictures import (
     decode_options,
     encode_options,
@@ -33,6 +34,8 @@ from spectral_diffusion.lab.verbs_pictures import (
     run_encode,
     run_evaluate,
 )
+from .verbs_saliency import SSC_HELP, run_ssc, ssc_options
+from .verbs_sample import SAMPLE_HELP, run_sample, sample_options
 from .verbs_steps import STEPS_HELP, run_steps, steps_options
 from spectral_diffusion.lab.verbs_study import (
     SWEEP_HELP,
@@ -42,14 +45,8 @@ from spectral_diffusion.lab.verbs_study import (
     sweep_options,
     taguchi_options,
 )
-from spectral_diffusion.lab.verbs_train import (
-    SAMPLE_HELP,
-    TRAIN_HELP,
-    run_sample,
-    run_train,
-    sample_options,
-    train_options,
-)
+from .verbs_train import TRAIN_HELP, run_train, train_options
+from .verbs_weights import EXPORT_HELP, export_options, run_export
 
 # %% auto #0
 __all__ = ['TOP_HELP', 'COMPLETION_HELP', 'DEBUG', 'run_doctor', 'doctor_options', 'run_completion', 'completion_options',
@@ -141,12 +138,15 @@ def parser() -> argparse.ArgumentParser:
     add_verb(verbs, "summary", run_summary, summary_options)
     add_verb(verbs, "train", run_train, train_options, TRAIN_HELP)
     add_verb(verbs, "sample", run_sample, sample_options, SAMPLE_HELP)
+    add_verb(verbs, "export", run_export, export_options, EXPORT_HELP)
     add_verb(verbs, "steps", run_steps, steps_options, STEPS_HELP)
     add_verb(verbs, "sweep", run_sweep_verb, sweep_options, SWEEP_HELP)
     add_verb(verbs, "taguchi", run_taguchi, taguchi_options, TAGUCHI_HELP)
     add_verb(verbs, "evaluate", run_evaluate, evaluate_options)
+    add_verb(verbs, "train-codec", run_train_codec, train_codec_options, TRAIN_CODEC_HELP)
     add_verb(verbs, "encode", run_encode, encode_options)
     add_verb(verbs, "decode", run_decode, decode_options)
+    add_verb(verbs, "ssc", run_ssc, ssc_options, SSC_HELP)
     add_verb(verbs, "completion", run_completion, completion_options, COMPLETION_HELP)
     add_verb(verbs, "doctor", run_doctor, doctor_options)
     return top

@@ -23,7 +23,7 @@ from ..signals.bases import BASES, color
 from ..signals.cosine import frequency
 
 # %% auto #0
-__all__ = ['BANDS', 'GROUP', 'LATENTS', 'FolderSpectrum', 'Sums', 'axes', 'picture_parts', 'read_array', 'read_tensors',
+__all__ = ['BANDS', 'GROUP', 'LATENTS', 'FolderSpectrum', 'Bands', 'Sums', 'axes', 'picture_parts', 'read_array', 'read_tensors',
            'check_latents', 'slices', 'parts_of', 'grouped', 'folder_spectrum']
 
 # %% ../../nbs/lab/folder_spectrum.ipynb #0da03eb8
@@ -40,6 +40,27 @@ class FolderSpectrum(NamedTuple):
     error: Float[Tensor, " b"]  # its standard error
     number: int  # of pictures
 
+# %% ../../nbs/lab/folder_spectrum.ipynb #f107e309
+class Bands:
+    "Rings of frequency of a picture, and sums over them."
+
+    def __init__(self, h: int, w: int):
+        f = frequency(h, w)
+        self.edges = torch.linspace(0, float(f.max()), BANDS + 1, dtype=torch.float64)
+        self.band = torch.bucketize(f, self.edges[1:-1], right=True).flatten()
+        self.order = self.band.argsort(stable=True)  # coefficients of one band lie together
+        self.ends = self.band.bincount(minlength=BANDS).cumsum(0) - 1
+        self.size = self.sums(torch.ones(h * w, dtype=torch.float64))
+
+    def sums(self, values: Float[Tensor, " n"]) -> Float[Tensor, " b"]:
+        "The sum of one value a coefficient over each band."
+        return torch.zeros(BANDS, dtype=torch.float64).index_add(0, self.band, values)
+
+    def energies(self, z: Float[Tensor, "n c h w"]) -> Float[Tensor, "n b"]:
+        "The energy of each picture in each band, all channels together."
+        energy = z.square().sum(1).flatten(1)[:, self.order].double().cumsum(1)
+        return torch.cat([torch.zeros(len(z), 1), energy[:, self.ends]], 1).diff(dim=1)
+
 # %% ../../nbs/lab/folder_spectrum.ipynb #db48a391
 class Sums:
     "What is kept of the pictures that were seen."
@@ -51,12 +72,8 @@ class Sums:
         self.second = torch.zeros(c, c, h, w, dtype=torch.float64)
         self.origin: Tensor | None = None  # mean of the first group
         self.per_picture: list[Tensor] = []
-        f = frequency(h, w)
-        self.edges = torch.linspace(0, float(f.max()), BANDS + 1, dtype=torch.float64)
-        self.band = torch.bucketize(f, self.edges[1:-1], right=True).flatten()
-        self.order = self.band.argsort(stable=True)  # coefficients of one band lie together
-        self.ends = self.band.bincount(minlength=BANDS).cumsum(0) - 1
-        self.size = c * torch.zeros(BANDS, dtype=torch.float64).index_add(0, self.band, f.flatten() * 0 + 1)
+        self.bands = Bands(h, w)
+        self.size = c * self.bands.size
 
     def add(self, x: Float[Tensor, "n c h w"]) -> None:
         "One more group of pictures."
@@ -70,9 +87,7 @@ class Sums:
             for j in range(i + 1):
                 self.second[i, j] += (z[:, i] * z[:, j]).sum(0)
                 self.second[j, i] = self.second[i, j]
-        energy = z.square().sum(1).flatten(1)[:, self.order].double().cumsum(1)
-        ends = torch.cat([torch.zeros(len(z), 1), energy[:, self.ends]], 1)
-        self.per_picture.append(ends.diff(dim=1))
+        self.per_picture.append(self.bands.energies(z))
 
     def result(self) -> FolderSpectrum:
         "Power, mean and error bars of all pictures."
@@ -82,13 +97,12 @@ class Sums:
         rotation = axes(covariance.sum((-2, -1)))
         power = torch.einsum("dc,cehw,de->dhw", rotation, covariance, rotation).clamp(min=0)
         q = torch.cat(self.per_picture) / self.size.clamp(min=1)
-        flat = mean.square().sum(0).flatten()
-        shift = torch.zeros(BANDS, dtype=torch.float64).index_add(0, self.band, flat) / self.size.clamp(min=1)
+        shift = self.bands.sums(mean.square().sum(0).flatten()) / self.size.clamp(min=1)
         level = (q.mean(0) - shift) * n / (n - 1)
         basis = color(BASES["dct"], rotation)
         centre = BASES["dct"].inverse(mean + self.origin, self.shape[1:])  # pyright: ignore[reportOperatorIssue]
         field = GaussianField(power, self.shape[1:], centre, basis)
-        edges = torch.cat([self.edges[:-1][used], self.edges[-1:]])
+        edges = torch.cat([self.bands.edges[:-1][used], self.bands.edges[-1:]])
         return FolderSpectrum(field, edges, level[used], q.std(0)[used] / n**0.5, n)
 
 # %% ../../nbs/lab/folder_spectrum.ipynb #bbad4d95

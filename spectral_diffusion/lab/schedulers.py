@@ -11,14 +11,14 @@ from ..core.registry import InputError, unknown_name
 
 # %% auto #0
 __all__ = ['SHIFTED', 'ROUNDED', 'TAKE_SIGMAS', 'TAKE_TIMESTEPS', 'OWN', 'EULER', 'MULTISTEP', 'FLOW', 'NO_LEVELS', 'INSTEAD',
-           'TAKE_NOTHING', 'SCHEDULERS', 'Entry', 'entry_of']
+           'NO_SUBSTITUTE', 'TAKE_NOTHING', 'SCHEDULERS', 'Entry', 'entry_of']
 
 # %% ../../nbs/lab/schedulers.ipynb #b707051f
 class Entry(NamedTuple):
     "What `set_timesteps` of a scheduler does with a list."
 
     takes: str  # the argument: sigmas, timesteps, or nothing
-    rule: str = ""  # how its values are made, a name in `step_arguments.RULES`
+    rule: str = ""  # how its values are made, a name in `step_rules.RULES`
     solver: str = ""  # in `SOLVERS`, whose exact error is its own; empty where there is none
     instead: str = ""  # a scheduler for the same network that takes a list
     does: str = ""  # what it does to the values, or why it takes none
@@ -124,25 +124,27 @@ INSTEAD = {
         "HeliosDMDScheduler",
         "PiflowScheduler",
     ),
-    "": (
-        "AmusedScheduler",
-        "BlockRefinementScheduler",
-        "CogVideoXDDIMScheduler",
-        "CogVideoXDPMScheduler",
-        "ConsistencyDecoderScheduler",
-        "DDIMInverseScheduler",
-        "DPMSolverMultistepInverseScheduler",
-        "DiscreteDDIMScheduler",
-        "EntropyBoundScheduler",
-        "RFD4ProteinaScheduler",
-        "VQDiffusionScheduler",
-    ),
 }
+
+# %% ../../nbs/lab/schedulers.ipynb #cfd490de
+NO_SUBSTITUTE = (
+    "AmusedScheduler",
+    "BlockRefinementScheduler",
+    "CogVideoXDDIMScheduler",
+    "CogVideoXDPMScheduler",
+    "ConsistencyDecoderScheduler",
+    "DDIMInverseScheduler",
+    "DPMSolverMultistepInverseScheduler",
+    "DiscreteDDIMScheduler",
+    "EntropyBoundScheduler",
+    "RFD4ProteinaScheduler",
+    "VQDiffusionScheduler",
+)
 
 # %% ../../nbs/lab/schedulers.ipynb #4c410fea
 TAKE_NOTHING = {
     name: Entry("nothing", instead=instead, does=OWN if instead else f"{OWN}, or {NO_LEVELS}")
-    for instead, names in INSTEAD.items()
+    for instead, names in {**INSTEAD, "": NO_SUBSTITUTE}.items()
     for name in names
 }
 SCHEDULERS = {**TAKE_SIGMAS, **TAKE_TIMESTEPS, **TAKE_NOTHING}

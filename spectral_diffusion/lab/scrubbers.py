@@ -23,6 +23,7 @@ from ..noise.presets import PRESETS, preset
 from ..noise.process import Process
 from ..noise.theory import GaussianField, gains_for, posterior_variance, total_power
 from ..sampling.engine import trajectory
+from ..sampling.named_lists import list_names, times_from
 from ..sampling.samplers import SAMPLERS, Step
 
 if TYPE_CHECKING:
@@ -205,24 +206,34 @@ def sampler_scrubber(
     samplers: tuple[str, str] = ("ddim", "ancestral"),  # names in `SAMPLERS`, shown first
     *,
     steps: int = 20,  # of each run
+    steps_from: str = "even",  # name of a list of steps in `LISTS`, shown first
     images: int = 16,  # behind the power; the first one is shown
     seed: int = 0,  # of the start noise
-) -> Panel:  # `memory` holds the steps of each sampler that was chosen
+) -> Panel:  # `memory` holds the steps of each sampler and list that were chosen
     "Step through the states of two samplers from the same noise."
     shape = (images, field.power.shape[0] if field.power.ndim == 3 else 1, *field.size)
     memory = {}
 
-    def walk(name):
-        if name not in memory:
-            start = stream(seed, "widgets/start")
-            memory[name] = list(trajectory(denoiser, process, shape, name, steps, generator=start))
-        return memory[name]
+    def walk(name: str, source: str) -> list[Step]:
+        if (name, source) not in memory:
+            times, noise = (
+                times_from(source, steps, process, name, lambda: field),
+                stream(seed, "widgets/start"),
+            )
+            run = trajectory(denoiser, process, shape, name, steps, times=times, generator=noise)
+            memory[name, source] = list(run)
+        return memory[name, source]
 
-    def draw(first, second, step):
-        return draw_steps({name: walk(name) for name in (first, second)}, step, field, process)
+    def draw(first: str, second: str, source: str, step: int) -> Picture:
+        return draw_steps({name: walk(name, source) for name in (first, second)}, step, field, process)
 
     names, (a, b) = sorted(SAMPLERS), samplers
-    first, second = choice("first sampler", names, a), choice("second sampler", names, b)
-    panel = Panel(draw, {"first": first, "second": second, "step": slider("step", steps, 1, steps, 1)})
+    controls = {
+        "first": choice("first sampler", names, a),
+        "second": choice("second sampler", names, b),
+        "source": choice("list of steps", list_names(), steps_from),
+        "step": slider("step", steps, 1, steps, 1),
+    }
+    panel = Panel(draw, controls)
     panel.memory = memory
     return panel

@@ -15,8 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core.registry import InputError, whole
+from .scheduler_levels import setting
 from .schedulers import entry_of
-from .step_arguments import scheduler_arguments, setting
+from .step_arguments import scheduler_arguments
 from .step_range import scheduler_range
 from .step_report import StepReport, calls_of, step_report
 from ..noise.theory import GaussianField

@@ -5,278 +5,22 @@
 # %% ../../nbs/lab/step_arguments.ipynb #2ded05b9
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from ..core.registry import InputError, Registry
+from ..core.moved import names_elsewhere
+from ..core.registry import InputError
+from .scheduler_levels import check_list, levels_used
 from .schedulers import entry_of
+from .step_rules import RULES, check_settings
 
 # %% auto #0
-__all__ = ['SHARES', 'OUTSIDE', 'RULES', 'REPLACED', 'EXACT', 'setting', 'in_shares', 'training_levels', 'rho_scale',
-           'level_range', 'check_list', 'as_they_are', 'check_settings', 'shift_of', 'unshifted', 'unshifted_array',
-           'ramp', 'fractions', 'rounded', 'indices', 'distilled', 'places', 'angles', 'wuerstchen', 'levels_used',
-           'from_pairs', 'to_clean', 'Arguments', 'scheduler_arguments', 'judged']
-
-# %% ../../nbs/lab/step_arguments.ipynb #f52dde4b
-SHARES = (
-    "FlowMatchEulerDiscreteScheduler",
-    "FlowMatchLCMScheduler",
-    "FlowMapEulerDiscreteScheduler",
-    "MiniMaxH3Scheduler",
-    "LTXEulerAncestralRFScheduler",
-)
-
-
-def setting(scheduler: object, name: str, default: object = None) -> object:
-    "A value of the configuration of a scheduler."
-    return getattr(scheduler, "config", {}).get(name, default)
-
-
-def in_shares(scheduler: object) -> bool:
-    "Whether the levels of a scheduler are shares of the noise, as in flow matching."
-    return type(scheduler).__name__ in SHARES or bool(setting(scheduler, "use_flow_sigmas"))
-
-# %% ../../nbs/lab/step_arguments.ipynb #9027f065
-def training_levels(
-    scheduler: object,  # with a list alphas_cumprod
-) -> np.ndarray:  # rising, one for each index
-    "Noise over signal at every index of training."
-    alphas = scheduler.alphas_cumprod.double().numpy()  # pyright: ignore[reportAttributeAccessIssue]
-    return ((1 - alphas) / alphas) ** 0.5
-
-
-def rho_scale(scheduler: object) -> tuple[float, float, float]:  # highest and lowest root, and rho
-    "The scale of Karras et al. 2022 between the levels of a configuration."
-    rho = float(setting(scheduler, "rho", 7.0))  # pyright: ignore[reportArgumentType]
-    high, low = (float(setting(scheduler, k)) for k in ("sigma_max", "sigma_min"))  # pyright: ignore
-    return high ** (1 / rho), low ** (1 / rho), rho
-
-# %% ../../nbs/lab/step_arguments.ipynb #8bfc5b2b
-def level_range(
-    scheduler: object,  # of diffusers
-) -> tuple[float, float]:  # lowest and highest level; above zero
-    "Between which levels a scheduler can work."
-    name = type(scheduler).__name__
-    if in_shares(scheduler):
-        return 0.0, 1.0
-    if name == "DDPMWuerstchenScheduler":
-        return 0.0001**0.5, 0.9999**0.5 * 100
-    if name == "SCMScheduler":
-        return 0.0, math.inf
-    if setting(scheduler, "sigma_max") is not None:
-        low, high = (cast(float, setting(scheduler, k)) for k in ("sigma_min", "sigma_max"))
-        return float(low), float(high)
-    table = training_levels(scheduler)
-    return float(table[0]), float(table[-1])
-
-# %% ../../nbs/lab/step_arguments.ipynb #73a57ed8
-OUTSIDE = 1e-3  # relative; a list that is computed from a schedule may be off by that much
-
-
-def check_list(
-    scheduler: object,  # of diffusers
-    sigmas: Sequence[float] | Tensor,  # n+1 falling levels, the last 0
-) -> np.ndarray:  # float64, inside the range
-    "Levels that a scheduler can work with."
-    x = np.asarray(sigmas, dtype=np.float64)
-    if x.ndim != 1 or len(x) < 3:
-        raise InputError(f"a list has at least two steps, which are three levels, got shape {x.shape}")
-    if not np.isfinite(x).all() or not (np.diff(x) < 0).all() or x[-1] != 0:
-        raise InputError(f"a list is finite numbers that fall to a last 0, got {x.tolist()}")
-    low, high = level_range(scheduler)
-    name = type(scheduler).__name__
-    if in_shares(scheduler) and x[0] > 1:
-        raise InputError(
-            f"{name} is for flow matching: its levels are shares of the noise between 0 and 1, got {x[0]:g};"
-            " hint: levels sigma of EDM or of a chain are the shares sigma / (1 + sigma)"
-        )
-    if x[0] > high * (1 + OUTSIDE) or x[-2] < low * (1 - OUTSIDE):
-        raise InputError(
-            f"{name} works between the levels {low:.4g} and {high:.4g}, got a list from {x[0]:.4g} to"
-            f" {x[-2]:.4g}; hint: sigma_min and sigma_max inside that range"
-        )
-    return np.concatenate([np.clip(x[:-1], low, high), [0.0]])
-
-# %% ../../nbs/lab/step_arguments.ipynb #83412d4d
-RULES = Registry("rule of a scheduler")
-
-
-@RULES.register("levels")
-def as_they_are(scheduler: object, x: np.ndarray) -> dict:
-    "The levels with their last 0."
-    return {"sigmas": x.tolist()}
-
-# %% ../../nbs/lab/step_arguments.ipynb #b7a81249
-REPLACED = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
-
-
-def check_settings(scheduler: object) -> None:
-    "Raise where a configuration replaces every list by its own."
-    name = type(scheduler).__name__
-    for key in REPLACED:
-        if setting(scheduler, key):
-            raise InputError(
-                f"{name} with {key} replaces every list by its own; hint:"
-                f" {name}.from_config(scheduler.config,"
-                f" {key}=False)"
-            )
-    if setting(scheduler, "sigma_schedule", "karras") != "karras":
-        raise InputError(f"{name} with sigma_schedule='exponential' ignores the values of a list")
-
-# %% ../../nbs/lab/step_arguments.ipynb #fcd286a0
-def shift_of(
-    scheduler: object,  # for flow matching
-    mu: float | None,  # of a dynamic shift
-) -> float:  # factor of the odds u/(1-u)
-    "The shift that a scheduler will apply."
-    if not setting(scheduler, "use_dynamic_shifting"):
-        if mu is not None:
-            raise InputError(f"mu belongs to a dynamic shift, and {type(scheduler).__name__} has a fixed one")
-        fixed = getattr(scheduler, "shift", None) or setting(scheduler, "shift")
-        return float(fixed or setting(scheduler, "flow_shift", 1.0))  # pyright: ignore[reportArgumentType]
-    if mu is None:
-        raise InputError(
-            "this scheduler shifts by the size of the picture: give the mu that the pipeline will give; hint:"
-            " pipelines compute it with calculate_shift"
-        )
-    return mu if setting(scheduler, "time_shift_type") == "linear" else math.exp(mu)
-
-# %% ../../nbs/lab/step_arguments.ipynb #5cb56f63
-@RULES.register("shifted")
-def unshifted(scheduler: object, x: np.ndarray, mu: float | None = None) -> dict:
-    "Shares that the shift of the scheduler turns into the levels."
-    name, last, end = type(scheduler).__name__, x[-2], setting(scheduler, "shift_terminal")
-    if not in_shares(scheduler):
-        raise InputError(
-            f"{name} takes a list only with use_flow_sigmas=True; hint: DPMSolverMultistepScheduler takes"
-            " timesteps for the same network"
-        )
-    if end and not math.isclose(last, end, rel_tol=1e-6):  # pyright: ignore[reportArgumentType]
-        raise InputError(
-            f"{name} stretches every list to end at the share {end} (shift_terminal), got one that ends at"
-            f" {last:.6g}; hint: sigma_min={end}, or {name}.from_config(scheduler.config,"
-            " shift_terminal=None)"
-        )
-    shift, u = shift_of(scheduler, mu), x[:-1]
-    values = {"sigmas": (u / (shift - (shift - 1) * u)).tolist()}
-    return values if mu is None else {**values, "mu": mu}
-
-# %% ../../nbs/lab/step_arguments.ipynb #bf471997
-@RULES.register("shifted_array")
-def unshifted_array(scheduler: object, x: np.ndarray, mu: float | None = None) -> dict:
-    "The same for a scheduler that cannot shift a list of numbers, only an array."
-    values = unshifted(scheduler, x, mu)
-    return {**values, "sigmas": np.array(values["sigmas"])}
-
-# %% ../../nbs/lab/step_arguments.ipynb #1384c709
-@RULES.register("ramp")
-def ramp(scheduler: object, x: np.ndarray) -> dict:
-    "Places on the rho scale, 0 for the highest level and 1 for the lowest."
-    high, low, rho = rho_scale(scheduler)
-    return {"sigmas": torch.from_numpy((x[:-1] ** (1 / rho) - high) / (low - high))}
-
-
-@RULES.register("fractions")
-def fractions(scheduler: object, x: np.ndarray) -> dict:
-    "Indices of training with parts, which the scheduler interpolates between."
-    table = training_levels(scheduler)
-    return {"timesteps": np.interp(x[:-1], table, np.arange(len(table))).tolist()}
-
-# %% ../../nbs/lab/step_arguments.ipynb #81b1fa20
-def rounded(
-    levels: np.ndarray,  # falling
-    known: np.ndarray,  # rising levels to choose from
-) -> np.ndarray:  # falling places in `known`, all different
-    "The nearest known levels."
-    if len(levels) > len(known):
-        raise InputError(f"a list of {len(levels)} steps does not fit on {len(known)} levels")
-    place = np.abs(np.log(levels)[:, None] - np.log(known)).argmin(1)
-    for i in range(len(place) - 2, -1, -1):
-        place[i] = max(place[i], place[i + 1] + 1)
-    place[0] = min(place[0], len(known) - 1)
-    for i in range(1, len(place)):
-        place[i] = min(place[i], place[i - 1] - 1)
-    return place
-
-# %% ../../nbs/lab/step_arguments.ipynb #a321e597
-@RULES.register("indices")
-def indices(scheduler: object, x: np.ndarray) -> dict:
-    "Whole indices of training."
-    return {"timesteps": rounded(x[:-1], training_levels(scheduler)).tolist()}
-
-
-@RULES.register("distilled")
-def distilled(scheduler: object, x: np.ndarray) -> dict:
-    "Whole indices that a distilled network knows."
-    keys = ("num_train_timesteps", "original_inference_steps")
-    n, original = (cast(int, setting(scheduler, k)) for k in keys)
-    known = np.arange(1, original + 1) * (n // original) - 1
-    return {"timesteps": known[rounded(x[:-1], training_levels(scheduler)[known])].tolist()}
-
-# %% ../../nbs/lab/step_arguments.ipynb #7f1ef303
-@RULES.register("places")
-def places(scheduler: object, x: np.ndarray) -> dict:
-    "Whole places on the rho scale of a consistency model, in reverse."
-    high, low, rho = rho_scale(scheduler)
-    n = int(setting(scheduler, "num_train_timesteps"))  # pyright: ignore[reportArgumentType]
-    known = (high + np.linspace(0, 1, n) * (low - high)) ** rho
-    return {"timesteps": (n - 1 - rounded(x[:-1], known[::-1]))[::-1].tolist()}
-
-
-@RULES.register("angles")
-def angles(scheduler: object, x: np.ndarray) -> dict:
-    "Angles of noise over signal; the numbers that the scheduler has by default are taken out."
-    t = np.arctan(x / float(setting(scheduler, "sigma_data")))  # pyright: ignore[reportArgumentType]
-    own = {"max_timesteps": None, "intermediate_timesteps": None}
-    return {"num_inference_steps": len(x) - 1, "timesteps": t.tolist(), **own}
-
-# %% ../../nbs/lab/step_arguments.ipynb #eb0a0542
-@RULES.register("wuerstchen")
-def wuerstchen(scheduler: object, x: np.ndarray) -> dict:
-    "Times of the squared cosine whose offset and scaler the configuration has."
-    s, scaler = (float(setting(scheduler, k)) for k in ("s", "scaler"))  # pyright: ignore
-    first = math.cos(s / (1 + s) * math.pi / 2)
-    t = np.arccos(np.clip(first / np.sqrt(1 + x**2), 0, 1)) * 2 / math.pi * (1 + s) - s
-    t = np.clip(t, 0, 1)
-    if scaler > 1:
-        t = 1 - (1 - t) ** (1 / scaler)
-    elif scaler < 1:
-        t = t ** (1 / scaler)
-    return {"timesteps": t.tolist()}
-
-# %% ../../nbs/lab/step_arguments.ipynb #eff2ce85
-def levels_used(
-    scheduler: object,  # of diffusers, after `set_timesteps`
-) -> Tensor:  # n+1 falling levels, float64
-    "The levels that a scheduler is going to use."
-    name, t = type(scheduler).__name__, torch.as_tensor(scheduler.timesteps).double().cpu()  # pyright: ignore
-    if name == "SCMScheduler":
-        return float(setting(scheduler, "sigma_data")) * t.tan()  # pyright: ignore[reportArgumentType]
-    if name == "DDPMWuerstchenScheduler":
-        alphas = scheduler._alpha_cumprod(t, t.device)  # pyright: ignore[reportAttributeAccessIssue]
-        return torch.cat([((1 - alphas) / alphas).sqrt()[:-1], torch.zeros(1)])
-    if hasattr(scheduler, "sigmas"):
-        x = torch.as_tensor(scheduler.sigmas).double().cpu()  # pyright: ignore[reportAttributeAccessIssue]
-        return {"HeunDiscreteScheduler": from_pairs, "CMStochasticIterativeScheduler": to_clean}.get(
-            name, (lambda x: 1 - x) if setting(scheduler, "invert_sigmas") else (lambda x: x)
-        )(x)
-    table = torch.from_numpy(training_levels(scheduler))
-    return torch.cat([table[t.long()], table[:1] if name == "TCDScheduler" else torch.zeros(1)])
-
-# %% ../../nbs/lab/step_arguments.ipynb #27686136
-def from_pairs(x: Tensor) -> Tensor:
-    "Each level once, where inner ones are written twice."
-    return torch.cat([x[:1], x[1::2]])
-
-
-def to_clean(x: Tensor) -> Tensor:
-    "The last level stands for no noise: what is added to the estimate there is the difference to it."
-    return torch.cat([x[:-1], torch.zeros(1)])
+__all__ = ['EXACT', 'Arguments', 'scheduler_arguments', 'judged']
 
 # %% ../../nbs/lab/step_arguments.ipynb #a5657c9c
 class Arguments(NamedTuple):
@@ -298,8 +42,6 @@ def scheduler_arguments(
     mu: float | None = None,  # of a dynamic shift, as the pipeline will give it
 ) -> Arguments:  # for `set_timesteps`
     "The arguments that make a scheduler use given levels, and the levels that it will use."
-    import copy
-
     entry = entry_of(type(scheduler).__name__)
     check_settings(scheduler)
     x = check_list(scheduler, sigmas)
@@ -327,3 +69,6 @@ def judged(
     if float(used[-1]) > 0:
         notes.append(f"the last step ends at level {float(used[-1]):.4g} by its configuration, not at 0")
     return off, notes
+
+# %% ../../nbs/lab/step_arguments.ipynb #655d2cbb
+__getattr__ = names_elsewhere("spectral_diffusion.lab.step_arguments")

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core.registry import InputError, unknown_name
-from .step_arguments import in_shares, level_range, setting
+from .scheduler_levels import in_shares, level_range, setting
 from ..noise.process import Process
 from ..noise.schedules import SCHEDULES, Level, check_time
 from ..sampling.levels import FIRST, ratio_at, time_at
@@ -147,7 +147,7 @@ def scheduler_range(
         return cut("flow", (FIRST, 1.0), low, sigma_max, True)._replace(pinned=bool(end))  # pyright: ignore
     alphas = getattr(scheduler, "alphas_cumprod", None)
     if isinstance(alphas, Tensor):
-        from spectral_diffusion.lab.interop_diffusers import table_schedule
+        from spectral_diffusion.lab.configured_process import table_schedule
 
         table = table_schedule(alphas.double().tolist())
         return cut(table, (1 / len(alphas), 1.0), sigma_min, sigma_max, False)

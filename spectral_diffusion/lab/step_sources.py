@@ -79,7 +79,8 @@ def run_source(
     "The data set, schedule and sampler of a run."
     from spectral_diffusion.core.config import from_dict
     from spectral_diffusion.run.record import load_record
-    from spectral_diffusion.run.settings import RunConfig, fitted_statistics
+    from spectral_diffusion.run.resolved import fitted_statistics
+    from spectral_diffusion.run.settings import RunConfig
 
     config = cast(RunConfig, from_dict(RunConfig, load_record(folder).config))
     if config.noise != "white":
@@ -94,7 +95,7 @@ def read_source(
     path: Path | str,  # folder of pictures or latents, file of latents, table of powers, or run
 ) -> Source:  # spectrum and words
     "The data that a list is made for."
-    from spectral_diffusion.lab.verbs_train import find_run
+    from spectral_diffusion.lab.verbs_sample import find_run
 
     path = Path(path)
     if not path.exists():

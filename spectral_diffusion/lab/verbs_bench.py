@@ -21,8 +21,8 @@ from spectral_diffusion.lab.options import (
 )
 
 # %% auto #0
-__all__ = ['write_test_pictures', 'write_sounds', 'run_data', 'data_options', 'run_and_tell', 'run_bench_verb', 'bench_options',
-           'run_report', 'report_options', 'run_summary', 'summary_options']
+__all__ = ['write_test_pictures', 'write_sounds', 'run_data', 'data_options', 'run_and_tell', 'list_benchmarks', 'run_bench_verb',
+           'bench_options', 'run_report', 'report_options', 'run_summary', 'summary_options']
 
 # %% ../../nbs/lab/verbs_bench.ipynb #9d65a7f9
 def write_test_pictures(
@@ -97,18 +97,32 @@ def run_and_tell(
     root: Path | str | None,  # of the results
 ) -> None:
     "Run one benchmark and print how long it took."
-    from spectral_diffusion.study.sweep import run_bench
+    from spectral_diffusion.study.benches import run_bench
 
     start = time.monotonic()
     path = run_bench(name, preset, changes=changes, root=root)
     print(f"{name} {preset}: {time.monotonic() - start:.0f} s, record {path.name}", flush=True)
 
 # %% ../../nbs/lab/verbs_bench.ipynb #7bd2e9d8
-def run_bench_verb(args: argparse.Namespace) -> int:
-    "Run one benchmark, or all of them."
-    from spectral_diffusion.run.record import results_root
-    from spectral_diffusion.study.sweep import bench_names
+def list_benchmarks() -> None:
+    "Print the name of each benchmark and the question in its title."
+    from spectral_diffusion.study.benches import bench_names, project_root
+    from spectral_diffusion.study.notebooks import read_notebook
 
+    for name in bench_names():
+        first = read_notebook(project_root() / "nbs" / "bench" / f"{name}.ipynb")["cells"][0]
+        title = "".join(first["source"]).splitlines()[0]
+        print(f"{name:22} {title.removeprefix('# ')}")
+
+# %% ../../nbs/lab/verbs_bench.ipynb #1bef790d
+def run_bench_verb(args: argparse.Namespace) -> int:
+    "Run one benchmark, or all of them, or list them."
+    from spectral_diffusion.run.record import results_root
+    from spectral_diffusion.study.benches import bench_names
+
+    if args.name == "list":
+        list_benchmarks()
+        return 0
     if args.preset not in ("smoke", "cpu", "gpu"):
         raise unknown_name("preset", args.preset, ["smoke", "cpu", "gpu"])
     # smoke runs show that a page works; they are no results and stay out of the ledger
@@ -118,10 +132,10 @@ def run_bench_verb(args: argparse.Namespace) -> int:
         run_and_tell(name, args.preset, changes, root)
     return 0
 
-# %% ../../nbs/lab/verbs_bench.ipynb #1bef790d
+# %% ../../nbs/lab/verbs_bench.ipynb #761be891
 def bench_options(options: argparse.ArgumentParser) -> None:
     "Options of `bench`."
-    options.add_argument("name", help="a notebook of nbs/bench, or all")
+    options.add_argument("name", help="a notebook of nbs/bench, or all, or list")
     add_preset(options)
     add_changes(options)
     add_folder(options, "in place of the images of a page that trains on one data set (run.data)")
@@ -130,8 +144,8 @@ def bench_options(options: argparse.ArgumentParser) -> None:
 # %% ../../nbs/lab/verbs_bench.ipynb #abe32451
 def run_report(args: argparse.Namespace) -> int:
     "Run the benchmarks that have no record of the present page yet, and rebuild the ledger."
+    from spectral_diffusion.study.benches import bench_names, find_bench
     from spectral_diffusion.study.ledger import load_ledger, write_ledger
-    from spectral_diffusion.study.sweep import bench_names, find_bench
 
     for name in bench_names():
         if find_bench(name, args.preset, args.results):

@@ -124,22 +124,31 @@ def feature_options(options: argparse.ArgumentParser) -> None:
 def run_encode(args: argparse.Namespace) -> int:
     "Code a picture into a file with a trained codec."
     from spectral_diffusion.codec.files import run_encode as work
+    from spectral_diffusion.run.codecs import find_codec
 
+    args.model = find_codec(args.model, args.results)
     return work(args)
 
 
 def run_decode(args: argparse.Namespace) -> int:
     "Make the picture of a coded file again."
     from spectral_diffusion.codec.files import run_decode as work
+    from spectral_diffusion.run.codecs import find_codec
 
+    args.model = find_codec(args.model, args.results)
     return work(args)
 
 # %% ../../nbs/lab/verbs_pictures.ipynb #b19ecfc7
 def add_model(options: argparse.ArgumentParser) -> None:
     "The codec that both sides need."
     options.add_argument(
-        "--model", type=plain_path, required=True, metavar="DIR", help="checkpoint of a codec"
+        "--model",
+        type=plain_path,
+        required=True,
+        metavar="CODEC",
+        help="folder of a codec or of its run, or the --run-id of train-codec",
     )
+    options.add_argument("--results", type=plain_path, metavar="DIR", help="where runs are looked up by name")
 
 
 def encode_options(options: argparse.ArgumentParser) -> None:

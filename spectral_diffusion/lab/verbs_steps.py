@@ -54,7 +54,7 @@ def their_scheduler(
     ends: tuple[float | None, float | None],  # lowest and highest level of EDM
 ) -> object:  # a scheduler with these settings
     "A scheduler of diffusers by name."
-    from spectral_diffusion.lab.step_arguments import SHARES
+    from spectral_diffusion.lab.scheduler_levels import SHARES
 
     made, settings = their_class(name), {}
     flow = name in SHARES or name == "UniPCMultistepScheduler"
@@ -113,8 +113,8 @@ def check_options(args: argparse.Namespace) -> None:
     "Raise for options that do not belong together, before anything is read."
     from spectral_diffusion.core.registry import unknown_name
     from spectral_diffusion.lab.step_report import TARGETS, steps_of
+    from spectral_diffusion.sampling.list_errors import check_choice
     from spectral_diffusion.sampling.lists import DEFAULT_SOLVER
-    from spectral_diffusion.sampling.steps import check_choice
 
     library, _, name = args.to.partition(":")
     if args.to not in TARGETS and not (library == "diffusers" and name):
@@ -127,7 +127,7 @@ def check_options(args: argparse.Namespace) -> None:
 
 def check_start(args: argparse.Namespace, where: Range) -> None:
     "Raise for a shift without flow matching, and for a solver that cannot start without signal."
-    from spectral_diffusion.sampling.linear import SOLVERS
+    from spectral_diffusion.sampling.rows import SOLVERS
 
     if args.shift is not None and not where.shares:
         raise InputError("--shift belongs to flow matching; hint: --schedule flow")

@@ -20,12 +20,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..core.files import atomic_dir, read_text, sha256
+from ..core.moved import names_elsewhere
 from ..core.parse import parse_json
 from ..core.registry import InputError
 
 # %% auto #0
-__all__ = ['FORMAT', 'VERSION', 'TENSORS', 'SIDECAR', 'PICKLES', 'DAMAGE', 'state_of', 'flatten_optimizer', 'flat_copies', 'save',
-           'Checkpoint', 'load', 'copy_tensors', 'restore', 'remove']
+__all__ = ['FORMAT', 'VERSION', 'TENSORS', 'SIDECAR', 'PICKLES', 'state_of', 'flatten_optimizer', 'flat_copies', 'save',
+           'Checkpoint', 'load', 'remove']
 
 # %% ../../nbs/learn/checkpoint.ipynb #d7c4c082
 FORMAT, VERSION = "spectral-diffusion checkpoint", 1
@@ -232,103 +233,6 @@ def load(
         record["meta"],
     )
 
-# %% ../../nbs/learn/checkpoint.ipynb #02fe9b85
-def copy_tensors(
-    saved: Mapping[str, Tensor],  # from the file
-    wanted: Mapping[str, Tensor],  # to be filled, in place
-    what: str,  # for error messages: file and part
-) -> None:
-    "Copy tensors by name; any difference in names, shapes or dtypes raises before the first copy."
-    missing, extra = sorted(set(wanted) - set(saved)), sorted(set(saved) - set(wanted))
-    if missing or extra:
-        raise InputError(
-            f"{what} does not fit: missing {missing[:3] or 'none'}, unexpected {extra[:3] or 'none'}"
-        )
-    for name, target in wanted.items():
-        here, there = (tuple(saved[name].shape), saved[name].dtype), (tuple(target.shape), target.dtype)
-        if here != there:
-            raise InputError(
-                f"{what} does not fit: {name!r} is {here[0]} {here[1]} in the file, {there[0]} {there[1]} in"
-                " the program"
-            )
-    with torch.no_grad():
-        for name, target in wanted.items():
-            target.copy_(saved[name])
-
-# %% ../../nbs/learn/checkpoint.ipynb #cea6dd78
-def _restore_optimizer(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> None:
-    "Fill an optimiser; its memory takes the layout of each parameter."
-    what, literals = f"{checkpoint.path} (optimizer)", checkpoint.groups
-    if literals is None:
-        raise InputError(f"{what}: the checkpoint holds no optimiser")
-    if literals["kind"] != type(optimizer).__name__:
-        raise InputError(f"{what} is of kind {literals['kind']}, the program uses {type(optimizer).__name__}")
-    here, parameters = (
-        optimizer.state_dict()["param_groups"],
-        [p for g in optimizer.param_groups for p in g["params"]],
-    )
-    if [g["params"] for g in here] != [g["params"] for g in literals["groups"]]:
-        raise InputError(f"{what} does not fit: other parameter groups")
-    groups = [
-        {k: tuple(v) if isinstance(v, list) and k != "params" else v for k, v in g.items()}
-        for g in literals["groups"]
-    ]
-    memory = {int(i): dict(v) for i, v in literals["state"].items()}
-    for name, value in checkpoint.optimizer.items():
-        index, _, key = name.partition("/")
-        p = parameters[int(index)]
-        if value.ndim and value.shape != p.shape:
-            raise InputError(
-                f"{what} does not fit: {name!r} is {tuple(value.shape)}, the parameter {tuple(p.shape)}"
-            )
-        memory.setdefault(int(index), {})[key] = (
-            torch.empty_like(p, dtype=value.dtype).copy_(value) if value.ndim else value.clone()
-        )
-    optimizer.load_state_dict({"state": memory, "param_groups": groups})
-
-# %% ../../nbs/learn/checkpoint.ipynb #61205872
-DAMAGE = (
-    LookupError,
-    TypeError,
-    ValueError,
-    AttributeError,
-    RuntimeError,
-)  # what literals raise that are not what a program wrote
-
-
-def restore(
-    checkpoint: Checkpoint,  # from `load`
-    *,
-    model: nn.Module | Mapping[str, Tensor] | None = None,  # filled in place
-    optimizer: torch.optim.Optimizer | None = None,  # filled in place
-    ema: nn.Module | Mapping[str, Tensor] | None = None,  # filled in place
-    streams: Mapping[str, torch.Generator] | None = None,  # set in place
-) -> dict:  # what the writer remembered
-    "Put a checkpoint back into objects of the same shape; a misfit raises and names file and tensor."
-    if model is not None:
-        copy_tensors(checkpoint.model, state_of(model), f"{checkpoint.path} (model)")
-    if ema is not None:
-        copy_tensors(checkpoint.ema, state_of(ema), f"{checkpoint.path} (ema)")
-    if optimizer is not None:
-        try:
-            _restore_optimizer(checkpoint, optimizer)
-        except DAMAGE as error:
-            raise (
-                error
-                if isinstance(error, InputError)
-                else InputError(f"{checkpoint.path} (optimizer) is damaged: {type(error).__name__}: {error}")
-            ) from error
-    for name, generator in (streams or {}).items():
-        if name not in checkpoint.streams:
-            raise InputError(f"{checkpoint.path} (streams) does not fit: missing {name!r}")
-        try:
-            generator.set_state(checkpoint.streams[name])
-        except DAMAGE as error:
-            raise InputError(
-                f"{checkpoint.path} (streams) is damaged: {name!r} is no state of a generator: {error}"
-            ) from error
-    return checkpoint.meta
-
 # %% ../../nbs/learn/checkpoint.ipynb #98dc904c
 def remove(
     path: Path | str,  # a folder that `save` wrote
@@ -341,3 +245,6 @@ def remove(
     shutil.rmtree(gone, ignore_errors=True)  # of one who was killed here
     os.replace(path, gone)
     shutil.rmtree(gone)
+
+# %% ../../nbs/learn/checkpoint.ipynb #ddffb6e5
+__getattr__ = names_elsewhere("spectral_diffusion.learn.checkpoint")

@@ -7,31 +7,23 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from ..core.registry import InputError, Registry
+from ..core.moved import names_elsewhere
+from ..core.registry import InputError
 from ..core.runtime import stream
-from spectral_diffusion.learn.regularizers import (
-    SaliencyConsistency,
-    amplitude_spectrum,
-    class_variance,
-    input_gradient,
-)
 
 # %% auto #0
-__all__ = ['ELEMENTWISE', 'DECAYS', 'Penalty', 'Members', 'members', 'initial', 'order', 'is_perceptron', 'check_members',
-           'views_of', 'first_names', 'perceptron_scores', 'Ensemble', 'StackedAdamW', 'StackedConsistency', 'no_decay',
-           'cosine_decay', 'Epoch', 'train_ensemble', 'gradients']
+__all__ = ['ELEMENTWISE', 'Members', 'members', 'initial', 'order', 'is_perceptron', 'check_members', 'views_of', 'first_names',
+           'perceptron_scores', 'Ensemble', 'StackedAdamW']
 
 # %% ../../nbs/learn/ensemble.ipynb #f0f81aba
 class Members(NamedTuple):
@@ -265,107 +257,5 @@ class StackedAdamW:
         root = self.square.sqrt().div_(math.sqrt(1 - b2**self.steps)).add_(self.eps)
         self.flat.addcdiv_(self.mean * (lr / (1 - b1**self.steps)).to(dtype), root, value=-1)
 
-# %% ../../nbs/learn/ensemble.ipynb #829abd1c
-@dataclass(frozen=True)
-class StackedConsistency:
-    "Spectral saliency consistency of every member."
-
-    rule: SaliencyConsistency = field(default_factory=SaliencyConsistency)  # the same options
-
-    def __call__(
-        self,
-        logits: Float[Tensor, "s n k"],  # scores
-        x: Float[Tensor, "s n ..."],  # inputs they came from, which require a gradient
-        y: Int[Tensor, "s n"],  # classes
-    ) -> Float[Tensor, " s"]:  # the penalty of each member
-        "The penalties from scores that the task loss needs anyway."
-        g = input_gradient(logits.gather(2, y[..., None]).sum(), x)
-        P = amplitude_spectrum(g.flatten(0, 1), unit=self.rule.unit).unflatten(0, y.shape)
-        spread = vmap(lambda P, y: class_variance(P, y, logits.shape[2], unbiased=self.rule.unbiased))(P, y)
-        enough = (spread.count >= self.rule.min_count).to(P.dtype)
-        value = (spread.variance * enough).sum(1) / enough.sum(1).clamp(min=1)
-        return value / P.shape[2] if self.rule.reduction == "mean" else value
-
-# %% ../../nbs/learn/ensemble.ipynb #957990a5
-DECAYS = Registry("decay of the learning rate")  # share of all steps done -> factor of the learning rate
-
-
-@DECAYS.register("none")
-def no_decay(
-    share: float,  # of all steps, 0 to 1
-) -> float:  # one
-    "A constant rate."
-    return 1.0
-
-# %% ../../nbs/learn/ensemble.ipynb #831a82f6
-@DECAYS.register("cosine")
-def cosine_decay(
-    share: float,  # of all steps, 0 to 1
-) -> float:  # from one to zero
-    "Half a cosine."
-    return 0.5 * (1 + math.cos(math.pi * share))
-
-
-class Epoch(NamedTuple):
-    "What an epoch of an ensemble leaves; one entry a member."
-
-    epoch: int  # from 1
-    task: Tensor  # mean cross-entropy over the batches
-    penalty: Tensor  # mean penalty before its weight; zeros without one
-
-# %% ../../nbs/learn/ensemble.ipynb #17d964a2
-Penalty = Callable[
-    [Tensor, Tensor, Tensor], Tensor
-]  # scores (s, n, k), inputs (s, n, ...), classes (s, n) -> (s,)
-
-
-def train_ensemble(
-    ensemble: Ensemble,  # trained in place, on the device and in the dtype of its parameters
-    x: Float[Tensor, "n ..."],  # samples
-    y: Int[Tensor, " n"],  # classes
-    members: Members,  # seeds and rates
-    *,
-    epochs: int,  # passes over the samples
-    batch: int = 128,  # samples in a step
-    decay: str = "none",  # a name in `DECAYS`
-    penalty: Penalty | None = None,  # added to the cross-entropy with each member's weight
-) -> Iterator[Epoch]:
-    "Train all members at once by AdamW; yields after every epoch."
-    if len(members.seeds) != ensemble.size:
-        raise InputError(f"one seed a member: got {len(members.seeds)} for {ensemble.size} members")
-    if epochs < 1 or batch < 1:
-        raise InputError(f"epochs and batch must be at least 1, got {epochs} and {batch}")
-    if penalty is None and any(members.weight):
-        raise InputError("members have weights of a penalty, but there is none")
-    factor, steps = DECAYS[decay], math.ceil(len(y) / batch)
-    optimizer = StackedAdamW(ensemble.flat, members.lr, members.weight_decay)
-    for epoch in range(epochs):
-        sums = torch.zeros(2, ensemble.size, dtype=ensemble.flat.dtype, device=x.device)
-        orders = torch.stack([order(len(y), seed, epoch) for seed in members.seeds]).to(x.device)
-        for i, rows in enumerate(orders.split(batch, dim=1)):
-            task, extra, gradient = gradients(ensemble, x[rows], y[rows], members.weight, penalty)
-            optimizer.step(gradient, factor((epoch * steps + i) / (epochs * steps)))
-            sums += torch.stack([task, extra])
-        yield Epoch(epoch + 1, *(sums / steps))
-
-# %% ../../nbs/learn/ensemble.ipynb #8a652801
-def gradients(
-    ensemble: Ensemble,  # parameters
-    x: Float[Tensor, "s n ..."],  # a batch for each member
-    y: Int[Tensor, "s n"],  # classes
-    weight: Sequence[float],  # of the penalty, one a member
-    penalty: Penalty | None,  # or none
-) -> tuple[Tensor, Tensor, Tensor]:  # cross-entropy (s,), penalty (s,), gradient of the weighted sum (s, p)
-    "The losses of all members on a batch, and the gradient of each with respect to its own parameters."
-    if penalty is not None:
-        x = x.detach().requires_grad_()
-    logits = ensemble(x)
-    task = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view(y.shape).mean(1)
-    extra = torch.zeros_like(task) if penalty is None else penalty(logits, x, y)
-    total = (
-        task if penalty is None else task + torch.tensor(weight, dtype=task.dtype, device=task.device) * extra
-    )
-    parts = torch.autograd.grad(
-        total.sum(), list(ensemble.parameters.values()), allow_unused=True, materialize_grads=True
-    )
-    return task.detach(), extra.detach(), torch.cat([g.flatten(1) for g in parts], 1)
+# %% ../../nbs/learn/ensemble.ipynb #50a487df
+__getattr__ = names_elsewhere("spectral_diffusion.learn.ensemble")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -16,112 +15,22 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..core.moved import names_elsewhere
 from ..core.registry import InputError, Registry, unknown_name
 from .curriculum import InterScaleSimilarity, SpectralTruncation  # noqa: F401
+from .saliency import amplitude_spectrum, class_variance, input_gradient, saliency
 from ..signals.fourier import bin_weights, full_precision, radius, rfft2
 
 # %% auto #0
-__all__ = ['BANDWIDTHS', 'saliency', 'input_gradient', 'fused_attention', 'amplitude_spectrum', 'Spread', 'class_variance',
-           'check_unmixed', 'SaliencyConsistency', 'gradient_ratio', 'loss_gradient', 'input_gradient_penalty',
+__all__ = ['BANDWIDTHS', 'check_unmixed', 'SaliencyConsistency', 'gradient_ratio', 'loss_gradient', 'input_gradient_penalty',
            'saliency_variation', 'jacobian_penalty', 'fourier_sensitivity', 'spectral_norm_penalty', 'FocalFrequency',
            'InterScaleSimilarity', 'SpectralTruncation']
 
 # %% ../../nbs/learn/regularizers.ipynb #8e385388
 _all_ = ["InterScaleSimilarity", "SpectralTruncation"]
 
-# %% ../../nbs/learn/regularizers.ipynb #31834517
-def saliency(
-    logits: Float[Tensor, "n k"],  # class scores, computed from `x`
-    x: Float[Tensor, "n ..."],  # inputs that require a gradient
-    y: Int[Tensor, " n"],  # the class of each sample
-) -> Float[Tensor, "n ..."]:  # gradient of each sample's own score
-    "The gradient of the target score of every sample, from one backward pass."
-    if logits.ndim != 2 or y.shape != logits.shape[:1] or y.is_floating_point():
-        raise InputError(
-            f"saliency takes scores (n, k) and integer classes (n,), got {tuple(logits.shape)} and {y.dtype}"
-            f" {tuple(y.shape)}"
-        )
-    return input_gradient(logits.gather(1, y[:, None].long()).sum(), x)
-
-# %% ../../nbs/learn/regularizers.ipynb #ca591a7b
-def input_gradient(
-    value: Float[Tensor, ""],  # a number computed from `x`
-    x: Float[Tensor, "*s"],  # inputs that require a gradient
-) -> Float[Tensor, "*s"]:  # the gradient, differentiable where gradients are recorded
-    "The gradient of a number with respect to the inputs, or an error that says why there is none."
-    if not x.requires_grad:
-        raise InputError("the inputs record no gradient; hint: x.requires_grad_() before the forward pass")
-    if not value.requires_grad:
-        raise InputError(
-            "the scores record no gradient; hint: run the forward pass outside torch.no_grad() and without"
-            " .detach()"
-        )
-    if fused := fused_attention(value):
-        raise InputError(
-            f"{fused} has no second derivative; hint: run the forward pass under"
-            " torch.nn.attention.sdpa_kernel(SDPBackend.MATH)"
-        )
-    (g,) = torch.autograd.grad(
-        value, x, create_graph=torch.is_grad_enabled(), retain_graph=True, allow_unused=True
-    )
-    if g is None:
-        raise InputError(
-            "the scores do not depend on these inputs through anything differentiable; hint: pass the tensor"
-            " that went into the model"
-        )
-    return g
-
-# %% ../../nbs/learn/regularizers.ipynb #9e49965f
-def fused_attention(
-    value: Tensor,  # the end of a graph
-) -> str | None:  # name of the first fused kernel found
-    "A fused attention kernel in the graph of a tensor, if there is one."
-    todo, seen = [value.grad_fn], set()
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if "ScaledDotProduct" in node.name():
-            return node.name()
-        todo += [parent for parent, _ in node.next_functions]
-    return None
-
-# %% ../../nbs/learn/regularizers.ipynb #c68134c4
-def amplitude_spectrum(
-    g: Float[Tensor, "n ..."],  # signals (n, l), (n, c, l) or pictures (n, c, h, w)
-    *,
-    unit: bool = True,  # divide each spectrum by its length
-    tiny: float = 1e-8,  # added to that length, so that a spectrum of zeros stays one
-) -> Float[Tensor, "n f"]:  # amplitudes of all channels side by side
-    "The magnitudes of the half spectrum of each sample, as one vector."
-    if not 2 <= g.ndim <= 4:
-        raise InputError(
-            f"spectra are of signals (n, l), (n, c, l) or pictures (n, c, h, w), got shape {tuple(g.shape)}"
-        )
-    P = (rfft2(g) if g.ndim == 4 else torch.fft.rfft(full_precision(g), norm="ortho")).abs().flatten(1)
-    return P / (torch.linalg.vector_norm(P, dim=1, keepdim=True) + tiny) if unit else P
-
-# %% ../../nbs/learn/regularizers.ipynb #b1638242
-class Spread(NamedTuple):
-    "The variance of each class and its number of samples."
-
-    variance: Tensor  # summed over frequencies; zero for a class too small to have one
-    count: Tensor  # samples
-
-# %% ../../nbs/learn/regularizers.ipynb #a72a46ae
-def class_variance(
-    P: Float[Tensor, "n f"],  # one vector a sample
-    y: Int[Tensor, " n"],  # the class of each sample
-    k: int,  # number of classes
-    *,
-    unbiased: bool = True,  # divide by the number of samples less one
-) -> Spread:  # (k,) variances and counts
-    "The variance of the vectors of each class, all classes at once."
-    O = (y[:, None] == torch.arange(k, device=y.device)).to(P.dtype)
-    count = O.sum(0)
-    mean = (O.T @ P) / count.clamp(min=1)[:, None]
-    return Spread(O.T @ (P - O @ mean).square().sum(1) / (count - int(unbiased)).clamp(min=1), count)
+# %% ../../nbs/learn/regularizers.ipynb #e098c3d2
+__getattr__ = names_elsewhere("spectral_diffusion.learn.regularizers")
 
 # %% ../../nbs/learn/regularizers.ipynb #b73d7933
 def check_unmixed(

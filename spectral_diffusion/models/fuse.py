@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.registry import InputError
-from .complex import complex_silu, open_silu
+from .activations import complex_silu, open_silu
 from .mixers import modulate
 
 # %% auto #0

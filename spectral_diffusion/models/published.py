@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from ..core.registry import InputError
 from ..core.runtime import shared_table
+from .activations import complex_silu
 from .blocks import TimeEmbedding, check_sizes, zero_init
 from spectral_diffusion.models.complex import (
     ComplexConv2d,
     ComplexConvTranspose2d,
     ComplexNorm,
-    complex_silu,
     stack,
     unstack,
 )

@@ -125,14 +125,10 @@ class SpectralUNet(nn.Module):
         self.head = zero_init(nn.Conv2d(base, channels, 1), wanted=zero_output)
         widths, few = [base << level for level in range(depth)], [max(1, modes >> n) for n in range(depth)]
         self.least = least_side(few)
-        levels, fixed = (
-            list(zip(widths, few, strict=True)),
-            {"bands": bands, "size": 0, "embedding": 2 * base},
-        )
-        self.encoder = nn.ModuleList(spectral_level(w, kinds, {"modes": m, **fixed}) for w, m in levels)
-        self.decoder = nn.ModuleList(
-            spectral_level(w, kinds, {"modes": m, **fixed}) for w, m in levels[-2::-1]
-        )
+        fixed = {"bands": bands, "size": 0, "embedding": 2 * base}
+        levels = [(w, kinds, {"modes": m, **fixed}) for w, m in zip(widths, few, strict=True)]
+        self.encoder = nn.ModuleList(spectral_level(*level) for level in levels)
+        self.decoder = nn.ModuleList(spectral_level(*level) for level in levels[-2::-1])
         self.down = nn.ModuleList(nn.Conv2d(w, 2 * w, 1) for w in widths[:-1])
         self.up = nn.ModuleList(nn.Conv2d(2 * w, w, 1) for w in widths[-2::-1])
 

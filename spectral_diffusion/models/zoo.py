@@ -14,16 +14,12 @@ from torch import Tensor, nn
 from ..core.moved import names_elsewhere
 from ..core.registry import InputError, Registry, unknown_name
 from ..core.runtime import stream
-from spectral_diffusion.models.adapters import (
-    AmplitudeResidual,
-    BandpassAdapter,
-    LearnableAdapter,
-    PhaseCorrection,
-    RadialAdapter,
-)
+from .adapters import BandpassAdapter, RadialAdapter
+from .amplitude_phase import AmplitudeResidual, PhaseCorrection
 from .blocks import TimeEmbedding
 from .conv import ConvNet
 from .domains import InDomain
+from .learned_band import LearnableAdapter
 from .mixers import Mixer
 from .published import PublishedSpectralUNet, PublishedSpectralUNetDeep
 from .residual import residual_unet

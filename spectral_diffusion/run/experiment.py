@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from ..core.runtime import keep_memory
@@ -21,21 +22,26 @@ from ..learn.distributed import ALONE, Workers
 from ..measure.features import frechet_distance
 from ..measure.spectral import log_psd_distance
 from ..noise.denoiser import NetworkDenoiser
+from ..noise.theory import GaussianField
 from .held_out import eps_errors, errors_in_parts, image_losses
+from .initial import source_of
 from .log import Watcher
 from .numbers import curve_numbers
 from .pictures import draw_samples, save_samples
 from .preflight import rehearse
 from .profile import fft_share
 from .record import Record, load_record, run_folder, run_path, write_csv, write_json
+from .resolved import Setting, build_denoiser, field_of, resolve
 from .saved import save_denoiser
-from .settings import RunConfig, Setting, build_denoiser, folder_request, resolve
+from .settings import RunConfig, folder_request
 from .textlog import text_log
 from .training import train_network, train_options, training_steps
 from ..sampling.engine import network_calls
+from ..sampling.named_lists import times_from
 
 # %% auto #0
-__all__ = ['finite_distance', 'rehearse_run', 'use_cpu', 'train_run', 'sample_run', 'asked_numbers', 'measure_run', 'follow_run']
+__all__ = ['finite_distance', 'rehearse_run', 'use_cpu', 'train_run', 'run_times', 'sample_run', 'asked_numbers', 'measure_run',
+           'follow_run']
 
 # %% ../../nbs/run/experiment.ipynb #e0c5fc25
 def finite_distance(
@@ -53,6 +59,7 @@ def rehearse_run(
 ) -> None:
     "Do all that the run will do once with two images, and write nothing: see `run.preflight`."
     few, c = setting.held_out.first(2), setting.config
+    run_times(setting, denoiser)  # a list that cannot be made raises here
 
     def finish(trained: NetworkDenoiser, samples: Tensor, folder: Path) -> float:
         errors = eps_errors(trained, few.to(setting.device))
@@ -111,6 +118,20 @@ def train_run(
     return load_record(path)
 
 # %% ../../nbs/run/experiment.ipynb #f528478a
+def run_times(
+    setting: Setting,  # of the run
+    denoiser: NetworkDenoiser,  # of the run; a preconditioning may know the spectrum already
+) -> Float[Tensor, " n"]:  # falling times, float64
+    "The steps of the samples of a run, from the name of their list."
+    e = setting.config.evaluation
+
+    def field() -> GaussianField:
+        kept = denoiser.field
+        return kept if isinstance(kept, GaussianField) else field_of(setting.config)
+
+    return times_from(e.steps_from, e.sample_steps, denoiser.process, e.sampler, field)
+
+# %% ../../nbs/run/experiment.ipynb #fefe091d
 def sample_run(
     setting: Setting,  # of the run
     denoiser: NetworkDenoiser,  # trained, averaged weights inside
@@ -119,8 +140,12 @@ def sample_run(
     "Draw the samples of a run and keep them with metadata.json."
     e = setting.config.evaluation
     ways = {"sampler": e.sampler, "steps": e.sample_steps, "clip": e.clip}
-    samples = draw_samples(denoiser, e.samples, **ways, size=setting.size)
-    folder = work / "samples" / f"{e.sampler}-{e.sample_steps}"
+    times = run_times(setting, denoiser)
+    samples = draw_samples(denoiser, e.samples, **ways, times=times, size=setting.size)
+    name = f"{e.sampler}-{e.sample_steps}"
+    if e.steps_from != "even":
+        name, ways["steps_from"] = f"{name}-{e.steps_from}", e.steps_from
+    folder = work / "samples" / name
     save_samples(samples, folder)
     calls = network_calls(e.sampler, denoiser.process, e.sample_steps)
     made = {**ways, "network_calls": calls, "seed": 0, "schedule": setting.config.schedule}
@@ -173,6 +198,8 @@ def measure_run(
     }
     if workers.size > 1:
         numbers["processes"] = workers.size
+    if setting.config.initial.source != "none":
+        numbers["initial"] = source_of(setting.config.initial, setting.config.seed).record()
     if setting.config.data.folder is not None:
         numbers["pictures"] = counts_of(folder_request(setting.config.data).pictures())
     if "skipped" in history:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from ..noise.denoiser import wrap
 from ..noise.theory import linear_loss
 from .held_out import by_band, by_time, eps_errors, image_losses, squared_errors
-from .settings import RunConfig, Setting, resolve
+from .resolved import Setting, resolve
+from .settings import RunConfig
 
 # %% auto #0
 __all__ = ['ZeroNetwork', 'zero_loss', 'reference_losses', 'references']

@@ -13,23 +13,24 @@ from torch import Tensor
 
 from ..core.config import from_dict
 from ..core.registry import InputError
-from ..learn.checkpoint import Checkpoint, load, restore, save
+from ..learn.checkpoint import Checkpoint, load, save
+from ..learn.restore import restore
 from ..models.zoo import MODELS, build_model, check_options
 from ..noise.denoiser import NetworkDenoiser
 from ..noise.preconditioning import PRECONDITIONINGS
 from .record import Record
-from .settings import RunConfig, build_process, network_options
+from .resolved import build_process, network_options
+from .settings import RunConfig
 
 # %% auto #0
-__all__ = ['MOST', 'save_denoiser', 'part_of', 'restore_network', 'load_denoiser', 'denoiser_around', 'image_size', 'same_shape',
-           'check_size']
+__all__ = ['MOST', 'kept_of', 'save_denoiser', 'part_of', 'restore_network', 'load_denoiser', 'denoiser_of', 'denoiser_around',
+           'image_size', 'same_shape', 'check_size']
 
 # %% ../../nbs/run/saved.ipynb #f20b78da
-def save_denoiser(
+def kept_of(
     denoiser: NetworkDenoiser,  # with the weights that are wanted
-    path: Path,  # a folder that does not exist yet
-) -> None:
-    "Network and statistics as a checkpoint."
+) -> tuple[dict[str, Tensor], dict[str, object]]:  # tensors by part and name; plain data
+    "All that a denoiser is made of."
     process = denoiser.process
     parts = {
         "network": denoiser.network.state_dict(),
@@ -42,6 +43,15 @@ def save_denoiser(
         "size": getattr(denoiser.field, "size", process.size),
         "channels": denoiser.network.channels,
     }
+    return tensors, meta
+
+
+def save_denoiser(
+    denoiser: NetworkDenoiser,  # with the weights that are wanted
+    path: Path,  # a folder that does not exist yet
+) -> None:
+    "Network and statistics as a checkpoint."
+    tensors, meta = kept_of(denoiser)
     save(path, model=tensors, meta=meta)
 
 # %% ../../nbs/run/saved.ipynb #e13f251b
@@ -71,16 +81,23 @@ def load_denoiser(
             f"run {record.path.name!r} has no checkpoint: checkpoints are not kept in the repository; hint:"
             " train it again"
         )
-    saved = load(path)
+    return denoiser_of(cast(RunConfig, config), load(path))
+
+# %% ../../nbs/run/saved.ipynb #6d2ae8da
+def denoiser_of(
+    config: RunConfig,  # of the run
+    saved: Checkpoint,  # of its network
+) -> NetworkDenoiser:  # on the CPU, in eval mode
+    "The denoiser that a configuration describes, with the tensors that were kept."
     options = network_options(config, saved.meta.get("channels"))
-    check_size(options, part_of(saved, "network"), f"{path} (model)")
+    check_size(options, part_of(saved, "network"), f"{saved.path} (model)")
     network = build_model(options, seed=config.seed)
     restore_network(saved, network)
     try:
         return denoiser_around(network, config, saved).eval()
     except (LookupError, TypeError, AttributeError, RuntimeError) as error:
         raise InputError(
-            f"{path} is damaged: its statistics do not fit ({type(error).__name__}: {error})"
+            f"{saved.path} is damaged: its statistics do not fit ({type(error).__name__}: {error})"
         ) from error
 
 # %% ../../nbs/run/saved.ipynb #bef924f2

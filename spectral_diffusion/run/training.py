@@ -15,20 +15,22 @@ from torch import Tensor
 
 from ..core.runtime import hold_interrupt, progress
 from ..data.stream import batch
-from ..learn.checkpoint import load, restore
+from ..learn.checkpoint import load
 from ..learn.distributed import ALONE, Workers
 from ..learn.loop import train
+from ..learn.restore import restore
 from ..learn.state import TrainState, latest
 from ..noise.denoiser import NetworkDenoiser
 from .held_out import EvaluationSet, eps_errors, image_losses, squared_errors
 from .log import Watcher
 from .record import write_json
+from .resolved import Setting
 from .saved import restore_network, save_denoiser
-from .settings import RunConfig, Setting
+from .settings import RunConfig, truncation_of
 
 # %% auto #0
-__all__ = ['evaluation_steps', 'train_options', 'training_steps', 'start_row', 'row_of', 'counts_skips', 'kept_rows', 'read_rows',
-           'measure_on_the_way', 'train_network']
+__all__ = ['evaluation_steps', 'train_options', 'training_steps', 'start_row', 'row_of', 'opening', 'counts_skips', 'kept_rows',
+           'read_rows', 'measure_on_the_way', 'train_network']
 
 # %% ../../nbs/run/training.ipynb #87503fc7
 def evaluation_steps(
@@ -74,9 +76,15 @@ def training_steps(
 ) -> Iterator[TrainState]:  # one state a step
     "The training steps that a setting asks for."
     config, c, images = setting.config, setting.config.train, setting.images.train
+    truncation = truncation_of(c)
+
+    def shown(step: int) -> Tensor:
+        x = batch(images, config.seed, step, c.batch, flip=c.flip).to(setting.device)
+        return truncation(x, step * c.batch / len(images))
+
     yield from train(
         denoiser,
-        lambda step: batch(images, config.seed, step, c.batch, flip=c.flip).to(setting.device),
+        shown,
         steps=c.steps,
         batch=c.batch,
         resume=latest(resume),
@@ -90,7 +98,7 @@ def start_row(
     loss: float,  # of the untrained network
 ) -> dict[str, object]:
     "The row of step 0."
-    row = {"step": 0, "seconds": 0.0, "train_loss": None, "loss": loss}
+    row = {"step": 0, "seconds": 0.0, "train_loss": None, "loss": loss, **opening(setting, 0)}
     return row | ({"skipped": 0} if counts_skips(setting) else {})
 
 
@@ -105,8 +113,18 @@ def row_of(
         "seconds": state.cpu_seconds if setting.device.type == "cpu" else state.seconds,
         "train_loss": state.loss if math.isfinite(state.loss) else None,
         "loss": loss,
+        **opening(setting, state.step),
     }
     return row | ({"skipped": state.skipped} if counts_skips(setting) else {})
+
+
+def opening(
+    setting: Setting,  # of the run
+    step: int,  # steps done
+) -> dict[str, float]:  # empty where images are never truncated
+    "How far the mask on the images is open."
+    c = setting.config.train
+    return truncation_of(c).log(step * c.batch / len(setting.images.train)) if c.spectral_reg else {}
 
 
 def counts_skips(setting: Setting) -> bool:

@@ -22,14 +22,17 @@ from .rows import SOLVERS
 from .samplers import check_times, time_grid
 from .spectrum import Spectrum
 from .steps import ROBUST
+from .transfer import transfer
 
 # %% auto #0
-__all__ = ['LEAST', 'ROBUST_LIST', 'FROM_DATA', 'FOR_SOLVER', 'given', 'read_levels', 'times_from']
+__all__ = ['LEAST', 'ROBUST_LIST', 'FROM_DATA', 'FOR_SOLVER', 'given', 'read_levels', 'list_names', 'check_list_name',
+           'times_from', 'transfer_from']
 
 # %% ../../nbs/sampling/named_lists.ipynb #6bfa2f21
 LEAST = 1e-6  # relative; levels of a table have seven digits or more
 
 
+@LISTS.register("given")
 def given(
     n: int,  # steps
     *,
@@ -53,9 +56,6 @@ def given(
     times = torch.where(x >= high, 1.0, time_at(process, x))
     return check_times(torch.where(x <= low, 0.0, times))
 
-
-LISTS.register("given")(given)
-
 # %% ../../nbs/sampling/named_lists.ipynb #b7958c19
 def read_levels(
     path: Path | str,  # a .csv file with a column sigma, or share for flow matching
@@ -77,6 +77,23 @@ FROM_DATA = ("arc", "arc_reweighted", "tangent", "optimal", "robust")
 FOR_SOLVER = ("optimal", "robust")
 
 
+def list_names() -> list[str]:  # as they are registered
+    "Names of lists; `given` is none, since its levels are the list."
+    return [name for name in LISTS if name != "given"]
+
+
+def check_list_name(
+    source: str,  # a name in `LISTS`
+    sampler: str = DEFAULT_SOLVER,  # that takes the steps
+    others: Sequence[str] = (),  # what is allowed besides
+) -> None:
+    "Raise unless a list has this name and can be made for a sampler."
+    if source not in list_names():
+        raise unknown_name("list of steps", source, [*list_names(), *others])
+    if source in FOR_SOLVER and sampler not in SOLVERS:
+        raise InputError(f"list {source!r} is made for a linear solver, got {sampler!r}")
+
+# %% ../../nbs/sampling/named_lists.ipynb #8077f891
 def times_from(
     source: str | Path | Sequence[float],  # a name in `LISTS`, a .csv of levels, or levels
     n: int,  # steps
@@ -89,13 +106,24 @@ def times_from(
         return given(n, process=process, levels=source)
     if str(source).endswith(".csv"):
         return given(n, process=process, levels=read_levels(source))
-    names = [name for name in LISTS if name != "given"]
-    if source not in names:
-        raise unknown_name("list of steps", source, [*names, "FILE.csv"])
+    check_list_name(str(source), sampler, ["FILE.csv"])
     if source == "even":
         return time_grid(n)
-    if source in FOR_SOLVER and sampler not in SOLVERS:
-        raise InputError(f"list {source!r} is made for a linear solver, got {sampler!r}")
     solver = sampler if sampler in SOLVERS else DEFAULT_SOLVER
     data = field() if field is not None and source in FROM_DATA else None
     return LISTS[str(source)](n, process=process, field=data, solver=solver)
+
+# %% ../../nbs/sampling/named_lists.ipynb #f38beacf
+def transfer_from(
+    source: str | Path | Sequence[float],  # a name in `LISTS`, a .csv of levels, or levels
+    n: int,  # steps
+    sampler: str,  # a name in `SAMPLERS`
+    process: Process,  # the forward process
+    field: GaussianField,  # the data
+    *,
+    start: str = "marginal",  # or "prior", see `transfer`
+    options: dict | None = None,  # keyword arguments of the sampler
+) -> Tensor:  # variance of each coefficient, float64, shape of `field.power`
+    "The exact generated variance of every coefficient along a list."
+    times = times_from(source, n, process, sampler, lambda: field)
+    return transfer(sampler, process, field, times, start=start, options=options)

@@ -21,7 +21,8 @@ from ..core.runtime import progress
 from ..run.experiment import rehearse_run, train_run
 from ..run.pictures import load_samples
 from ..run.record import Record, load_record, run_path, write_csv, write_json
-from ..run.settings import RunConfig, at_least, build_denoiser, resolve
+from ..run.resolved import build_denoiser, resolve
+from ..run.settings import RunConfig, at_least
 from .engines import each
 
 # %% auto #0

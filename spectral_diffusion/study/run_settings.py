@@ -21,7 +21,8 @@ from ..doe.arrays import level_text, read_cells
 from ..learn.averages import ema_decay
 from ..run.held_out import squared_errors
 from ..run.pictures import draw_samples
-from ..run.settings import RunConfig, build_denoiser, resolve
+from ..run.resolved import build_denoiser, resolve
+from ..run.settings import RunConfig
 from ..run.training import evaluation_steps, training_steps
 from .factors import Factors, varied
 

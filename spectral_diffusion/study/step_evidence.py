@@ -22,8 +22,9 @@ from ..data.sets import floats
 from ..noise.process import Process
 from ..noise.theory import GaussianField
 from ..run.record import check_name, load_record, read_csv, write_csv
+from ..run.resolved import resolve
 from ..run.saved import load_denoiser
-from ..run.settings import RunConfig, resolve
+from ..run.settings import RunConfig
 from ..sampling.levels import ratio_at
 from ..sampling.rows import SOLVERS
 from ..sampling.spectrum import Spectrum

@@ -46,7 +46,8 @@ def answer_probe(
     """Write `probe.json` and stop the page there, without an error; the configuration of a training run is
     rehearsed first."""
     from spectral_diffusion.run.experiment import rehearse_run
-    from spectral_diffusion.run.settings import RunConfig, build_denoiser, resolve
+    from spectral_diffusion.run.resolved import build_denoiser, resolve
+    from spectral_diffusion.run.settings import RunConfig
 
     if isinstance(config, RunConfig):
         setting = resolve(config)

@@ -6,24 +6,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, replace
-from html import escape
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 
 import pandas as pd
 from scipy import stats
 
-from ..core.files import read_text
-from ..core.parse import parse_json
+from ..core.moved import names_elsewhere
 from ..core.registry import InputError, unknown_name
-from ..run.record import load_record, read_csv, write_json
 from .informative import ORACLE, uninformative
-from .ledger import run_folders
 
 # %% auto #0
-__all__ = ['PILOT', 'Claim', 't_interval', 'Verdict', 'paired', 'missed_goals', 'outcome_of', 'p_value', 'judge', 'guarded',
-           'Group', 'group_rows', 'known_losses', 'geometric_mean', 'judge_again', 'check_verdicts', 'save_verdicts',
-           'as_text', 'load_verdicts']
+__all__ = ['PILOT', 'Claim', 't_interval', 'Verdict', 'paired', 'missed_goals', 'outcome_of', 'p_value', 'judge', 'guarded']
 
 # %% ../../nbs/study/verdict.ipynb #529911c3
 @dataclass(frozen=True, kw_only=True)
@@ -216,140 +209,5 @@ def guarded(
     reason = f"Undecided because the control found a gain of {control.gain:.1%} where there is none."
     return {name: replace(v, outcome="Undecided", reason=reason) for name, v in verdicts.items()}
 
-# %% ../../nbs/study/verdict.ipynb #9d45af4d
-@dataclass(frozen=True, kw_only=True)
-class Group:
-    "Which rows of `runs.csv` a verdict is computed from, and what makes them arms and pairs."
-
-    where: dict[str, object] = field(default_factory=dict)  # column -> value, or list of values
-    arm: str = "arm"  # column that names the arms
-    seed: str = "seed"  # column that names the pairs
-    mean: str = "geometric"  # of the rows of one arm and pair: geometric or median
-
-    def __post_init__(self):
-        if self.mean not in ("geometric", "median"):
-            raise unknown_name("mean of a group", self.mean, ["geometric", "median"])
-
-# %% ../../nbs/study/verdict.ipynb #7398d3af
-def group_rows(
-    runs: pd.DataFrame,  # runs.csv of a record
-    claim: Claim,  # names the arms and the metric
-    group: Group,  # which rows
-) -> pd.DataFrame:  # arm, seed, the metric and, where it is there, <metric>_censored
-    "The rows that a claim is judged by."
-    for column in (*group.where, group.arm, group.seed, claim.metric):
-        if column not in runs:
-            raise unknown_name("column of runs.csv", column, list(runs.columns))
-    for column, value in group.where.items():
-        runs = runs[runs[column].isin(value if isinstance(value, (list, tuple)) else [value])]
-    runs = runs[runs[group.arm].isin([claim.baseline, claim.contender])]
-    parts = runs.groupby([runs[group.arm].rename("arm"), runs[group.seed].rename("seed")])
-    values = parts[claim.metric].agg("median" if group.mean == "median" else geometric_mean)
-    flag = f"{claim.metric}_censored"
-    table = parts[[flag]].any().join(values) if flag in runs else values.to_frame()
-    for name in known_losses(runs, claim.metric):
-        table[name] = parts[name].mean()
-    return table.reset_index()
-
-
-def known_losses(
-    runs: pd.DataFrame,  # runs.csv of a record
-    metric: str,  # of the claim
-) -> list[str]:  # empty where no oracle stands beside the runs
-    "The columns by which a baseline is held against the oracle."
-    if ORACLE not in runs:
-        return []
-    kept = ("by_time.", f"{ORACLE}_by_time.")
-    return [c for c in runs if c != metric and (c in ("loss", ORACLE) or str(c).startswith(kept))]
-
-
-def geometric_mean(
-    values: pd.Series,  # of the rows of one arm and pair
-) -> float:  # the value itself where there is one; NaN where a value is not positive
-    "The mean that belongs to log ratios."
-    if len(values) == 1:
-        return float(values.iloc[0])
-    return math.exp(values.map(math.log).mean()) if (values > 0).all() else math.nan
-
-# %% ../../nbs/study/verdict.ipynb #f3ec39db
-def judge_again(
-    folder: Path | str,  # record of a benchmark, with verdict.json and runs.csv
-) -> dict[str, tuple[dict, Verdict]]:  # name -> what the record says, and what its runs say
-    "The verdicts of a record, computed anew from its runs alone."
-    runs, out = read_csv(Path(folder) / "runs.csv"), {}
-    for name, said in parse_json(read_text(Path(folder) / "verdict.json"), "verdict.json").items():
-        if said.get("group", {}) is None:
-            continue  # of an earlier version, which did not keep its rows
-        claim = Claim(**said["claim"])
-        out[name] = said, judge(claim, group_rows(runs, claim, Group(**said.get("group", {}))))
-    return out
-
-
-def check_verdicts(
-    folder: Path | str,  # record of a benchmark
-) -> None:
-    "Raise unless every number of the verdicts follows from runs.csv."
-    for name, (said, now) in judge_again(folder).items():
-        for key in ("gain", "low", "high", "baseline", "contender", "pairs", "censored"):
-            before, after = said[key], getattr(now, key)
-            same = before is after or math.isclose(before, after, rel_tol=1e-9, abs_tol=1e-9)
-            if not same:
-                raise RuntimeError(f"{key} of verdict {name!r} is {before}, and by runs.csv {after}")
-
-# %% ../../nbs/study/verdict.ipynb #aa8ffb2d
-def save_verdicts(
-    path: Path | str,  # verdict.json of a record
-    verdicts: dict[str, Verdict],  # by name
-    groups: dict[str, Group] | None = None,  # by name of the verdict; all rows where it has none
-) -> None:
-    "Write verdicts as JSON; beside a runs.csv each of them must follow from it."
-    path, groups = Path(path), groups or {}
-    for name in groups:
-        if name not in verdicts:
-            raise unknown_name("verdict", name, list(verdicts))
-    plain = {name: {"group": asdict(g)} for name, g in groups.items()}
-    write_json(path, {name: {**v.as_dict(), **plain.get(name, {})} for name, v in verdicts.items()})
-    if path.with_name("runs.csv").is_file():
-        check_verdicts(path.parent)
-
-# %% ../../nbs/study/verdict.ipynb #d806f48d
-def as_text(
-    value: object,  # from a record
-) -> object:  # the same, where it is no text
-    "Text of a record for a page in Markdown: no part of it is markup, whoever wrote the record."
-    return escape(value, quote=False).replace("[", "&#91;") if isinstance(value, str) else value
-
-# %% ../../nbs/study/verdict.ipynb #d4ba15b2
-def load_verdicts(
-    root: Path | str | None = None,  # of the results
-) -> pd.DataFrame:  # one row per verdict
-    "All verdicts of all benchmark records, with preset, machine and date."
-    rows = []
-    for path in run_folders(root):
-        if not (path / "verdict.json").is_file():
-            continue
-        record = load_record(path)
-        preset = record.config.get("preset")
-        if path.name.startswith(f"{preset}-"):
-            preset = path.name  # its settings were changed
-        for name, v in parse_json(read_text(path / "verdict.json"), "verdict.json").items():
-            rows.append(
-                {
-                    "bench": path.parent.name,
-                    "fingerprint": path.name,
-                    "preset": preset,
-                    "name": name,
-                    "claim": v["claim"]["text"],
-                    "outcome": v["outcome"],
-                    "gain": v["gain"],
-                    "low": v["low"],
-                    "high": v["high"],
-                    "margin": v["claim"]["margin"],
-                    "seeds": v["pairs"],
-                    "page": record.system.get("page"),
-                    "machine": record.system.get("gpu") or record.system.get("processor"),
-                    "date": record.system.get("date"),
-                    "sentence": v["sentence"],
-                }
-            )
-    return pd.DataFrame([{k: as_text(v) for k, v in row.items()} for row in rows])
+# %% ../../nbs/study/verdict.ipynb #61122eb5
+__getattr__ = names_elsewhere("spectral_diffusion.study.verdict")

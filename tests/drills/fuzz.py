@@ -202,16 +202,20 @@ def contracts() -> dict[str, Callable]:
     from spectral_diffusion.data.synthetic import FAMILIES, make
     from spectral_diffusion.doe.arrays import orthogonal_array
     from spectral_diffusion.doe.balance import strength
-    from spectral_diffusion.doe.taguchi import analyze, signal_to_noise
+    from spectral_diffusion.doe.signal_to_noise import signal_to_noise
+    from spectral_diffusion.doe.taguchi import analyze
     from spectral_diffusion.learn.regularizers import FocalFrequency
     from spectral_diffusion.measure.convergence import fit_exponential
     from spectral_diffusion.measure.features import frechet_distance
     from spectral_diffusion.models.zoo import build_model
+    from spectral_diffusion.noise.arc import arc_times
     from spectral_diffusion.noise.denoiser import wrap
+    from spectral_diffusion.noise.distances import kl, w2
     from spectral_diffusion.noise.process import Process
     from spectral_diffusion.noise.schedules import SCHEDULES
-    from spectral_diffusion.noise.theory import GaussianField, arc_times, kl, w2
-    from spectral_diffusion.sampling.engine import SAMPLERS, sample
+    from spectral_diffusion.noise.theory import GaussianField
+    from spectral_diffusion.sampling.engine import sample
+    from spectral_diffusion.sampling.samplers import SAMPLERS
     from spectral_diffusion.sampling.transfer import transfer
     from spectral_diffusion.signals.bases import BASES
     from spectral_diffusion.signals.cosine import dct2, idct2
@@ -679,13 +683,14 @@ def readers(book: Book, room: Path, short: bool) -> None:
     from spectral_diffusion.core.config import dump_yaml, fingerprint, from_dict, load_yaml, to_dict
     from spectral_diffusion.core.environment import environment
     from spectral_diffusion.core.registry import InputError
-    from spectral_diffusion.learn.checkpoint import SIDECAR, TENSORS, load, restore, save
+    from spectral_diffusion.learn.checkpoint import SIDECAR, TENSORS, load, save
+    from spectral_diffusion.learn.restore import restore
     from spectral_diffusion.run.record import load_record
     from spectral_diffusion.run.settings import RunConfig
     from spectral_diffusion.study.factors import read_factors
     from spectral_diffusion.study.ledger import load_ledger
     from spectral_diffusion.study.rows import run_rows, sweep_table
-    from spectral_diffusion.study.sweep import read_study
+    from spectral_diffusion.study.studies import read_study
 
     fast = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else room
     with tempfile.TemporaryDirectory(dir=fast) as place:

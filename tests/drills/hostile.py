@@ -196,9 +196,10 @@ def texts(book: Book, room: Path, short: bool) -> None:
     from spectral_diffusion.learn.checkpoint import SIDECAR, load
     from spectral_diffusion.run.record import load_record
     from spectral_diffusion.run.settings import RunConfig
+    from spectral_diffusion.study.jobs import read_metrics
     from spectral_diffusion.study.ledger import load_ledger
-    from spectral_diffusion.study.rows import read_metrics, run_rows, sweep_table
-    from spectral_diffusion.study.sweep import read_study
+    from spectral_diffusion.study.rows import run_rows, sweep_table
+    from spectral_diffusion.study.studies import read_study
 
     for text in bombs().values():
         (room / "run.yaml").write_text(text.replace("CANARY", str(room / "canary")))
@@ -269,10 +270,12 @@ def names(book: Book, room: Path, short: bool) -> None:
     written there."""
     from spectral_diffusion.core.config import from_dict
     from spectral_diffusion.data.real import fetch_cifar10, unpack_sheets
-    from spectral_diffusion.lab.cli import run_sample, run_taguchi
+    from spectral_diffusion.lab.verbs_sample import run_sample
+    from spectral_diffusion.lab.verbs_study import run_taguchi
     from spectral_diffusion.run.record import load_record, run_folder, save_record, write_json
     from spectral_diffusion.run.settings import RunConfig
-    from spectral_diffusion.study.sweep import read_study, run_bench
+    from spectral_diffusion.study.benches import run_bench
+    from spectral_diffusion.study.studies import read_study
 
     warm()
     config = small(train={"steps": 2})
@@ -649,7 +652,7 @@ def pages(book: Book, room: Path, short: bool) -> None:
     from spectral_diffusion.run.record import write_json
     from spectral_diffusion.study.ledger import load_ledger
     from spectral_diffusion.study.rows import run_rows, sweep_table
-    from spectral_diffusion.study.verdict import load_verdicts
+    from spectral_diffusion.study.verdict_files import load_verdicts
 
     for i, bad in enumerate(
         (

@@ -243,7 +243,7 @@ def older(book: Book, room: Path, short: bool) -> None:
     from spectral_diffusion.run.saved import load_denoiser
     from spectral_diffusion.study.ledger import load_ledger
     from spectral_diffusion.study.rows import sweep_table
-    from spectral_diffusion.study.sweep import read_study
+    from spectral_diffusion.study.studies import read_study
 
     told = json.loads((OLDER / "told.json").read_text())
     book.notes["written by"] = told["versions"]

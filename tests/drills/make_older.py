@@ -23,16 +23,11 @@ def tell(out: Path, **facts: object) -> None:
 def run(out: Path) -> None:
     "A record of a training run with its checkpoint, and what its network answers."
     import torch
-    from spectral_diffusion.lab.experiment import (
-        DataConfig,
-        EvalConfig,
-        RunConfig,
-        TrainConfig,
-        load_denoiser,
-        train_run,
-    )
 
     from spectral_diffusion.core.runtime import stream
+    from spectral_diffusion.run.experiment import train_run
+    from spectral_diffusion.run.saved import load_denoiser
+    from spectral_diffusion.run.settings import DataConfig, EvalConfig, RunConfig, TrainConfig
 
     config = RunConfig(
         data=DataConfig(name="power_law", statistics=64),
@@ -59,14 +54,10 @@ def codec(out: Path) -> None:
     "A codec, a coded picture, and the picture that it was decoded to."
     import torch
 
+    from spectral_diffusion.codec.bitstream import compress, decompress
     from spectral_diffusion.codec.files import write_image
-    from spectral_diffusion.codec.hierarchical import (
-        CodecConfig,
-        build_codec,
-        compress,
-        decompress,
-        save_codec,
-    )
+    from spectral_diffusion.codec.hierarchical import build_codec, save_codec
+    from spectral_diffusion.codec.layers import CodecConfig
     from spectral_diffusion.core.runtime import stream
 
     made = build_codec(
@@ -83,7 +74,7 @@ def sweep(out: Path) -> None:
     import nbformat
 
     from spectral_diffusion.study.ledger import load_ledger
-    from spectral_diffusion.study.sweep import read_study, run_study
+    from spectral_diffusion.study.studies import read_study, run_study
 
     page = out / "page.ipynb"
     nbformat.write(

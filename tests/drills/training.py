@@ -89,7 +89,7 @@ def differs(a: dict, b: dict) -> str:
 
 def reached(config, root: Path) -> int:
     "The step of the latest checkpoint; 0 where there is none."
-    from spectral_diffusion.learn.loop import latest
+    from spectral_diffusion.learn.state import latest
     from spectral_diffusion.run.record import run_path
 
     path = run_path(config, root)
@@ -300,7 +300,7 @@ def whole_checkpoint(config, root: Path) -> bool:
     "Whether the latest checkpoint, where there is one, can be read, and no record is there."
     from spectral_diffusion.core.registry import InputError
     from spectral_diffusion.learn.checkpoint import load
-    from spectral_diffusion.learn.loop import latest
+    from spectral_diffusion.learn.state import latest
     from spectral_diffusion.run.record import run_path
 
     path = run_path(config, root)
@@ -408,7 +408,7 @@ def not_finite(book: Book, room: Path, short: bool) -> None:
 def interrupts(book: Book, room: Path, short: bool) -> None:
     """Ctrl-C once at a random moment: the step is finished and saved, exit code 130, and the resumed run is
     the same."""
-    from spectral_diffusion.learn.loop import latest
+    from spectral_diffusion.learn.state import latest
 
     warm()
     config, draw = small(train={"steps": 120, "checkpoint": 1_000}), random.Random(3)
