@@ -7,18 +7,6 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 here = Path(__file__).parent
-
-
-class WithPages(build_py):
-    "The package, and beside it the notebook that a sweep of training runs executes."
-
-    def run(self):
-        super().run()
-        if not self.editable_mode:  # a checkout has it in nbs
-            page = "study/one_run.ipynb"
-            self.copy_file(str(here/"nbs"/page), str(Path(self.build_lib)/"spectral_diffusion"/page))
-
-
 config = ConfigParser(delimiters=["="])
 config.read(here/"settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
@@ -26,7 +14,8 @@ readme = here/"README.md"
 
 
 class BuildWithBook(build_py):
-    "A wheel brings the benchmark notebooks along, as spectral_diffusion/book/nbs/bench."
+    """A wheel brings the benchmark notebooks along, as spectral_diffusion/book/nbs/bench, and the notebook that a
+    sweep of training runs executes."""
 
     def run(self):
         super().run()
@@ -37,6 +26,8 @@ class BuildWithBook(build_py):
         for path in sorted((here/"nbs"/"bench").iterdir()):
             if path.suffix in (".ipynb", ".npy", ".csv"):
                 shutil.copy(path, target/path.name)
+        page = "study/one_run.ipynb"
+        shutil.copy(here/"nbs"/page, Path(self.build_lib)/"spectral_diffusion"/page)
 
 
 setup(
@@ -51,7 +42,6 @@ setup(
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require={"dev": cfg["dev_requirements"].split(), **{k.removeprefix("extra_"): v.split() for k, v in cfg.items() if k.startswith("extra_")}},
-    cmdclass={"build_py": WithPages},
     entry_points={"console_scripts": cfg["console_scripts"].split()},
     classifiers=[
         "Programming Language :: Python :: 3.11",
