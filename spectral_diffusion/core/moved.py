@@ -29,7 +29,7 @@ CUT = {  # a page that gave names to others -> where they are now
     "doe.taguchi": "doe.signal_to_noise doe.terms doe.anova doe.figures doe.lenth doe.confirm doe.ranking",
     "lab.browsers": "lab.explorer",
     "lab.cli": "lab.options lab.verbs_bench lab.verbs_train lab.verbs_sample lab.verbs_study"
-    " lab.verbs_pictures",
+    " lab.verbs_taguchi lab.verbs_pictures",
     "lab.verbs_train": "lab.verbs_sample",
     "lab.evaluate": "lab.folders",
     "lab.interop": "lab.set_steps lab.hub lab.curves",

@@ -6,58 +6,29 @@
 from __future__ import annotations
 
 import argparse
-import itertools
-import re
 import sys
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from ..core.registry import InputError, unknown_name
+from ..core.registry import InputError
 from .options import add_changes, plain_path, read_changes
+from spectral_diffusion.lab.verbs_taguchi import (
+    GOAL_HELP,
+    goal_of,
+    report_folder,
+    run_taguchi,
+    taguchi_options,
+)
 
 if TYPE_CHECKING:  # imported where it is used: pandas is slow to import
     import pandas as pd
 
-    from spectral_diffusion.doe.taguchi import Study
     from spectral_diffusion.study.factors import Factors
 
 # %% auto #0
-__all__ = ['LARGER', 'GOAL_HELP', 'SWEEP_HELP', 'TAGUCHI_HELP', 'goal_of', 'report_folder', 'warn_before_sweep', 'Asked',
-           'read_asked', 'table_file', 'with_base', 'show_rows', 'run_sweep_verb', 'report_sweep', 'sweep_options',
-           'base_options', 'report_options', 'engine_options', 'analyze_sweep', 'describe_study', 'write_study',
-           'figures_of', 'run_taguchi', 'taguchi_options']
-
-# %% ../../nbs/lab/verbs_study.ipynb #cbd0fe4f
-LARGER = ("loss_drop", "loss_drop_per_second", "images_per_second", "k", "psnr", "ssim")  # better when larger
-GOAL_HELP = f"smaller, larger, nominal or target (default: smaller, but larger for {', '.join(LARGER)})"
-
-
-def goal_of(
-    metric: str,  # a key of metrics.json
-    goal: str | None,  # as asked for
-) -> str:
-    "Where a number should go; what it is called decides only where nobody has said it."
-    from spectral_diffusion.doe.signal_to_noise import GOALS
-
-    if goal is None:
-        return "larger" if metric in LARGER else "smaller"
-    if goal not in GOALS:
-        raise unknown_name("goal", goal, list(GOALS))
-    return goal
-
-
-def report_folder(
-    metric: str,  # a key of metrics.json
-    out: str | None,  # as given
-    results: str,  # folder of the sweep
-) -> Path:
-    "Where tables and figures go."
-    if not out and not re.fullmatch(r"[\w.-]+", metric):
-        raise InputError(f"metric {metric!r} cannot be a part of a folder's name; hint: --out DIR")
-    return Path(out or Path(results) / f"taguchi-{metric}")
+__all__ = ['SWEEP_HELP', 'warn_before_sweep', 'Asked', 'read_asked', 'table_file', 'with_base', 'show_rows', 'run_sweep_verb',
+           'report_sweep', 'sweep_options', 'base_options', 'report_options', 'engine_options']
 
 # %% ../../nbs/lab/verbs_study.ipynb #1fb68eda
 def warn_before_sweep(args: argparse.Namespace) -> None:
@@ -285,120 +256,3 @@ def engine_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("--jobs", type=int, default=-1, help="rows at the same time (default: all cores)")
     options.add_argument("--limit", type=float, metavar="SECONDS", help="stop a row after this time")
     options.add_argument("--retry-failed", action="store_true", help="run rows again that failed before")
-
-# %% ../../nbs/lab/verbs_study.ipynb #bd5741e1
-def analyze_sweep(args: argparse.Namespace) -> tuple[object, list[str]]:  # a Study, and how it was made
-    "The study of one metric of a sweep."
-    from spectral_diffusion.doe.taguchi import analyze
-    from spectral_diffusion.doe.terms import term_name
-    from spectral_diffusion.study.studies import read_study
-
-    goal = goal_of(args.metric, args.goal)
-    design, y, factors = read_study(args.results, args.metric)
-    idle = [term_name((name,)) for name in factors.dummy] or None
-    ways = {"target": args.target, "response": args.response, "confidence": args.confidence}
-    try:
-        study = analyze(design, y, goal, pool=idle, **ways)
-    except InputError as error:
-        raise InputError(f"metric {args.metric!r}: {error}") from error
-    made = f"{args.metric}, goal {goal}, response {args.response}"
-    return study, [f"{made}: {len(design)} runs with {y.shape[1]} values each."]
-
-# %% ../../nbs/lab/verbs_study.ipynb #d3b0bd07
-def describe_study(
-    study: object,  # of `doe.taguchi.analyze`
-) -> list[str]:
-    "Sentences on effects, notes, and the best setting where the goal has one."
-    from spectral_diffusion.doe.confirm import optimum
-
-    said = [f"Effects: {study.sentence()}.", *(f"Note: {n}." for n in study.notes)]
-    if study.response != "sn" and study.goal not in ("larger", "smaller"):
-        return said
-    best, width = optimum(study), ""
-    if study.error_dof:
-        width = f", {100 * study.confidence:g} % interval {best.low:.4g} to {best.high:.4g}"
-    setting = ", ".join(f"{k} = {v}" for k, v in best.setting.items())
-    said.append(
-        f"Best by the model: {setting}; predicted {study.unit} {best.value:.4g}{width}. A prediction, until"
-        " runs confirm it."
-    )
-    return said
-
-# %% ../../nbs/lab/verbs_study.ipynb #dda08467
-def write_study(
-    study: Study,  # of `doe.taguchi.analyze`
-    said: list[str],  # sentences
-    out: Path,  # folder
-) -> pd.DataFrame:  # factors by rank
-    "Write tables, figures and sentences of a study."
-    import matplotlib.pyplot as plt
-
-    from spectral_diffusion.core.files import atomic_file
-    from spectral_diffusion.doe.ranking import ranking
-    from spectral_diffusion.run.record import write_csv
-
-    ranks = ranking(study)
-    tables = {"effects": study.effects, "anova": study.anova.reset_index(), "ranks": ranks}
-    for name, table in tables.items():
-        write_csv(out / f"{name}.csv", table)
-    for name, draw in figures_of(study, list(ranks["factor"])).items():
-        figure = draw(study)
-        with atomic_file(out / f"{name}.png") as new:
-            figure.savefig(new, format="png")
-        plt.close(figure)
-    with atomic_file(out / "sentences.txt") as new:
-        new.write_text("\n".join(said) + "\n", encoding="utf-8")
-    return ranks
-
-
-def figures_of(
-    study: object,  # of `doe.taguchi.analyze`
-    ranked: list[str],  # factors, the largest effect first
-) -> dict[str, Callable]:  # name of the file -> what draws it
-    "The figures of a study; interactions are those of the three largest effects."
-    from spectral_diffusion.doe import figures
-
-    drawn = {
-        "main_effects": figures.plot_main_effects,
-        "contribution": figures.plot_contribution,
-        "distributions": figures.plot_distributions,
-    }
-    for a, b in itertools.combinations(ranked[:3], 2):
-        name = re.sub(r"[^\w.-]+", "_", f"interaction_{a}_{b}")
-        drawn[name] = partial(figures.plot_interaction, a=a, b=b)
-    return drawn
-
-# %% ../../nbs/lab/verbs_study.ipynb #e22fc7f9
-def run_taguchi(args: argparse.Namespace) -> int:
-    "Effects and analysis of variance of a sweep."
-    study, said = analyze_sweep(args)
-    said += describe_study(study)
-    ranks = write_study(study, said, report_folder(args.metric, args.out, args.results))
-    effects, anova = study.effects.round(4).to_string(index=False), study.anova.round(4).to_string()
-    told = ranks.round(4).to_string(index=False)
-    print("\n".join([said[0], "", effects, "", told, "", anova, "", *said[1:]]))
-    return 0
-
-# %% ../../nbs/lab/verbs_study.ipynb #5f34872a
-TAGUCHI_HELP = """\
-RESULTS is the folder of a sweep that was run from a factors file. Every run of the array has one response \
-for each noise level and repetition:
-  --response sn    their signal-to-noise ratio in dB, for --goal smaller, larger, nominal or target (steady \
-and good; the default)
-  --response mean  their mean
-  --response raw   every value by itself
-Dummy factors are counted as scatter. Tables, figures and sentences go to RESULTS/taguchi-METRIC, or to --out.
-"""
-
-
-def taguchi_options(options: argparse.ArgumentParser) -> None:
-    "Options of `taguchi`."
-    options.add_argument("results", type=plain_path, metavar="RESULTS", help="folder of a sweep")
-    options.add_argument("--metric", required=True, help="a key of metrics.json")
-    options.add_argument("--goal", help=GOAL_HELP)
-    options.add_argument("--response", default="sn", help="sn, mean or raw")
-    options.add_argument("--target", type=float, help="for --goal target")
-    options.add_argument("--confidence", type=float, default=0.95, help="of the intervals (default: 0.95)")
-    options.add_argument(
-        "--out", type=plain_path, metavar="DIR", help="another folder for tables and figures"
-    )

@@ -22,7 +22,8 @@ from ..data.sets import DATASETS, load_images
 from ..learn.curriculum import BOUNDS, InterScaleSimilarity, SpectralTruncation
 
 # %% auto #0
-__all__ = ['CodecData', 'photographs_content', 'CodecTraining', 'CodecRun', 'CodecPictures', 'as_bytes', 'codec_pictures']
+__all__ = ['CodecData', 'photographs_content', 'check_codec_training', 'truncation_of', 'scale_term', 'CodecTraining', 'CodecRun',
+           'CodecPictures', 'as_bytes', 'codec_pictures']
 
 # %% ../../nbs/run/codec_settings.ipynb #d42191a7
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,51 @@ def photographs_content() -> str:
     return fingerprint([sorted(photograph_files(split, None)) for split in ("train", "test")], 8)
 
 # %% ../../nbs/run/codec_settings.ipynb #378306f4
+def check_codec_training(
+    c: CodecTraining,  # as it was written
+) -> None:
+    "Raise for a value that no training can have."
+    if c.inter_scale not in ("none", "apart", "together"):
+        raise unknown_name("inter_scale", c.inter_scale, ["none", "apart", "together"])
+    BOUNDS[c.inter_bound]  # raises with the known names
+    least = {"steps": 1, "batch": 1, "crop": 1, "checkpoint": 1, "inter_start": 0, "inter_weight": 0}
+    for name, low in least.items():
+        if not getattr(c, name) >= low:
+            raise InputError(f"train.{name} must be at least {low}, got {getattr(c, name)}")
+    for name in ("lr", "clip"):
+        if not getattr(c, name) > 0:
+            raise InputError(f"train.{name} must be positive, got {getattr(c, name)}")
+    if not 0 <= c.ema < 1 or not 0 <= c.decay <= 1:
+        raise InputError(f"train.ema lies in [0, 1) and train.decay in [0, 1], got {c.ema} and {c.decay}")
+
+# %% ../../nbs/run/codec_settings.ipynb #1906502d
+def truncation_of(
+    c: CodecTraining,  # names its values
+) -> SpectralTruncation:
+    "The curriculum on the pictures of a training."
+    return SpectralTruncation(
+        spectral_reg=c.spectral_reg,
+        tau_init=c.tau_init,
+        tau_final=c.tau_final,
+        truncation_epochs=c.truncation_epochs,
+        schedule=c.tau_schedule,
+        mask=c.mask,
+        update="step",
+    )
+
+
+def scale_term(
+    c: CodecTraining,  # names its values
+    channels: Sequence[int],  # of each scale, fine to coarse
+) -> InterScaleSimilarity | None:  # None where there is no such term
+    "The term between scales of a training."
+    if c.inter_scale == "none":
+        return None
+    return InterScaleSimilarity(
+        channels, weight=c.inter_weight, sign=c.inter_scale, bound=c.inter_bound, start=c.inter_start
+    )
+
+# %% ../../nbs/run/codec_settings.ipynb #09bebf7c
 @dataclass(frozen=True, kw_only=True)
 class CodecTraining:
     "How a codec is trained."
@@ -88,47 +134,15 @@ class CodecTraining:
 
     def __post_init__(self):
         self.truncation()
-        if self.inter_scale not in ("none", "apart", "together"):
-            raise unknown_name("inter_scale", self.inter_scale, ["none", "apart", "together"])
-        BOUNDS[self.inter_bound]  # raises with the known names
-        least = {"steps": 1, "batch": 1, "crop": 1, "checkpoint": 1, "inter_start": 0, "inter_weight": 0}
-        for name, low in least.items():
-            if not getattr(self, name) >= low:
-                raise InputError(f"train.{name} must be at least {low}, got {getattr(self, name)}")
-        for name in ("lr", "clip"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"train.{name} must be positive, got {getattr(self, name)}")
-        if not 0 <= self.ema < 1 or not 0 <= self.decay <= 1:
-            raise InputError(
-                f"train.ema lies in [0, 1) and train.decay in [0, 1], got {self.ema} and {self.decay}"
-            )
+        check_codec_training(self)
 
     def truncation(self) -> SpectralTruncation:
         "The curriculum on the pictures."
-        return SpectralTruncation(
-            spectral_reg=self.spectral_reg,
-            tau_init=self.tau_init,
-            tau_final=self.tau_final,
-            truncation_epochs=self.truncation_epochs,
-            schedule=self.tau_schedule,
-            mask=self.mask,
-            update="step",
-        )
+        return truncation_of(self)
 
-    def between_scales(
-        self,
-        channels: Sequence[int],  # of each scale, fine to coarse
-    ) -> InterScaleSimilarity | None:
-        "The term between scales, where there is one."
-        if self.inter_scale == "none":
-            return None
-        return InterScaleSimilarity(
-            channels,
-            weight=self.inter_weight,
-            sign=self.inter_scale,
-            bound=self.inter_bound,
-            start=self.inter_start,
-        )
+    def between_scales(self, channels: Sequence[int]) -> InterScaleSimilarity | None:
+        "The term between scales of these channels, fine to coarse, where there is one."
+        return scale_term(self, channels)
 
 # %% ../../nbs/run/codec_settings.ipynb #41de1dfa
 @dataclass(frozen=True, kw_only=True)

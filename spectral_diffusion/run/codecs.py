@@ -143,8 +143,8 @@ def walk(
         rows = [curve_row(config, None, codec, x, n)]
     marks = {round(c.steps * (i + 1) / config.points) for i in range(config.points)}
     steps = fit_steps(config, codec, photos, last)
-    reached = latest(last)
-    done = int(str(rows[-1]["step"])) if reached is None else int(reached.name.removeprefix("step-"))
+    at = latest(last)
+    done = 0 if at is None else int(at.name.removeprefix("step-"))
     with hold_interrupt() as asked, progress(total=c.steps, desc=f"codec {config.seed}", unit="step") as bar:
         bar.update(done)
         for state in steps:
@@ -169,10 +169,7 @@ def finish_codec(
     rows: list[dict],  # the curve
 ) -> None:
     "Keep the averaged weights, and what they cost and give; the metrics last."
-    trained = latest(work / "checkpoints" / "last")
-    if trained is None:
-        raise InputError(f"{work.name!r} has no checkpoint, so nothing was trained there")
-    saved = load(trained)
+    saved = load(cast(Path, latest(work / "checkpoints" / "last")))  # of the last step
     codec = build_codec(config.codec, config.seed)
     restore(saved._replace(model=saved.ema), model=codec)
     shutil.rmtree(work / "checkpoints" / "final", ignore_errors=True)

@@ -27,13 +27,32 @@ from ..learn.ensemble_training import StackedConsistency, train_ensemble
 from .record import Record, load_record, run_folder, run_path, write_csv, write_json
 
 # %% auto #0
-__all__ = ['TASKS', 'SaliencyRun', 'Labelled', 'labelled', 'drawn_evenly', 'members_of', 'perceptron', 'Trained', 'train_all',
-           'best_of', 'compared', 'draw_saliency', 'saliency_run']
+__all__ = ['TASKS', 'check_saliency', 'SaliencyRun', 'Labelled', 'labelled', 'drawn_evenly', 'members_of', 'perceptron',
+           'Trained', 'train_all', 'best_of', 'compared', 'draw_saliency', 'saliency_run']
 
 # %% ../../nbs/run/saliency.ipynb #7dd696bc
 TASKS = ("tune", "evaluate")
 
 
+def check_saliency(
+    run: SaliencyRun,  # as it was written
+) -> None:
+    "Raise for a value that no search and no comparison can have."
+    if run.task not in TASKS:
+        raise unknown_name("task of saliency consistency", run.task, list(TASKS))
+    for name in ("width", "epochs", "batch", "size"):
+        if getattr(run, name) < 1:
+            raise InputError(f"{name} must be at least 1, got {getattr(run, name)}")
+    if run.pairs < 2:
+        raise InputError(f"pairs must be at least 2, or nothing can be compared, got {run.pairs}")
+    for name in ("lr_range", "decay_range", "weight_range"):
+        low, high = getattr(run, name)
+        if not 0 < low <= high < math.inf:
+            raise InputError(f"{name} must be two positive numbers, the smaller first, got {low} and {high}")
+    if not 0 < run.weight < math.inf or not 0 < run.lr < math.inf or not 0 <= run.weight_decay < math.inf:
+        raise InputError(f"lr and weight are positive, got {run.lr}, {run.weight_decay}, {run.weight}")
+
+# %% ../../nbs/run/saliency.ipynb #b0a6fe17
 @dataclass(frozen=True, kw_only=True)
 class SaliencyRun:
     "Everything that decides the numbers of one search or one comparison."
@@ -58,25 +77,7 @@ class SaliencyRun:
     weight_range: tuple[float, float] = (1e-3, 10.0)  # likewise, of the penalty
 
     def __post_init__(self):
-        if self.task not in TASKS:
-            raise unknown_name("task of saliency consistency", self.task, list(TASKS))
-        for name in ("width", "epochs", "batch", "size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.pairs < 2:
-            raise InputError(f"pairs must be at least 2, or nothing can be compared, got {self.pairs}")
-        for name in ("lr_range", "decay_range", "weight_range"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high < math.inf:
-                raise InputError(
-                    f"{name} must be two positive numbers, the smaller first, got {low} and {high}"
-                )
-        if (
-            not 0 < self.weight < math.inf
-            or not 0 < self.lr < math.inf
-            or not 0 <= self.weight_decay < math.inf
-        ):
-            raise InputError(f"lr and weight are positive, got {self.lr}, {self.weight_decay}, {self.weight}")
+        check_saliency(self)
         if self.folder is not None and self.content is None:
             object.__setattr__(self, "content", content_of(files_of(self.folder)))
 
@@ -168,8 +169,15 @@ def train_all(
     "Train all networks at once."
     made, shape = members_of(config), tuple(data.train.x.shape[1:])
     ensemble = Ensemble(initial(lambda: perceptron(shape, config.width, data.classes), made.seeds))
-    ways = {"epochs": config.epochs, "batch": config.batch, "penalty": StackedConsistency()}
-    epochs, rows = train_ensemble(ensemble, data.train.x, data.train.y, made, **ways), []
+    epochs = train_ensemble(
+        ensemble,
+        *data.train,
+        made,
+        epochs=config.epochs,
+        batch=config.batch,
+        penalty=StackedConsistency(),
+    )
+    rows = []
     for e in progress(epochs, total=config.epochs, desc=f"ssc {config.task}", unit="epoch"):
         for arm, part in (("without", slice(0, config.pairs)), ("with", slice(config.pairs, None))):
             task, penalty = e.task[part].mean().item(), e.penalty[part].mean().item()
