@@ -37,14 +37,8 @@ from spectral_diffusion.lab.verbs_pictures import (
 from .verbs_saliency import SSC_HELP, run_ssc, ssc_options
 from .verbs_sample import SAMPLE_HELP, run_sample, sample_options
 from .verbs_steps import STEPS_HELP, run_steps, steps_options
-from spectral_diffusion.lab.verbs_study import (
-    SWEEP_HELP,
-    TAGUCHI_HELP,
-    run_sweep_verb,
-    run_taguchi,
-    sweep_options,
-    taguchi_options,
-)
+from .verbs_study import SWEEP_HELP, run_sweep_verb, sweep_options
+from .verbs_taguchi import TAGUCHI_HELP, run_taguchi, taguchi_options
 from .verbs_train import TRAIN_HELP, run_train, train_options
 from .verbs_weights import EXPORT_HELP, export_options, run_export
 
