@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, cast
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 from scipy import stats
@@ -248,7 +249,9 @@ def saliency_run(
         found = train_all(config, data)
         write_csv(work / "runs.csv", found.members)
         write_csv(work / "history.csv", found.history)
-        draw_saliency(config.task, found.members).savefig(work / "saliency.png", dpi=160)
+        drawn = draw_saliency(config.task, found.members)
+        drawn.savefig(work / "saliency.png", dpi=160)
+        plt.close(drawn)
         numbers = compared(found.members)
         if config.task == "tune":
             numbers = {arm: best_of(found.members, arm) for arm in ("without", "with")}
