@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = ("spectral_diffusion", "nbs/bench")  # folders that a wheel is made of
+PARTS = ("spectral_diffusion", "nbs/bench", "nbs/study")  # folders that a wheel is made of
 FILES = ("setup.py", "settings.ini", "README.md", "MANIFEST.in", "LICENSE", "CITATION.cff")
 
 
