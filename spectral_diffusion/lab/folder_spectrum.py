@@ -100,7 +100,8 @@ class Sums:
         shift = self.bands.sums(mean.square().sum(0).flatten()) / self.size.clamp(min=1)
         level = (q.mean(0) - shift) * n / (n - 1)
         basis = color(BASES["dct"], rotation)
-        centre = BASES["dct"].inverse(mean + self.origin, self.shape[1:])  # pyright: ignore[reportOperatorIssue]
+        origin = torch.zeros_like(mean) if self.origin is None else self.origin
+        centre = BASES["dct"].inverse(mean + origin, self.shape[1:])
         field = GaussianField(power, self.shape[1:], centre, basis)
         edges = torch.cat([self.bands.edges[:-1][used], self.bands.edges[-1:]])
         return FolderSpectrum(field, edges, level[used], q.std(0)[used] / n**0.5, n)
