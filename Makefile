@@ -69,7 +69,7 @@ types: setup ## check types, and take what is mended out of the baseline of know
 smoke: setup ## every benchmark with its smoke preset, results thrown away
 	@$(PY) tools/check.py --only smoke
 
-bench: setup ## one benchmark: B=b04_cifar10 P=cpu SET="seeds=3" (B=all: every one)
+bench: setup ## one benchmark: B=b07_samplers P=cpu SET="seeds=3" (B=all: every one)
 	@$(PY) -m spectral_diffusion.lab.cli bench $(B) --preset $(P) $(foreach s,$(SET),--set $(s))
 
 drills: setup ## try what can go wrong and count what is lost: D="kills writers" (default: all that have no record; an hour and a half)

@@ -129,9 +129,9 @@ def test_damaged_checkpoint_is_named(trained, tmp_path):
 @pytest.mark.parametrize(
     "words, says",
     [
-        (["bench", "b04_cifar"], "did you mean 'b04_cifar10'?"),
-        (["bench", "b04_cifar10", "--preset", "cpuu"], "did you mean 'cpu'?"),
-        (["bench", "b04_cifar10", "--set", "run.train.step=3"], "did you mean 'run.train.steps'?"),
+        (["bench", "b07_sampler"], "did you mean 'b07_samplers'?"),
+        (["bench", "b07_samplers", "--preset", "cpuu"], "did you mean 'cpu'?"),
+        (["bench", "b07_samplers", "--set", "run.train.step=3"], "did you mean 'run.train.steps'?"),
         (["train", "--set", "train.steps=-1"], "must be at least 1, got -1"),
         (["train", "--set", "model={name: unet_tiny, depht: 2}"], "did you mean 'depth'?"),
         (["train", "--set", "evaluation.sampler=dimm"], "did you mean 'ddim'?"),

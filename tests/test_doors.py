@@ -713,7 +713,7 @@ def test_a_working_folder_that_is_gone(tmp_path):
     "words",
     [
         ("train", "--dry-run", "--results"),
-        ("bench", "b04_cifar10", "--results"),
+        ("bench", "b07_samplers", "--results"),
         ("report", "--results"),
         ("sweep", "n.ipynb", "--factors", "f.yaml", "--engine", "sequential", "--root"),
     ],

@@ -204,7 +204,7 @@ def test_choosing_a_benchmark_changes_the_list_of_runs(runs):
 
 
 def test_the_records_of_this_repository_can_be_browsed():
-    panel = run_browser(ROOT / "results", "b04_cifar10")
+    panel = run_browser(ROOT / "results", "b18_results_table")
     assert len(panel.controls["runs"].options) > 3 and "ends at" in panel.picture.words
 
 

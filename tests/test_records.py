@@ -78,11 +78,11 @@ def test_a_record_has_its_parts_and_no_folders_of_runs(record):
 
 def test_curves_end_where_the_runs_say():
     "The last point of a curve is the loss of its run: the two tables belong together."
-    for bench, keys in (("b04_cifar10", []), ("b03_families", ["family"]), ("b12_taguchi", ["family"])):
+    for bench, column in (("b18_results_table", "last"), ("b19_convergence", "loss")):
         record = best_record(bench)
         runs, history = pd.read_csv(record.path / "runs.csv"), record.history()
-        ends = history.sort_values("step").groupby(["arm", "seed", *keys]).loss.last()
-        both = runs.set_index(["arm", "seed", *keys]).loss
+        ends = history.sort_values("step").groupby(["arm", "seed"]).loss.last()
+        both = runs.set_index(["arm", "seed"])[column]
         assert len(ends) == len(both) and (ends.sort_index() == both.sort_index()).all()
 
 
@@ -98,7 +98,7 @@ def test_the_ledger_has_a_row_for_each_run():
 # --- what earlier versions have left still loads
 
 
-def earlier(root, bench="b04_cifar10"):
+def earlier(root, bench="b07_samplers"):
     "A record as an earlier version wrote it: by fingerprint, no runs.csv, no groups of verdicts."
     old = root / bench / "024a27b970fc"
     shutil.copytree(ROOT / "results" / bench / "cpu", old)
@@ -108,7 +108,7 @@ def earlier(root, bench="b04_cifar10"):
 
 def test_an_earlier_record_is_found_and_read(tmp_path):
     old = earlier(tmp_path)
-    assert find_bench("b04_cifar10", "cpu", tmp_path) == [old] and run_folders(tmp_path) == [old]
+    assert find_bench("b07_samplers", "cpu", tmp_path) == [old] and run_folders(tmp_path) == [old]
     assert set(load_verdicts(tmp_path).fingerprint) == {old.name}
     assert load_ledger(tmp_path).fingerprint.tolist() == [old.name]
     with pytest.raises(InputError, match="runs.csv"):
@@ -118,10 +118,10 @@ def test_an_earlier_record_is_found_and_read(tmp_path):
 def test_a_run_of_an_earlier_version_is_not_computed_again(tmp_path):
     from spectral_diffusion.run.settings import RunConfig
 
-    config = RunConfig(bench="b04_cifar10")
+    config = RunConfig(bench="b07_samplers")
     new = run_path(config, tmp_path)
     assert new.parent.name == ".runs"
-    old = tmp_path / "b04_cifar10" / new.name
+    old = tmp_path / "b07_samplers" / new.name
     old.mkdir(parents=True)
     assert run_path(config, tmp_path) == new  # without metrics it is no complete run
     (old / "metrics.json").write_text("{}")
@@ -129,8 +129,8 @@ def test_a_run_of_an_earlier_version_is_not_computed_again(tmp_path):
 
 
 def test_a_record_with_changed_settings_is_not_that_of_the_preset(tmp_path):
-    shutil.copytree(ROOT / "results" / "b04_cifar10" / "cpu", tmp_path / "b04_cifar10" / "cpu-0123456789ab")
-    assert find_bench("b04_cifar10", "cpu", tmp_path) == []
+    shutil.copytree(ROOT / "results" / "b07_samplers" / "cpu", tmp_path / "b07_samplers" / "cpu-0123456789ab")
+    assert find_bench("b07_samplers", "cpu", tmp_path) == []
     assert set(load_verdicts(tmp_path).preset) == {"cpu-0123456789ab"}
 
 

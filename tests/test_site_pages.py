@@ -22,7 +22,7 @@ LOOKED_AT = [
         "guide/api",
         "guide/configuration",
         "core/plot",
-        "bench/b04_cifar10",
+        "bench/b19_convergence",
         "report/summary",
         "report/features",
     )

@@ -86,7 +86,7 @@ From nothing to judged samples:
   spectral-diffusion doctor                        what this machine has and what is missing
   spectral-diffusion train --help                  the first network, and every option
   spectral-diffusion sample --help                 pictures from it, and how to compare them
-  spectral-diffusion bench b04_cifar10             one benchmark, in seconds; --preset cpu is the published \
+  spectral-diffusion bench b07_samplers            one benchmark, in seconds; --preset cpu is the published \
 one
 Exit codes: 0 done, 1 failed, 2 bad input (one line says what, nothing was written), 130 interrupted (the \
 same command goes on).

@@ -14,12 +14,10 @@ from matplotlib.figure import Figure
 
 from ..core.registry import InputError
 from ..run.record import Record, read_csv, read_facts
-from .found import pick
-from .informative import uninformative, with_oracle
 
 # %% auto #0
 __all__ = ['WORDS', 'QUESTIONS', 'BEST', 'Answer', 'Question', 'asks', 'Told', 'verdict_of', 'table_of', 'with_span',
-           'percent_span', 'trained_too_little', 'rows_above', 'answer_all']
+           'percent_span', 'answer_all']
 
 # %% ../../nbs/study/asking.ipynb #fc2abea6
 WORDS = ("yes", "no", "measured", "it depends", "undecided")
@@ -103,27 +101,6 @@ def with_span(
 def percent_span(verdict: Told) -> tuple[float, float] | None:
     "The interval of a gain, for a drawing in per cent."
     return None if math.isinf(verdict.low) else (100 * verdict.low, 100 * verdict.high)
-
-# %% ../../nbs/study/asking.ipynb #7ae8770f
-def trained_too_little(
-    record: Record,  # of a benchmark with reference losses
-    baseline: str,  # arm
-    data: str | None = None,  # data set, where the record has several
-) -> str:  # empty where the baseline knows enough
-    "Why a comparison with a baseline says nothing about trained networks, if it does not."
-    runs, lines = table_of(record, "runs"), record.metrics["references"]
-    if data is not None:
-        runs, lines = pick(runs, "data", data), lines[data]
-    return uninformative(with_oracle(runs, dict(lines)), baseline)
-
-# %% ../../nbs/study/asking.ipynb #5459e7d1
-def rows_above(
-    record: Record,  # of a study whose runs have the column excess
-) -> str:
-    "How many rows of a study know no more than the filter that needs no training."
-    excess = table_of(record, "runs").excess.dropna()
-    above = int((excess >= 1).sum())
-    return f"{above} of {len(excess)} runs end no better than a filter that needs no training"
 
 # %% ../../nbs/study/asking.ipynb #000eb63b
 BEST = ("gpu", "cpu")  # records that answer, the larger preset first

@@ -33,7 +33,7 @@ __all__ = ['Comparison', 'arm_config', 'plan', 'Runs', 'read_runs', 'run_plan', 
 class Comparison:
     "Arms that are compared in pairs of equal seed."
 
-    bench: str = "b04_cifar10"  # folder of the record
+    bench: str = "comparison"  # folder of the record
     preset: str = "smoke"  # smoke, cpu or gpu
     seeds: int = 3  # pairs
     jobs: int = 0  # runs at a time; 0: one for each core, one where there is a GPU
