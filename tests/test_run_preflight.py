@@ -191,6 +191,7 @@ LATE = {
     "statistics without power": {"noise": "equal_snr", "data.statistics": 2},
     "more images than there are": {"evaluation.images": 9},
     "an endless learning rate": {"train.lr": 1e38},
+    "features of another size": {"evaluation.extractor": "cifar10", "evaluation.samples": 8},
 }
 
 

@@ -109,8 +109,9 @@ def feature_options(options: argparse.ArgumentParser) -> None:
         "--features",
         default="random_conv",
         help=(
-            "of the Frechet distance: random_conv (default), cifar10 (a classifier trained by this project,"
-            " for pictures of 32 x 32), pixels or wavelet"
+            "of the Frechet distance: random (the default, a network that was never trained; also"
+            " random_conv), cifar10 (a classifier trained by this project, for pictures of 32 x 32),"
+            " imagenet_lite (a classifier of photographs; extra frechet), pixels or wavelet"
         ),
     )
     options.add_argument(
