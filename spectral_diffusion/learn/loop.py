@@ -23,7 +23,7 @@ from .annealing import Annealing
 from .averages import average, ema_decay
 from .distributed import ALONE, Workers
 from .guard import Diverged, Guard
-from .losses import TimeWeight
+from .losses import FrequencyWeight, TimeWeight
 from .rate import Rate
 from .state import Counts, TrainState, resume_from
 from .step import Draws, Objective, Slope, gradient
@@ -236,7 +236,7 @@ def train(
     target: str = "eps",  # what the loss compares
     time_weight: str | TimeWeight | None = None,  # see `denoising_loss`
     basis: str | Basis | None = None,  # see `denoising_loss`
-    frequency_weight: str | Tensor | None = None,  # see `denoising_loss`
+    frequency_weight: str | FrequencyWeight | Tensor | None = None,  # see `denoising_loss`
     ema: float = 0.99,  # decay of the averaged weights; 0 keeps no memory
     clip: float | None = 1.0,  # largest norm of the gradient
     warmup: int = 0,  # steps over which the learning rate rises in equal parts

@@ -18,6 +18,7 @@ from ..data.stream import batch
 from ..learn.checkpoint import load
 from ..learn.distributed import ALONE, Workers
 from ..learn.loop import train
+from ..learn.losses import BandWeight
 from ..learn.restore import restore
 from ..learn.state import TrainState, latest
 from ..noise.denoiser import NetworkDenoiser
@@ -52,8 +53,12 @@ def train_options(
         extra |= {"decay": c.steps, "decay_to": c.decay_to}
     if c.time_weight != "uniform":
         extra["time_weight"] = c.time_weight
-    if c.frequency_weight != "uniform":
+    if c.frequency_weight == "bandpass":
+        extra |= {"basis": "dct", "frequency_weight": BandWeight(*c.frequency_edges)}
+    elif c.frequency_weight != "uniform":
         extra |= {"basis": "dct", "frequency_weight": c.frequency_weight}
+    if c.anneal:
+        extra["anneal"] = max(1, round(c.anneal * c.steps))
     if c.on_nan != "stop":
         extra["on_nan"] = c.on_nan
     return {
