@@ -5,7 +5,6 @@
 # %% ../../nbs/learn/loop.ipynb #80e73f8e
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field

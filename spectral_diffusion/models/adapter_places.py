@@ -127,8 +127,8 @@ def adapt_blocks(
     ]
     if not found:
         raise InputError(
-            f"{type(network).__name__} has no blocks that take an adapter; hint: where: input, output or both,"
-            " or one of unet_tiny, unet, unet_haar, unet_dct, mixer, hybrid, unet_spectral"
+            f"{type(network).__name__} has no blocks that take an adapter; hint: where: input, output or"
+            " both, or one of unet_tiny, unet, unet_haar, unet_dct, mixer, hybrid, unet_spectral"
         )
     for parent, name, block, needs in found:
         setattr(parent, name, AdaptedBlock(make(needs.channels, needs.time_dim), block))

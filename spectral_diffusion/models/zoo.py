@@ -47,10 +47,18 @@ def unet_spectral(
     bands: int = 8,
     zero_output: bool = True,
     views: int = 1,
+    embedding: int = 0,
 ) -> SpectralUNet:
     "The repaired spectral U-Net."
     return SpectralUNet(
-        channels, base=base, depth=depth, modes=modes, bands=bands, zero_output=zero_output, views=views
+        channels,
+        base=base,
+        depth=depth,
+        modes=modes,
+        bands=bands,
+        zero_output=zero_output,
+        views=views,
+        embedding=embedding,
     )
 
 # %% ../../nbs/models/zoo.ipynb #4170ac23
@@ -64,10 +72,18 @@ def unet_spectral_deep(
     bands: int = 8,
     zero_output: bool = True,
     views: int = 1,
+    embedding: int = 0,
 ) -> SpectralUNet:
     "The repaired spectral U-Net with a third level."
     return SpectralUNet(
-        channels, base=base, depth=depth, modes=modes, bands=bands, zero_output=zero_output, views=views
+        channels,
+        base=base,
+        depth=depth,
+        modes=modes,
+        bands=bands,
+        zero_output=zero_output,
+        views=views,
+        embedding=embedding,
     )
 
 # %% ../../nbs/models/zoo.ipynb #b48d0f0f
@@ -83,6 +99,7 @@ def mixer(
     size: int = 32,
     zero_output: bool = True,
     views: int = 1,
+    embedding: int = 0,
 ) -> Mixer:
     "Layers of one kind, a name in `KINDS`."
     return Mixer(
@@ -94,6 +111,7 @@ def mixer(
         size=size,
         zero_output=zero_output,
         views=views,
+        embedding=embedding,
     )
 
 # %% ../../nbs/models/zoo.ipynb #cac00653
@@ -107,13 +125,15 @@ def hybrid(
     encoder: int = 0,
     zero_output: bool = True,
     views: int = 1,
+    embedding: int = 0,
 ) -> Mixer:
     """Spatial trunk with a gated spectral branch in each layer; with `encoder` layers of low modes first, and
     plain convolutions after them."""
     if not 0 <= encoder <= layers:
         raise InputError(f"the layers of the frequency encoder are part of all {layers}, got {encoder}")
     kinds = ("modes",) * encoder + ("conv",) * (layers - encoder) if encoder else ("gated",) * layers
-    return Mixer(channels, kinds=kinds, width=width, modes=modes, zero_output=zero_output, views=views)
+    options = {"zero_output": zero_output, "views": views, "embedding": embedding}
+    return Mixer(channels, kinds=kinds, width=width, modes=modes, **options)
 
 # %% ../../nbs/models/zoo.ipynb #592630e4
 @MODELS.register("unet")
@@ -213,7 +233,7 @@ PLACES = {  # name -> before the network, after it, before each block
     "all": (True, True, True),
 }
 
-
+# %% ../../nbs/models/zoo.ipynb #1541fbe6
 @MODELS.register("adapted")
 class Adapted(nn.Module):
     "A network with adapters; the learnable one is moved by the time."
