@@ -5,6 +5,8 @@
 # %% ../../nbs/models/complex.ipynb #fcd587d2
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Complex, Float
@@ -234,7 +236,7 @@ class DualConv2d(nn.Conv2d):
         kernel: int = 3,  # odd
         *,
         stride: int = 1,  # of the output grid
-        padding: str = "zeros",  # zeros, or circular
+        padding: Literal["zeros", "circular"] = "zeros",  # of the plane
     ):
         super().__init__(
             2 * channels, 2 * out, kernel, stride=stride, padding=kernel // 2, padding_mode=padding

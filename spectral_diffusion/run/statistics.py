@@ -9,6 +9,7 @@ import csv
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -57,7 +58,7 @@ def statistics_rows(
     of: str,  # estimate, noisy or clean
     images: Float[Tensor, "n c h w"],  # what is described
     on: EvaluationSet,  # the clean pictures and their times
-) -> list[dict[str, object]]:  # step, of, time, scale and the three numbers
+) -> list[dict[str, Any]]:  # step, of, time, scale and the three numbers
     "A row for each third of the time and each scale that has coefficients."
     (h, w), rows = images.shape[-2:], []
     clean, seen, t = (part.cpu().double() for part in (on.x0, images, on.t))
@@ -90,7 +91,7 @@ def start_rows(
     denoiser: NetworkDenoiser,  # untrained, in eval mode
     on: EvaluationSet,  # on its device
     clip: float,  # of the estimates
-) -> list[dict[str, object]]:
+) -> list[dict[str, Any]]:
     "The rows of step 0: clean pictures, noisy states, and what the untrained network says."
     seen = {
         "clean": on.x0,

@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -46,7 +47,7 @@ def evaluation_steps(
 # %% ../../nbs/run/training.ipynb #bddbc6d7
 def train_options(
     config: RunConfig,  # of the run
-) -> dict[str, object]:  # arguments of `train`
+) -> dict[str, Any]:  # arguments of `train`
     "What the training of a run is a function of, besides its images and the number of steps."
     c, extra = config.train, {}
     if c.decay == "cosine":
