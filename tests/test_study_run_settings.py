@@ -111,6 +111,17 @@ def test_a_study_of_runs_from_the_first_word_to_the_figures(files, quick, capsys
     assert {load_yaml(RunConfig, run).train.steps for run in runs} == {4}, "the base has reached every run"
 
 
+def test_place_of_an_adapter_and_its_annealing_are_factors(files, quick, capsys):
+    "Keys of the network and of the training, each with an effect that the probe sees."
+    adapted = "model: {name: adapted, edges: [0.05, 0.3], options: {base: 8, depth: 1}}"
+    (files / "base.yaml").write_text(BASE.replace("model: {name: unet_tiny, base: 8, depth: 1}", adapted))
+    (files / "factors.yaml").write_text("factors: {model.where: [both, blocks], train.anneal: [0, 0.5]}\n")
+    words = ["--array", "L4", "--factors", str(files / "factors.yaml"), "--root", str(files / "sweep")]
+    assert sweep(files, *words, "--engine", "sequential", "--report-metric", "loss") == 0
+    runs = [load_yaml(RunConfig, run) for run in (files / "sweep" / "runs").glob("*/config.yaml")]
+    assert len({(run.model["where"], run.train.anneal) for run in runs}) == 4
+
+
 def test_a_factor_that_does_nothing_stops_the_sweep(files, quick, capsys):
     (files / "factors.yaml").write_text("factors: {target: [eps, v], train.checkpoint: [100, 200]}\n")
     words = [

@@ -38,7 +38,7 @@ CUT = {  # a page that gave names to others -> where they are now
     "lab.step_arguments": "lab.scheduler_levels lab.step_rules",
     "learn.checkpoint": "learn.restore",
     "learn.ensemble": "learn.ensemble_training",
-    "learn.loop": "learn.averages learn.state learn.rate learn.step measure.crossing",
+    "learn.loop": "learn.averages learn.state learn.rate learn.step learn.guard measure.crossing",
     "learn.regularizers": "learn.saliency",
     "measure.convergence": "measure.profile",
     "models.adapters": "models.learned_band models.amplitude_phase",

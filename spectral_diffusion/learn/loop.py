@@ -5,7 +5,6 @@
 # %% ../../nbs/learn/loop.ipynb #80e73f8e
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -17,11 +16,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..core.moved import names_elsewhere
-from ..core.registry import InputError, unknown_name
+from ..core.registry import InputError
 from ..core.runtime import progress as progress_bar
+from .annealing import Annealing
 from .averages import average, ema_decay
 from .distributed import ALONE, Workers
-from .losses import TimeWeight
+from .guard import Diverged, Guard
+from .losses import FrequencyWeight, TimeWeight
 from .rate import Rate
 from .state import Counts, TrainState, resume_from
 from .step import Draws, Objective, Slope, gradient
@@ -29,44 +30,10 @@ from ..noise.process import Process
 from ..signals.bases import Basis
 
 # %% auto #0
-__all__ = ['MOST_SKIPS', 'Diverged', 'Guard', 'Plan', 'Run', 'start', 'why_stopped', 'update', 'advance', 'Saving', 'steps_left',
-           'train']
+__all__ = ['MOST_SKIPS', 'Plan', 'Run', 'start', 'why_stopped', 'update', 'advance', 'Saving', 'steps_left', 'train']
 
 # %% ../../nbs/learn/loop.ipynb #9d20442e
 __getattr__ = names_elsewhere("spectral_diffusion.learn.loop")
-
-# %% ../../nbs/learn/loop.ipynb #32df60db
-class Diverged(InputError):
-    "A loss or a gradient is not finite, or the loss is beyond its limit."
-
-    exit_code = 1  # of the command line: the run has failed
-
-# %% ../../nbs/learn/loop.ipynb #8d516efd
-@dataclass(frozen=True)
-class Guard:
-    "Which steps may update the weights, and what becomes of the others."
-
-    on_nan: str = "stop"  # "stop" the run, or "skip" the update and count it
-    loss_limit: float | None = None  # a loss above it counts as not finite
-
-    def __post_init__(self) -> None:
-        if self.on_nan not in ("stop", "skip"):
-            raise unknown_name("on_nan", self.on_nan, ["stop", "skip"])
-        if self.loss_limit is not None and not self.loss_limit > 0:
-            raise InputError(f"loss_limit must be positive or None, got {self.loss_limit}")
-
-    @property
-    def skips(self) -> bool:
-        return self.on_nan == "skip"
-
-    def passes(self, slope: Slope) -> bool:  # whether the step may update
-        "Finite, and not above the limit."
-        limit = math.inf if self.loss_limit is None else self.loss_limit
-        return math.isfinite(slope.loss) and math.isfinite(slope.norm) and slope.loss <= limit
-
-    def arguments(self) -> dict[str, object]:  # literals
-        "What a checkpoint remembers of it: nothing where the run stops, because then it changes no weight."
-        return {"on_nan": self.on_nan, "loss_limit": self.loss_limit} if self.skips else {}
 
 # %% ../../nbs/learn/loop.ipynb #3b452b18
 @dataclass(frozen=True)
@@ -77,6 +44,7 @@ class Plan:
     objective: Objective  # what is minimised
     rate: Rate  # how far a step goes
     guard: Guard  # which steps may update
+    annealing: Annealing  # how the edges of learned bands get hard
     ema: float  # decay of the averaged weights; 0 keeps no memory
     clip: float | None  # largest norm of the gradient
     weight_decay: float  # AdamW's
@@ -90,7 +58,7 @@ class Plan:
     def arguments(self) -> dict[str, object]:  # literals
         "What a checkpoint remembers."
         told: dict[str, object] = {"ema": self.ema, "clip": self.clip, "weight_decay": self.weight_decay}
-        for part in (self.rate, self.draws, self.objective, self.guard):
+        for part in (self.rate, self.draws, self.objective, self.guard, self.annealing):
             told |= part.arguments()
         return told
 
@@ -134,6 +102,7 @@ def start(
             resume, run.arguments, denoiser=denoiser, ema=averaged, optimizer=optimizer
         )
         run.saved.append(folder)
+    plan.annealing.apply(denoiser, averaged, run.counts.step)
     step = torch.tensor(run.counts.step, device=trained[0].device)
     workers.check_same([*denoiser.state_dict().values(), step])
     return run
@@ -210,6 +179,7 @@ def advance(
         cpu_seconds=done.cpu_seconds + time.process_time() - cpu,
         skipped=done.skipped + (run.in_a_row > 0),
     )
+    run.plan.annealing.apply(run.denoiser, run.averaged, run.counts.step)
     return TrainState(
         loss=slope.loss,
         grad_norm=slope.norm,
@@ -265,7 +235,7 @@ def train(
     target: str = "eps",  # what the loss compares
     time_weight: str | TimeWeight | None = None,  # see `denoising_loss`
     basis: str | Basis | None = None,  # see `denoising_loss`
-    frequency_weight: str | Tensor | None = None,  # see `denoising_loss`
+    frequency_weight: str | FrequencyWeight | Tensor | None = None,  # see `denoising_loss`
     ema: float = 0.99,  # decay of the averaged weights; 0 keeps no memory
     clip: float | None = 1.0,  # largest norm of the gradient
     warmup: int = 0,  # steps over which the learning rate rises in equal parts
@@ -275,6 +245,7 @@ def train(
     stratified: bool = True,  # times one in each interval
     on_nan: str = "stop",  # what a loss that is not finite does: "stop", or "skip" its update and count it
     loss_limit: float | None = None,  # a loss above it counts as not finite
+    anneal: int | None = None,  # steps until learned bands have hard edges; None: their edges stay
     resume: Path | str | None = None,  # a checkpoint, or the folder that holds the latest one
     checkpoints: Path | str | None = None,  # folder for checkpoints on the way
     checkpoint_every: int | None = None,  # steps between them
@@ -285,7 +256,7 @@ def train(
     "Train, one step at a time; a run stopped and resumed is the run that never stopped."
     draws, objective = Draws(batch, seed, stratified), Objective(target, time_weight, basis, frequency_weight)
     rate, guard = Rate(lr, warmup, decay, decay_to), Guard(on_nan, loss_limit)
-    plan = Plan(draws, objective, rate, guard, ema, clip, weight_decay)
+    plan = Plan(draws, objective, rate, guard, Annealing(anneal), ema, clip, weight_decay)
     saving = Saving(checkpoints, checkpoint_every)
     if steps < 1:
         raise InputError(f"steps must be at least 1, got {steps}")

@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..core.registry import InputError, Registry
+from ..models.adapters import band
 from ..noise.denoiser import Denoiser
 from ..noise.process import Process
 from ..noise.schedules import Level
@@ -19,8 +21,8 @@ from ..noise.targets import TARGETS, target_of
 from ..signals.bases import BASES, Basis
 
 # %% auto #0
-__all__ = ['TIME_WEIGHTS', 'FREQUENCY_WEIGHTS', 'TimeWeight', 'truth', 'uniform', 'snr', 'min_snr', 'flat', 'radial', 'low',
-           'coefficient_weights', 'denoising_loss']
+__all__ = ['TIME_WEIGHTS', 'FREQUENCY_WEIGHTS', 'FrequencyWeight', 'TimeWeight', 'truth', 'uniform', 'snr', 'min_snr', 'flat',
+           'radial', 'low', 'BandWeight', 'coefficient_weights', 'denoising_loss']
 
 # %% ../../nbs/learn/losses.ipynb #28fb7522
 def truth(
@@ -100,18 +102,58 @@ def low(k: Float[Tensor, "h k"]) -> Float[Tensor, "h k"]:
     return 1 - k / k.max()
 
 # %% ../../nbs/learn/losses.ipynb #c2a3524d
+@dataclass(frozen=True)
+class BandWeight:
+    "Weight one in a band of frequencies and zero beside it, with soft edges."
+
+    low: float = 0.1  # lower edge, cycles/pixel
+    high: float = 0.25  # upper edge, cycles/pixel
+    softness: float = 0.01  # width of the edges, cycles/pixel
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.low < self.high and self.softness > 0):
+            raise InputError(
+                "a band of frequencies needs 0 <= low < high and softness > 0 in cycles/pixel, got"
+                f" {self.low}, {self.high}, {self.softness}"
+            )
+
+    @property
+    def name(self) -> str:
+        "What a checkpoint remembers of it."
+        return f"bandpass {self.low} {self.high} {self.softness}"
+
+    def __call__(
+        self,
+        k: Float[Tensor, "h k"],  # cycles/pixel
+    ) -> Float[Tensor, "h k"]:
+        "The weight at each frequency; a band without any raises."
+        if not bool(((k >= self.low) & (k <= self.high)).any()):
+            raise InputError(
+                f"no frequency of these images lies between {self.low} and {self.high} cycles/pixel; the"
+                f" largest is {k.max().item():.3f}"
+            )
+        return band(k, self.low, self.high, self.softness)
+
+
+FREQUENCY_WEIGHTS.register("bandpass")(BandWeight())
+FREQUENCY_WEIGHTS.register("none")(flat)  # the word of other configurations for uniform
+FrequencyWeight = Callable[[Tensor], Tensor]
+
+# %% ../../nbs/learn/losses.ipynb #da559945
 def coefficient_weights(
     basis: Basis,  # its frequencies and multiplicities
-    weight: str | Float[Tensor, "h k"],  # a name in `FREQUENCY_WEIGHTS`, or a weight per coefficient
+    # a name in `FREQUENCY_WEIGHTS`, a function of the frequency, or a weight per coefficient
+    weight: str | FrequencyWeight | Float[Tensor, "h k"],
     size: tuple[int, int],  # (h, w) of the images
 ) -> Float[Tensor, "h k"]:  # weights that sum with |z|^2 to a mean over pixels
     "Weight of each stored coefficient, with its multiplicity, per pixel."
     multiplicity = basis.weights(*size)
-    if isinstance(weight, str):
-        w = FREQUENCY_WEIGHTS[weight](basis.frequency(*size))
+    rule = FREQUENCY_WEIGHTS[weight] if isinstance(weight, str) else weight
+    if not isinstance(rule, Tensor):
+        w = rule(basis.frequency(*size))
         w = w * multiplicity.sum() / (w * multiplicity).sum()
     else:
-        w = weight
+        w = rule
         if w.shape != multiplicity.shape:
             raise InputError(
                 f"a frequency weight in basis {basis.name!r} has shape {tuple(multiplicity.shape)} for images"
@@ -134,7 +176,7 @@ def denoising_loss(
         str | TimeWeight | None
     ) = None,  # a name in `TIME_WEIGHTS`, or a function (level, target) -> weights
     basis: str | Basis | None = None,  # where frequency weights live, such as "dct"
-    frequency_weight: str | Float[Tensor, "h k"] | None = None,  # a name in `FREQUENCY_WEIGHTS`, or weights
+    frequency_weight: str | FrequencyWeight | Float[Tensor, "h k"] | None = None,  # see `coefficient_weights`
     reduction: str = "mean",  # "mean", or "none" for one loss per image
 ) -> Tensor:  # a number, or (b,)
     "Weighted mean squared error of the estimate in the target."

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..core.registry import InputError
 from ..core.runtime import split, stream
 from .distributed import Workers
-from .losses import TimeWeight, denoising_loss
+from .losses import FrequencyWeight, TimeWeight, denoising_loss
 from ..noise.denoiser import Denoiser
 from ..noise.process import Process
 from ..signals.bases import Basis
@@ -95,7 +95,7 @@ class Objective(NamedTuple):
     target: str = "eps"  # what is compared
     time_weight: str | TimeWeight | None = None  # of each noise level
     basis: str | Basis | None = None  # where the frequency weights live
-    frequency_weight: str | Tensor | None = None  # of each coefficient
+    frequency_weight: str | FrequencyWeight | Tensor | None = None  # of each coefficient
 
     def arguments(self) -> dict[str, object]:  # literals
         "What a checkpoint remembers of it."

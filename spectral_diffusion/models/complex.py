@@ -5,6 +5,8 @@
 # %% ../../nbs/models/complex.ipynb #fcd587d2
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Complex, Float
@@ -16,7 +18,8 @@ from ..signals.fourier import full_precision
 
 # %% auto #0
 __all__ = ['FORMS', 'stack', 'unstack', 'three_products', 'four_products', 'ComplexLayer', 'block_kernel', 'ComplexConv2d',
-           'ComplexConvTranspose2d', 'ComplexLinear', 'ComplexNorm', 'ComplexDropout', 'DualConv2d']
+           'ComplexConvTranspose2d', 'ComplexLinear', 'ComplexNorm', 'ComplexDropout', 'DualConv2d',
+           'DualConvTranspose2d']
 
 # %% ../../nbs/models/complex.ipynb #a8443b50
 def stack(
@@ -226,8 +229,29 @@ class ComplexDropout(nn.Module):
 class DualConv2d(nn.Conv2d):
     "Real convolution of stacked channels, without the complex rule."
 
-    def __init__(self, channels: int, out: int, kernel: int = 3):
-        super().__init__(2 * channels, 2 * out, kernel, padding=kernel // 2)
+    def __init__(
+        self,
+        channels: int,  # complex channels in
+        out: int,  # complex channels out
+        kernel: int = 3,  # odd
+        *,
+        stride: int = 1,  # of the output grid
+        padding: Literal["zeros", "circular"] = "zeros",  # of the plane
+    ):
+        super().__init__(
+            2 * channels, 2 * out, kernel, stride=stride, padding=kernel // 2, padding_mode=padding
+        )
+
+
+class DualConvTranspose2d(nn.ConvTranspose2d):
+    "Real transposed convolution of stacked channels, 2x2 with stride 2."
+
+    def __init__(
+        self,
+        channels: int,  # complex channels in
+        out: int,  # complex channels out
+    ):
+        super().__init__(2 * channels, 2 * out, 2, stride=2)
 
 # %% ../../nbs/models/complex.ipynb #0772089f
 __getattr__ = names_elsewhere("spectral_diffusion.models.complex")

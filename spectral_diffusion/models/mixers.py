@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..core.registry import InputError, Registry
 from ..core.runtime import shared_table
 from .blocks import TimeEmbedding, check_images, zero_init
+from .polar import ImageEmbedding
 from ..signals.fourier import irfft2, radius, rfft2
 
 # %% auto #0
@@ -260,6 +261,7 @@ class Mixer(nn.Module):
         time_dim: int = 128,  # width of the sinusoidal time features, even
         zero_output: bool = True,  # start by predicting zero
         views: int = 1,  # pictures of that many channels that it sees at a time
+        embedding: int = 0,  # channels of a learned embedding of magnitude and phase beside the input
     ):
         super().__init__()
         if min(channels, width, views) < 1 or not kinds:
@@ -270,14 +272,16 @@ class Mixer(nn.Module):
         options = {"modes": modes, "bands": bands, "size": size, "embedding": 2 * width}
         self.channels, self.views, self.kinds = channels, views, tuple(kinds)
         self.time = TimeEmbedding(time_dim, 2 * width)
-        self.lift, self.head = nn.Conv2d(views * channels, width, 1), nn.Conv2d(width, channels, 1)
+        self.embedding = ImageEmbedding(views * channels, embedding) if embedding else None
+        inputs = views * channels + embedding
+        self.lift, self.head = nn.Conv2d(inputs, width, 1), nn.Conv2d(width, channels, 1)
         self.layers = nn.ModuleList(MixerLayer(width, kind, options) for kind in kinds)
         zero_init(self.head, wanted=zero_output)
 
     def forward(self, x: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
         "Lift, mix, answer."
         check_images(x, self.channels, self.views)
-        e, y = F.silu(self.time(t)), self.lift(x)
+        e, y = F.silu(self.time(t)), self.lift(x if self.embedding is None else self.embedding(x))
         for layer in self.layers:
             y = layer(y, e)
         return self.head(y)

@@ -10,23 +10,28 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..core.registry import InputError
+from ..core.registry import InputError, unknown_name
 from ..core.runtime import shared_table
 from .activations import complex_silu
 from .blocks import TimeEmbedding, check_sizes, zero_init
 from spectral_diffusion.models.complex import (
+    FORMS,
     ComplexConv2d,
     ComplexConvTranspose2d,
     ComplexNorm,
+    DualConv2d,
+    DualConvTranspose2d,
     stack,
     unstack,
 )
+from .polar import SpectrumEmbedding, grid_radius
+from .published_parts import PublishedAmplitude, PublishedPhase
 from ..signals.fourier import full_precision
 
 # %% auto #0
-__all__ = ['spectrum', 'image_of', 'add_time', 'plain_conv', 'PublishedConv', 'PublishedBlock', 'PublishedAmplitude',
-           'PublishedPhase', 'grid_radius', 'TimeGain', 'with_coordinates', 'over_bins', 'PublishedSpectralUNet',
-           'check_divisible', 'over_grids', 'PublishedSpectralUNetDeep']
+__all__ = ['LAYER_FORMS', 'spectrum', 'image_of', 'add_time', 'plain_conv', 'plain_up', 'PublishedConv', 'PublishedBlock',
+           'TimeGain', 'with_coordinates', 'over_bins', 'PublishedSpectralUNet', 'check_divisible', 'over_grids',
+           'PublishedSpectralUNetDeep']
 
 # %% ../../nbs/models/published.ipynb #4c7a20ad
 def spectrum(
@@ -49,17 +54,36 @@ def add_time(z: Tensor, e: Tensor) -> Tensor:
     return z + F.pad(e[:, :c], (0, c))[:, :, None, None]
 
 # %% ../../nbs/models/published.ipynb #728ac696
+LAYER_FORMS = (*FORMS, "dual")  # dual: real layers on the stacked parts, without the complex rule
+
+
 def plain_conv(
     channels: int,  # complex channels in
     out: int,  # complex channels out
     *,
-    form: str,  # how it runs: block, gauss or textbook
+    form: str,  # a name in `LAYER_FORMS`
     stride: int = 1,  # of the output grid
     circular: bool = False,  # the grid closes to a torus
-) -> ComplexConv2d:
-    "A complex 3x3 convolution with torch's own initial weights."
+) -> ComplexConv2d | DualConv2d:
+    "A 3x3 convolution of stacked parts with torch's own initial weights."
+    if form not in LAYER_FORMS:
+        raise unknown_name("form", form, list(LAYER_FORMS))
     padding = "circular" if circular else "zeros"
+    if form == "dual":
+        return DualConv2d(channels, out, stride=stride, padding=padding)
     return ComplexConv2d(channels, out, stride=stride, form=form, init="default", padding=padding)
+
+
+def plain_up(
+    channels: int,  # complex channels in
+    out: int,  # complex channels out
+    *,
+    form: str,  # a name in `LAYER_FORMS`
+) -> ComplexConvTranspose2d | DualConvTranspose2d:
+    "A 2x2 transposed convolution of stacked parts with torch's own initial weights."
+    if form == "dual":
+        return DualConvTranspose2d(channels, out)
+    return ComplexConvTranspose2d(channels, out, form=form, init="default")
 
 # %% ../../nbs/models/published.ipynb #6bdb2ae2
 class PublishedConv(nn.Module):
@@ -70,7 +94,7 @@ class PublishedConv(nn.Module):
         channels: int,  # complex channels in
         out: int,  # complex channels out
         *,
-        form: str,  # how it runs: block, gauss or textbook
+        form: str,  # a name in `LAYER_FORMS`
         active: bool = True,  # with an activation
         circular: bool = False,  # on a torus
         sample_norm: bool = False,  # without batch statistics
@@ -97,47 +121,6 @@ class PublishedBlock(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         "Residual."
         return z + self.second(self.first(z))
-
-# %% ../../nbs/models/published.ipynb #f4891950
-class PublishedAmplitude(nn.Module):
-    "Two convolutions over |X|, added to the real part."
-
-    def __init__(self, channels: int, hidden: int):
-        super().__init__()
-        self.first = nn.Conv2d(channels, hidden, 3, padding=1)
-        self.second = nn.Conv2d(hidden, channels, 3, padding=1)
-
-    def forward(self, z: Tensor) -> Tensor:
-        "The stacked spectrum with a changed real part."
-        re, im = z.chunk(2, 1)
-        size = unstack(z).abs()  # not hypot, whose gradient at an empty bin is nan
-        change = self.second(F.relu(self.first(size.to(self.first.weight.dtype))))
-        return torch.cat([re + change, im], 1)
-
-# %% ../../nbs/models/published.ipynb #f38f494a
-class PublishedPhase(nn.Module):
-    "Attention of all bins to all bins over their phases: cost grows with the square of the number of pixels."
-
-    def __init__(self, channels: int, heads: int):
-        super().__init__()
-        heads = max(n for n in range(1, max(1, min(heads, channels)) + 1) if channels % n == 0)
-        self.attention = nn.MultiheadAttention(channels, heads, batch_first=True)
-
-    def forward(self, z: Tensor) -> Tensor:
-        "The stacked spectrum with turned phases."
-        c = unstack(z)
-        # an empty bin has no phase, and no gradient of one
-        bins = torch.where(c.abs() > torch.finfo(z.dtype).tiny ** 0.5, c, 1)
-        tokens = bins.angle().flatten(2).transpose(1, 2).to(self.attention.in_proj_weight.dtype)
-        found = self.attention(tokens, tokens, tokens, need_weights=False)[0]
-        turn = torch.tanh(found.to(z.dtype)).transpose(1, 2).reshape(c.shape)
-        return stack(c * torch.polar(torch.ones_like(turn), turn))
-
-# %% ../../nbs/models/published.ipynb #49a77b89
-def grid_radius(h: int, w: int) -> Float[Tensor, "h w"]:  # cycles/pixel, float64
-    "Radial frequency of each bin of the full, unshifted grid."
-    y, x = torch.fft.fftfreq(h, dtype=torch.float64), torch.fft.fftfreq(w, dtype=torch.float64)
-    return torch.hypot(y[:, None], x)
 
 # %% ../../nbs/models/published.ipynb #3417a08a
 @shared_table(maxsize=16)
@@ -179,6 +162,7 @@ def over_bins(
     e: Float[Tensor, "b d"],  # time vector
 ) -> Float[Tensor, "b 2*d h w"]:  # as wide as the network
     "Stem and blocks, each followed by the time."
+    z = z if net.embedding is None else net.embedding(z)
     z = with_coordinates(z) if net.coordinates else z
     for i, part in enumerate((net.stem, *net.blocks)):
         z = part(z)
@@ -187,8 +171,7 @@ def over_bins(
 
 # %% ../../nbs/models/published.ipynb #08345421
 class PublishedSpectralUNet(nn.Module):
-    """Four complex convolution layers and two residual blocks over the full spectrum. Not a U-Net: the
-    resolution never changes."""
+    "Complex convolutions and two residual blocks over the full spectrum: no U-Net, the resolution stays."
 
     def __init__(
         self,
@@ -199,12 +182,13 @@ class PublishedSpectralUNet(nn.Module):
         amplitude: bool = False,  # the amplitude residual
         phase: bool = False,  # the phase correction
         heads: int = 1,  # of the phase correction, at most
-        form: str = "block",  # how complex layers run: block, gauss or textbook
+        form: str = "block",  # how complex layers run: block, gauss or textbook; or dual, without them
         zero_output: bool = False,  # differs when True: start by predicting zero
         circular: bool = False,  # differs when True: the grid closes to a torus
         sample_norm: bool = False,  # differs when True: no batch statistics
         coordinates: bool = False,  # differs when True: each bin knows its frequency
         time_gain: bool = False,  # differs when True: the time multiplies bands
+        embedding: int = 0,  # differs when above 0: channels of an embedding of magnitude and phase
     ):
         super().__init__()
         check_sizes("the network", channels=channels, base=base)
@@ -212,7 +196,9 @@ class PublishedSpectralUNet(nn.Module):
         self.amplitude = PublishedAmplitude(channels, base) if amplitude else None
         self.phase = PublishedPhase(channels, heads) if phase else None
         options = {"form": form, "circular": circular, "sample_norm": sample_norm}
-        self.coordinates, self.stem = coordinates, PublishedConv(channels + coordinates, base, **options)
+        self.embedding = SpectrumEmbedding(channels, embedding) if embedding else None
+        self.coordinates, inputs = coordinates, channels + embedding + coordinates
+        self.stem = PublishedConv(inputs, base, **options)
         self.blocks = nn.ModuleList(PublishedBlock(base, **options) for _ in range(2))
         self.gains = nn.ModuleList(TimeGain(base, base) for _ in range(3)) if time_gain else None
         self.head = zero_init(plain_conv(base, channels, form=form, circular=circular), wanted=zero_output)
@@ -224,7 +210,7 @@ class PublishedSpectralUNet(nn.Module):
         for part in (self.amplitude, self.phase):
             if part is not None:
                 z = part(z)
-        z = z.to(self.head.re.weight.dtype)  # the layers of a network in half precision run in half
+        z = z.to(next(self.head.parameters()).dtype)  # the layers of a network in half precision run in half
         return image_of(self.head(over_bins(self, z, e))).to(x.dtype)
 
 # %% ../../nbs/models/published.ipynb #e89a68a5
@@ -248,6 +234,7 @@ def over_grids(
     e: Float[Tensor, "b d"],  # time vector
 ) -> Float[Tensor, "b 2*d h w"]:  # as wide as the first level
     "Down the grids of bins and up again; the time is added after every layer."
+    z = z if net.embedding is None else net.embedding(z)
     z, skips = add_time(net.stem(z), e), []
     for level, block in enumerate(net.encoder):
         z = add_time(block(z), e)
@@ -271,20 +258,20 @@ class PublishedSpectralUNetDeep(nn.Module):
         base: int = 32,  # complex width of the first level; doubles with each
         depth: int = 3,  # levels
         time_dim: int = 128,  # width of the sinusoidal time features, even
-        form: str = "block",  # how complex layers run: block, gauss or textbook
+        form: str = "block",  # how complex layers run: block, gauss or textbook; or dual, without them
         zero_output: bool = False,  # differs when True: start by predicting zero
+        embedding: int = 0,  # differs when above 0: channels of an embedding of magnitude and phase
     ):
         super().__init__()
         check_sizes("the network", channels=channels, base=base, depth=depth)
         widths = [base * 2**level for level in range(depth)]
         self.channels, self.depth, self.time = channels, depth, TimeEmbedding(time_dim, widths[-1])
-        self.stem = PublishedConv(channels, base, form=form)
+        self.embedding = SpectrumEmbedding(channels, embedding) if embedding else None
+        self.stem = PublishedConv(channels + embedding, base, form=form)
         self.encoder = nn.ModuleList(PublishedBlock(w, form=form) for w in widths)
         self.down = nn.ModuleList(plain_conv(w, 2 * w, stride=2, form=form) for w in widths[:-1])
         self.middle = PublishedBlock(widths[-1], form=form)
-        self.up = nn.ModuleList(
-            ComplexConvTranspose2d(2 * w, w, form=form, init="default") for w in widths[-2::-1]
-        )
+        self.up = nn.ModuleList(plain_up(2 * w, w, form=form) for w in widths[-2::-1])
         self.join = nn.ModuleList(PublishedConv(2 * w, w, form=form) for w in widths[-2::-1])
         self.decoder = nn.ModuleList(PublishedBlock(w, form=form) for w in widths[-2::-1])
         self.head = zero_init(plain_conv(base, channels, form=form), wanted=zero_output)
@@ -293,5 +280,5 @@ class PublishedSpectralUNetDeep(nn.Module):
     def forward(self, x: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
         "Transform, down and up the grid of bins, transform back, keep the real part."
         check_divisible(x, self.depth)
-        z = spectrum(x).to(self.head.re.weight.dtype)
+        z = spectrum(x).to(next(self.head.parameters()).dtype)
         return image_of(self.head(over_grids(self, z, self.time(t)))).to(x.dtype)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..core.registry import InputError
 from .blocks import TimeEmbedding, check_images, check_sizes, zero_init
 from .mixers import MixerLayer
+from .polar import ImageEmbedding
 from ..signals.bases import plane_size
 from ..signals.fourier import irfft2, rfft2
 
@@ -117,11 +118,13 @@ class SpectralUNet(nn.Module):
         time_dim: int = 128,  # width of the sinusoidal time features, even
         zero_output: bool = True,  # start by predicting zero
         views: int = 1,  # pictures of that many channels that it sees at a time
+        embedding: int = 0,  # channels of a learned embedding of magnitude and phase beside the input
     ):
         super().__init__()
         check_sizes("the network", channels=channels, base=base, depth=depth, views=views)
         self.channels, self.views, self.time = channels, views, TimeEmbedding(time_dim, 2 * base)
-        self.lift = nn.Conv2d(views * channels, base, 1)
+        self.embedding = ImageEmbedding(views * channels, embedding) if embedding else None
+        self.lift = nn.Conv2d(views * channels + embedding, base, 1)
         self.head = zero_init(nn.Conv2d(base, channels, 1), wanted=zero_output)
         widths, few = [base << level for level in range(depth)], [max(1, modes >> n) for n in range(depth)]
         self.least = least_side(few)
@@ -140,4 +143,5 @@ class SpectralUNet(nn.Module):
         "Down by cropping, up by padding, skips added."
         check_images(x, self.channels, self.views)
         check_side(x, self.least)
-        return self.head(over_resolutions(self, self.lift(x), F.silu(self.time(t))))
+        y = self.lift(x if self.embedding is None else self.embedding(x))
+        return self.head(over_resolutions(self, y, F.silu(self.time(t))))

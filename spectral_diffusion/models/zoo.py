@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -14,12 +15,10 @@ from torch import Tensor, nn
 from ..core.moved import names_elsewhere
 from ..core.registry import InputError, Registry, unknown_name
 from ..core.runtime import stream
-from .adapters import BandpassAdapter, RadialAdapter
-from .amplitude_phase import AmplitudeResidual, PhaseCorrection
+from .adapter_places import ADAPTERS, adapt_blocks, make_adapter
 from .blocks import TimeEmbedding
 from .conv import ConvNet
 from .domains import InDomain
-from .learned_band import LearnableAdapter
 from .mixers import Mixer
 from .published import PublishedSpectralUNet, PublishedSpectralUNetDeep
 from .residual import residual_unet
@@ -27,8 +26,8 @@ from .spectral import SpectralUNet
 from .unet import TinyUNet
 
 # %% auto #0
-__all__ = ['MODELS', 'ADAPTERS', 'PLACES', 'unet_spectral', 'unet_spectral_deep', 'mixer', 'hybrid', 'unet', 'unet_haar',
-           'unet_dct', 'model_options', 'check_options', 'Adapted', 'build_model']
+__all__ = ['MODELS', 'PLACES', 'unet_spectral', 'unet_spectral_deep', 'mixer', 'hybrid', 'unet', 'unet_haar', 'unet_dct',
+           'model_options', 'check_options', 'Adapted', 'build_model', 'ADAPTERS']
 
 # %% ../../nbs/models/zoo.ipynb #2ad23999
 MODELS = Registry("model")
@@ -48,10 +47,18 @@ def unet_spectral(
     bands: int = 8,
     zero_output: bool = True,
     views: int = 1,
+    embedding: int = 0,
 ) -> SpectralUNet:
     "The repaired spectral U-Net."
     return SpectralUNet(
-        channels, base=base, depth=depth, modes=modes, bands=bands, zero_output=zero_output, views=views
+        channels,
+        base=base,
+        depth=depth,
+        modes=modes,
+        bands=bands,
+        zero_output=zero_output,
+        views=views,
+        embedding=embedding,
     )
 
 # %% ../../nbs/models/zoo.ipynb #4170ac23
@@ -65,10 +72,18 @@ def unet_spectral_deep(
     bands: int = 8,
     zero_output: bool = True,
     views: int = 1,
+    embedding: int = 0,
 ) -> SpectralUNet:
     "The repaired spectral U-Net with a third level."
     return SpectralUNet(
-        channels, base=base, depth=depth, modes=modes, bands=bands, zero_output=zero_output, views=views
+        channels,
+        base=base,
+        depth=depth,
+        modes=modes,
+        bands=bands,
+        zero_output=zero_output,
+        views=views,
+        embedding=embedding,
     )
 
 # %% ../../nbs/models/zoo.ipynb #b48d0f0f
@@ -84,6 +99,7 @@ def mixer(
     size: int = 32,
     zero_output: bool = True,
     views: int = 1,
+    embedding: int = 0,
 ) -> Mixer:
     "Layers of one kind, a name in `KINDS`."
     return Mixer(
@@ -95,6 +111,7 @@ def mixer(
         size=size,
         zero_output=zero_output,
         views=views,
+        embedding=embedding,
     )
 
 # %% ../../nbs/models/zoo.ipynb #cac00653
@@ -108,13 +125,15 @@ def hybrid(
     encoder: int = 0,
     zero_output: bool = True,
     views: int = 1,
+    embedding: int = 0,
 ) -> Mixer:
     """Spatial trunk with a gated spectral branch in each layer; with `encoder` layers of low modes first, and
     plain convolutions after them."""
     if not 0 <= encoder <= layers:
         raise InputError(f"the layers of the frequency encoder are part of all {layers}, got {encoder}")
     kinds = ("modes",) * encoder + ("conv",) * (layers - encoder) if encoder else ("gated",) * layers
-    return Mixer(channels, kinds=kinds, width=width, modes=modes, zero_output=zero_output, views=views)
+    options = {"zero_output": zero_output, "views": views, "embedding": embedding}
+    return Mixer(channels, kinds=kinds, width=width, modes=modes, **options)
 
 # %% ../../nbs/models/zoo.ipynb #592630e4
 @MODELS.register("unet")
@@ -205,18 +224,19 @@ def check_options(
             )
 
 # %% ../../nbs/models/zoo.ipynb #f89fec9f
-ADAPTERS = Registry("adapter")
-ADAPTERS.register("radial")(lambda channels, time_dim: RadialAdapter())
-ADAPTERS.register("bandpass")(lambda channels, time_dim: BandpassAdapter())
-ADAPTERS.register("learnable")(lambda channels, time_dim: LearnableAdapter(channels, time_dim))
-ADAPTERS.register("amplitude")(lambda channels, time_dim: AmplitudeResidual(channels))
-ADAPTERS.register("phase")(lambda channels, time_dim: PhaseCorrection(channels))
-PLACES = {"input": (True, False), "output": (False, True), "both": (True, True)}
+_all_ = ["ADAPTERS"]
+PLACES = {  # name -> before the network, after it, before each block
+    "input": (True, False, False),
+    "output": (False, True, False),
+    "both": (True, True, False),
+    "blocks": (False, False, True),
+    "all": (True, True, True),
+}
 
-
+# %% ../../nbs/models/zoo.ipynb #1541fbe6
 @MODELS.register("adapted")
 class Adapted(nn.Module):
-    "A network between adapters; the learnable one is moved by the time."
+    "A network with adapters; the learnable one is moved by the time."
 
     def __init__(
         self,
@@ -224,7 +244,9 @@ class Adapted(nn.Module):
         *,
         network: str = "unet_tiny",  # a name in `MODELS`
         adapter: str = "learnable",  # a name in `ADAPTERS`
-        where: str = "both",  # input, output or both
+        where: str = "both",  # input, output, both, blocks or all
+        edges: list | None = None,  # of the band, cycles/pixel; the adapter's own when not given
+        cutoff: float | None = None,  # of the low-pass, cycles/pixel; the adapter's own when not given
         options: dict | None = None,  # of the network; its defaults when not given
         zero_output: bool = True,  # start by predicting zero
         views: int = 1,  # pictures of that many channels that it sees at a time
@@ -234,18 +256,21 @@ class Adapted(nn.Module):
             raise unknown_name("place", where, list(PLACES))
         if network == "adapted":
             raise InputError("an adapted network is adapted once")
-        self.channels, self.views, self.time = channels, views, TimeEmbedding(32, 32)
-        self.before, self.after = (
-            ADAPTERS[adapter](n, 32) if wanted else None
-            for n, wanted in zip((views * channels, channels), PLACES[where], strict=True)
-        )
+        before, after, inside = PLACES[where]
+        make = partial(make_adapter, adapter, edges=edges, cutoff=cutoff)
+        self.channels, self.views, d = channels, views, 32
+        self.time = TimeEmbedding(d, d) if before or after else None
+        self.before = make(views * channels, d) if before else None
+        self.after = make(channels, d) if after else None
         options = {"zero_output": zero_output, **({"views": views} if views > 1 else {}), **(options or {})}
         check_options(network, options)
         self.network = MODELS[network](channels, **options)
+        if inside:
+            adapt_blocks(self.network, make)
 
     def forward(self, x: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
         "Adapt, run, adapt."
-        e = self.time(t)
+        e = None if self.time is None else self.time(t)
         y = self.network(x if self.before is None else self.before(x, e), t)
         return y if self.after is None else self.after(y, e)
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -49,7 +50,7 @@ def part(
 def rehearse_training(
     denoiser: NetworkDenoiser,  # of the run, untrained; left as it is
     x0: Float[Tensor, "n c h w"],  # a few images
-    options: dict[str, object],  # of `train`, without those that count images and steps
+    options: dict[str, Any],  # of `train`, without those that count images and steps
 ) -> NetworkDenoiser:  # a copy after one step, with averaged weights
     "One training step of a copy."
     network = copy.deepcopy(denoiser.network)
@@ -152,7 +153,7 @@ def rehearse(
     denoiser: NetworkDenoiser,  # of the run, on its device; left as it is
     x0: Float[Tensor, "n c h w"],  # a few images, on the same device
     *,
-    training: dict[str, object],  # options of `train`, without those that count images and steps
+    training: dict[str, Any],  # options of `train`, without those that count images and steps
     sampler: str,  # a name in `SAMPLERS`
     steps: int,  # of the sampler
     clip: float,  # largest absolute value of an estimate while sampling

@@ -14,7 +14,7 @@ from ..core.registry import InputError, unknown_name
 from ..data.folders import FolderRequest, name_folder
 from ..data.sets import DATASETS
 from ..learn.curriculum import SpectralTruncation
-from ..learn.losses import FREQUENCY_WEIGHTS, TIME_WEIGHTS
+from ..learn.losses import FREQUENCY_WEIGHTS, TIME_WEIGHTS, BandWeight
 from ..learn.rate import check_decay
 from ..measure.features import EXTRACTORS
 from ..models.zoo import MODELS, check_options
@@ -27,8 +27,8 @@ from ..sampling.named_lists import check_list_name
 from ..sampling.samplers import SAMPLERS
 
 # %% auto #0
-__all__ = ['at_least', 'DataConfig', 'folder_request', 'check_no_folder', 'TrainConfig', 'truncation_of', 'EvalConfig',
-           'RunConfig', 'check_noise']
+__all__ = ['at_least', 'DataConfig', 'folder_request', 'check_no_folder', 'TrainConfig', 'check_bands', 'truncation_of',
+           'EvalConfig', 'RunConfig', 'check_noise']
 
 # %% ../../nbs/run/settings.ipynb #fd4e7499
 def at_least(name: str, value: float, least: float) -> None:
@@ -106,6 +106,7 @@ class TrainConfig:
     decay: str = later("none")  # none, or cosine: the rate falls by half a cosine to the end
     time_weight: str = later("uniform")  # of the loss, a name in TIME_WEIGHTS; evaluation is never weighted
     frequency_weight: str = later("uniform")  # of the loss over DCT coefficients, a name in FREQUENCY_WEIGHTS
+    frequency_edges: tuple[float, float] = later((0.1, 0.25))  # of its bandpass, cycles/pixel
     on_nan: str = later("stop")  # what a loss that is not finite does: stop, or skip its update and count it
     loss_limit: float = later(1e6)  # a loss above it counts as not finite
     decay_to: float = later(0.0)  # part of the rate at which the cosine ends
@@ -114,6 +115,7 @@ class TrainConfig:
     tau_init: float = later(0.05)  # how far the mask is open at the first step, above 0
     tau_final: float = later(1.0)  # how far it is open at the last truncated step
     truncation_epochs: float = later(1.0)  # passes over the training images until they are shown in full
+    anneal: float = later(0.0)  # part of the steps until learned bands have hard edges; 0: they stay soft
 
     def __post_init__(self):
         if self.on_nan not in ("stop", "skip"):
@@ -124,12 +126,26 @@ class TrainConfig:
         if not 0 <= self.ema < 1:
             raise InputError(f"TrainConfig.ema must lie in [0, 1), got {self.ema}")
         truncation_of(self)
+        check_bands(self)
         check_decay(None if self.decay == "none" else self.steps, self.decay_to)
         at_least("TrainConfig.warmup", self.warmup, 0)
         for name in ("steps", "batch", "checkpoint"):
             at_least(f"TrainConfig.{name}", getattr(self, name), 1)
         for name in ("lr", "clip", "loss_limit"):
             at_least(f"TrainConfig.{name}", getattr(self, name), 1e-12)
+
+# %% ../../nbs/run/settings.ipynb #cbcd1bd5
+def check_bands(
+    train: TrainConfig,  # of a run
+) -> None:
+    "Settle the band of the loss, and raise for edges without one or a part of the steps that is none."
+    if train.frequency_weight == "none":
+        object.__setattr__(train, "frequency_weight", "uniform")  # another word for the same run
+    BandWeight(*train.frequency_edges)  # raises for a band that is none
+    if train.frequency_weight != "bandpass" and train.frequency_edges != TrainConfig.frequency_edges:
+        raise InputError("train.frequency_edges counts for train.frequency_weight=bandpass only")
+    if not 0 <= train.anneal <= 1:
+        raise InputError(f"TrainConfig.anneal must lie in [0, 1], got {train.anneal}")
 
 # %% ../../nbs/run/settings.ipynb #dd578b5f
 def truncation_of(
@@ -159,6 +175,7 @@ class EvalConfig:
     extractor: str = later("none")  # of a Frechet distance, a name in EXTRACTORS; or none
     profile: int = later(0)  # steps whose share of Fourier transforms is measured; 0 for none
     steps_from: str = later("even")  # of the samples, the name of a list of steps in LISTS
+    statistics: int = later(0)  # held-out images whose estimates are described by scale at each evaluation
 
     def __post_init__(self):
         SAMPLERS[self.sampler]  # raises with the known names
@@ -167,6 +184,11 @@ class EvalConfig:
             EXTRACTORS[self.extractor]  # likewise
             at_least("EvalConfig.samples for a Frechet distance", self.samples, 8)
         at_least("EvalConfig.profile", self.profile, 0)
+        at_least("EvalConfig.statistics", self.statistics, 0)
+        if self.statistics > self.images:
+            raise InputError(
+                f"evaluation.statistics is at most evaluation.images, {self.images}, got {self.statistics}"
+            )
         for loss in self.thresholds:
             at_least("EvalConfig.thresholds", loss, 0)
         at_least("EvalConfig.clip", self.clip, 0)

@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -18,6 +19,7 @@ from ..data.stream import batch
 from ..learn.checkpoint import load
 from ..learn.distributed import ALONE, Workers
 from ..learn.loop import train
+from ..learn.losses import BandWeight
 from ..learn.restore import restore
 from ..learn.state import TrainState, latest
 from ..noise.denoiser import NetworkDenoiser
@@ -45,15 +47,19 @@ def evaluation_steps(
 # %% ../../nbs/run/training.ipynb #bddbc6d7
 def train_options(
     config: RunConfig,  # of the run
-) -> dict[str, object]:  # arguments of `train`
+) -> dict[str, Any]:  # arguments of `train`
     "What the training of a run is a function of, besides its images and the number of steps."
     c, extra = config.train, {}
     if c.decay == "cosine":
         extra |= {"decay": c.steps, "decay_to": c.decay_to}
     if c.time_weight != "uniform":
         extra["time_weight"] = c.time_weight
-    if c.frequency_weight != "uniform":
+    if c.frequency_weight == "bandpass":
+        extra |= {"basis": "dct", "frequency_weight": BandWeight(*c.frequency_edges)}
+    elif c.frequency_weight != "uniform":
         extra |= {"basis": "dct", "frequency_weight": c.frequency_weight}
+    if c.anneal:
+        extra["anneal"] = max(1, round(c.anneal * c.steps))
     if c.on_nan != "stop":
         extra["on_nan"] = c.on_nan
     return {
