@@ -21,7 +21,7 @@ from spectral_diffusion.study.asking import (
 from .drawings import small_bars, small_lines
 
 # %% auto #0
-__all__ = ['starts_from_spectrum', 'beats_a_unet', 'what_a_drop_measures', 'is_loss_quality', 'is_fourier_slow',
+__all__ = ['CONTROL', 'starts_from_spectrum', 'beats_a_unet', 'what_a_drop_measures', 'is_loss_quality', 'is_fourier_slow',
            'what_half_saves', 'helps_equal_snr', 'replaces_steps', 'which_settings', 'which_parts', 'saves_bits',
            'helps_saliency']
 
@@ -192,6 +192,9 @@ def which_parts(record: Record) -> Answer:
     return Answer("yes", f"{best.index[0]} most; the confirmation held.", drawn)
 
 # %% ../../nbs/study/questions.ipynb #b522b903
+CONTROL = 0.02  # half of the widest interval of a control that lets a codec be judged
+
+
 @asks("Does cutting frequencies while it trains give a codec fewer bits?", "b13_codec")
 def saves_bits(record: Record) -> Answer:
     "Bits at equal error, beside a control and other codecs."
@@ -205,8 +208,10 @@ def saves_bits(record: Record) -> Answer:
         f" needs {rate['jpeg']:+.0f}% bits of JPEG's at equal error, {rate['webp']:+.0f}% of WebP's and"
         f" {rate['avif']:+.0f}% of AVIF's."
     )
-    noisy = control.low < tau.gain < control.high
-    word = "undecided" if noisy or tau.outcome == "Undecided" else tau.outcome.lower()
+    wide = (control.high - control.low) / 2 > CONTROL  # chance alone moves the bits by more
+    if wide or control.low < tau.gain < control.high or tau.outcome == "Undecided":
+        return Answer("undecided", f"Undecided: {said}", drawn)
+    word = "yes" if tau.outcome == "Supported" else "no"
     return Answer(word, f"{word.capitalize()}: {said}", drawn)
 
 # %% ../../nbs/study/questions.ipynb #84eb545a
