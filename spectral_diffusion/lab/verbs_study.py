@@ -15,11 +15,11 @@ from ..core.registry import InputError
 from .options import add_changes, plain_path, read_changes
 from spectral_diffusion.lab.verbs_taguchi import (
     GOAL_HELP,
-    goal_of,
     report_folder,
     run_taguchi,
     taguchi_options,
 )
+from ..study.goals import goal_of
 
 if TYPE_CHECKING:  # imported where it is used: pandas is slow to import
     import pandas as pd

@@ -18,12 +18,13 @@ from ..doe.taguchi import Study, analyze
 from ..doe.terms import term_name
 from ..run.record import Record, read_csv, results_root
 from .found import DESIGN, group_name, numeric
+from .goals import goal_of
 from .jobs import read_metrics
 from .studies import read_plan, read_study
 
 # %% auto #0
-__all__ = ['LARGER', 'Effects', 'rank_table', 'factor_columns', 'design_of', 'failed_confirmation', 'bench_effects',
-           'common_metrics', 'sweep_effects', 'find_effects']
+__all__ = ['Effects', 'rank_table', 'factor_columns', 'design_of', 'failed_confirmation', 'bench_effects', 'common_metrics',
+           'sweep_effects', 'find_effects']
 
 # %% ../../nbs/study/effects.ipynb #ecfa2503
 class Effects(NamedTuple):
@@ -97,9 +98,6 @@ def bench_effects(
     return Effects(group_name(record), f"log {metric}", study, rank_table(study), failed_confirmation(record))
 
 # %% ../../nbs/study/effects.ipynb #83ff1e11
-LARGER = ("loss_drop", "loss_drop_per_second", "images_per_second", "k", "r2", "accuracy", "psnr")
-
-
 def common_metrics(
     root: Path,  # folder of a sweep
     rows: list[str],  # names of its rows
@@ -121,7 +119,7 @@ def sweep_effects(
     if metric not in known:
         raise InputError(f"the rows of {root.name!r} have no number {metric!r}; they have {', '.join(known)}")
     design, y, factors = read_study(root, metric)
-    sign = -1.0 if metric in LARGER else 1.0
+    sign = -1.0 if goal_of(metric) == "larger" else 1.0
     idle = [term_name((name,)) for name in factors.dummy] or None
     study = analyze(design, sign * y, "smaller", response="raw" if y.shape[1] > 1 else "mean", pool=idle)
     named = f"-{metric}" if sign < 0 else metric
