@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..core.registry import Registry
 from ..core.runtime import randn, split, stream
+from .patches import PLACES, patches
 from .pixels import to_float
 from .real import cifar10
 from .spectrograms import spectrogram  # noqa: F401 - registers its family
@@ -23,7 +24,7 @@ from ..signals.fourier import irfft2, rfft2
 
 # %% auto #0
 __all__ = ['DATASETS', 'FAMILIES', 'TrainTest', 'register_dataset', 'load_images', 'floats', 'cifar10_images',
-           'cifar10_validation', 'power_law_images', 'family_images']
+           'cifar10_validation', 'power_law_images', 'family_images', 'patch_images']
 
 # %% ../../nbs/data/sets.ipynb #6ee66a69
 class TrainTest(NamedTuple):
@@ -103,3 +104,16 @@ def family_images(
 for family in FAMILIES:
     register_dataset(family)(partial(family_images, family, "test"))
     register_dataset(f"{family}_validation")(partial(family_images, family, "validation"))
+
+# %% ../../nbs/data/sets.ipynb #a9f60351
+def patch_images(
+    source: str,  # a name in `PLACES`
+    test: str,  # split of the held-out images: test or validation
+) -> TrainTest:
+    "Pieces of photographs; no photograph is in both parts."
+    return TrainTest(patches(source, "train"), patches(source, test))
+
+
+for source in PLACES:
+    register_dataset(f"{source}_patches")(partial(patch_images, source, "test"))
+    register_dataset(f"{source}_patches_validation")(partial(patch_images, source, "validation"))

@@ -20,6 +20,7 @@ from ..core.runtime import progress
 from ..data.pictures import check_request
 from .folders import batches, check_apart, check_size, list_folder, pair_names
 from ..measure.features import EXTRACTORS, content_hashes, unbiased_distance
+from ..measure.floors import bootstrap_interval
 from ..measure.pixel import decibels, mae, mse, ssim
 from ..measure.spectral import ring_powers, rms_decibels
 
@@ -92,7 +93,7 @@ def set_distances(
     str,
     float | None,
     # psd_distance in dB, None where it is infinite or there is one pixel;
-    # Frechet distances from eight pictures
+    # Frechet distances, and the interval of the unbiased one, from eight pictures
 ]:
     "Distances of two sets."
     n, m = len(a.row), len(b.row)
@@ -100,7 +101,10 @@ def set_distances(
     out = {"psd_distance": far if math.isfinite(far) else None}
     if min(n, m) >= 8:  # fewer have no covariance worth the name
         value, unbiased = unbiased_distance(a.ordered(), b.ordered())
-        out |= {f"frechet ({extractor})": value, f"frechet ({extractor}), unbiased": unbiased}
+        low, high = bootstrap_interval(a.ordered(), b.ordered(), unbiased)
+        name = f"frechet ({extractor})"
+        out |= {name: value, f"{name}, unbiased": unbiased}
+        out |= {f"{name}, 95 % from": low, f"{name}, 95 % to": high}
     return out
 
 # %% ../../nbs/lab/evaluate.ipynb #5a097d7a

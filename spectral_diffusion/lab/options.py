@@ -56,10 +56,14 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {' '.join(message.split())}; hint: {self.prog} --help\n")
 
 # %% ../../nbs/lab/options.ipynb #09990138
-def add_results(options: argparse.ArgumentParser) -> None:
+def add_results(
+    options: argparse.ArgumentParser,
+    *others: str,  # other names of the option
+) -> None:
     "Where results are kept."
     options.add_argument(
         "--results",
+        *others,
         type=plain_path,
         help="folder of the results (default: results of this checkout; smoke runs go to results/.smoke)",
     )

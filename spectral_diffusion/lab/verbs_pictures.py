@@ -8,12 +8,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..core.files import read_text
 from ..core.registry import InputError
 from .options import add_background, add_folder, plain_path
 
 # %% auto #0
-__all__ = ['as_text', 'run_evaluate', 'measure_folders', 'evaluate_options', 'pairing_options', 'feature_options', 'run_encode',
-           'run_decode', 'add_model', 'encode_options', 'decode_options']
+__all__ = ['METADATA', 'as_text', 'run_evaluate', 'read_metadata', 'measure_folders', 'evaluate_options', 'output_options',
+           'pairing_options', 'feature_options', 'run_encode', 'run_decode', 'add_model', 'encode_options',
+           'decode_options']
 
 # %% ../../nbs/lab/verbs_pictures.ipynb #1ea86ece
 def as_text(
@@ -32,13 +34,36 @@ def run_evaluate(args: argparse.Namespace) -> int:
 
     if args.out:
         check_out(args.out, *filter(None, (args.generated_dir, args.reference_dir, args.data)))
+    beside = read_metadata(args.generated_dir) if args.update_metadata else {}
     found = measure_folders(args)
     if args.out:
         write_json(Path(args.out), found)
+    if args.update_metadata:
+        write_json(Path(args.generated_dir) / METADATA, {**beside, "evaluation": found})
     wide = max(map(len, found))
     for name, value in found.items():
         print(f"{name:{wide}}  {as_text(value)}")
     return 0
+
+# %% ../../nbs/lab/verbs_pictures.ipynb #f50c43ff
+METADATA = "metadata.json"  # beside samples: how they were made
+
+
+def read_metadata(
+    folder: str | None,  # of the samples
+) -> dict[str, object]:  # plain data
+    "How the pictures of a folder were made; without the file that says it there is nothing to update."
+    from spectral_diffusion.core.parse import parse_json
+
+    path = Path(folder or ".") / METADATA
+    if folder is None or not path.is_file():
+        raise InputError(
+            f"--update-metadata adds to {METADATA} in --generated-dir, and {folder!r} has none; hint: --out"
+        )
+    found = parse_json(read_text(path), METADATA)
+    if not isinstance(found, dict):
+        raise InputError(f"{METADATA} of {folder!r} is damaged: it must be a mapping")
+    return found
 
 # %% ../../nbs/lab/verbs_pictures.ipynb #7c487e30
 def measure_folders(
@@ -81,7 +106,19 @@ def evaluate_options(options: argparse.ArgumentParser) -> None:
     pairing_options(options)
     feature_options(options)
     add_background(options)
-    options.add_argument("--out", type=plain_path, metavar="FILE", help="write the numbers as JSON too")
+    output_options(options)
+
+# %% ../../nbs/lab/verbs_pictures.ipynb #5e2c481d
+def output_options(options: argparse.ArgumentParser) -> None:
+    "Options of `evaluate` that say where the numbers go."
+    options.add_argument(
+        "--out", "--output", type=plain_path, metavar="FILE", help="write the numbers as JSON too"
+    )
+    options.add_argument(
+        "--update-metadata",
+        action="store_true",
+        help="add the numbers to metadata.json of the generated pictures, under `evaluation`",
+    )
 
 # %% ../../nbs/lab/verbs_pictures.ipynb #66cef4b2
 def pairing_options(options: argparse.ArgumentParser) -> None:
@@ -109,8 +146,9 @@ def feature_options(options: argparse.ArgumentParser) -> None:
         "--features",
         default="random_conv",
         help=(
-            "of the Frechet distance: random_conv (default), cifar10 (a classifier trained by this project,"
-            " for pictures of 32 x 32), pixels or wavelet"
+            "of the Frechet distance: random (the default, a network that was never trained; also"
+            " random_conv), cifar10 (a classifier trained by this project, for pictures of 32 x 32),"
+            " imagenet_lite (a classifier of photographs; extra frechet), pixels or wavelet"
         ),
     )
     options.add_argument(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['SAMPLE_HELP', 'find_run', 'drawn', 'how_made', 'run_sample', 'sample_options']
+__all__ = ['SAMPLE_HELP', 'find_run', 'one_run', 'drawn', 'how_made', 'run_sample', 'sample_options']
 
 # %% ../../nbs/lab/verbs_sample.ipynb #d3a8dca2
 def find_run(path: str) -> Path:  # folder of one record
@@ -34,6 +34,16 @@ def find_run(path: str) -> Path:  # folder of one record
             f"{folder.name!r} holds {len(inside)} runs; name one: {', '.join(p.name for p in inside[:6])}"
         )
     return folder
+
+
+def one_run(
+    args: argparse.Namespace,  # of `sample`
+) -> str:  # as it was given
+    "The run that is named by the first word, or by --run-dir."
+    given = [word for word in (args.run, args.run_dir) if word is not None]
+    if len(given) != 1:
+        raise InputError(f"sample takes one run, as its first word or by --run-dir, got {len(given)}")
+    return given[0]
 
 # %% ../../nbs/lab/verbs_sample.ipynb #f0aa5385
 def drawn(
@@ -84,7 +94,8 @@ def run_sample(args: argparse.Namespace) -> int:
     from spectral_diffusion.run.pictures import write_pictures
     from spectral_diffusion.run.record import check_name
 
-    source = weights_source(args.run) or run_source(find_run(args.run))
+    run = one_run(args)
+    source = weights_source(run) or run_source(find_run(run))
     take_usual(args, source)
     folder = Path(args.out) if args.out else source.place / check_name(args.tag)
     if folder.exists():
@@ -109,9 +120,11 @@ def sample_options(options: argparse.ArgumentParser) -> None:
     "Options of `sample`."
     options.add_argument(
         "run",
+        nargs="?",
         type=plain_path,
         help="pretrained:cifar10, a file of weights, the folder of a run, or of a --run-id that holds one",
     )
+    options.add_argument("--run-dir", type=plain_path, metavar="RUN", help="the same, by a name of its own")
     options.add_argument("--num-samples", "--n", type=int, help="how many (default: 16 from a run)")
     options.add_argument(
         "--num-steps",

@@ -216,6 +216,7 @@ def sweep_options(options: argparse.ArgumentParser) -> None:
     report_options(options)
     options.add_argument(
         "--root",
+        "--output-dir",
         type=plain_path,
         metavar="DIR",
         help="folder of the sweep (default: sweep-NOTEBOOK in the results)",

@@ -184,7 +184,7 @@ def train_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("--config", type=plain_path, help="YAML file of a RunConfig")
     add_changes(options)
     add_folder(options, "trained on and held out, by their names")
-    add_results(options)
+    add_results(options, "--output-dir")  # its name in the first prototype
     name_options(options)
     log_options(options)
     options.add_argument("--device", default="auto", help="auto, cpu, cuda")
@@ -201,8 +201,8 @@ def name_options(options: argparse.ArgumentParser) -> None:
         "--variant",
         metavar="NAME",
         help=(
-            "network: a name of models.zoo, or baseline, spectral, spectral_deep for the published ones; with"
-            " its default options"
+            "network: a name of models.zoo, or baseline, spectral, spectral_deep for the published ones, of"
+            " which unet_spectral is the repaired one; with its default options"
         ),
     )
     options.add_argument(

@@ -19,15 +19,18 @@ from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, conv2d, linear,
 
 from ..core.registry import InputError, Registry
 from ..core.runtime import shared_table, stream
+from .imagenet_lite import imagenet_lite
 from ..signals.wavelets import dwt2
 
 # %% auto #0
 __all__ = ['EXTRACTORS', 'WIDTHS', 'DRAWS', 'CIFAR10_WIDTHS', 'pixels', 'wavelet', 'random_conv', 'Frechet', 'gaussian_distance',
-           'content_hashes', 'content_order', 'halved', 'features_of', 'unbiased_distance', 'frechet_distance',
-           'cifar10_network', 'cifar10_weights', 'packaged', 'cifar10_features', 'cifar10_logits', 'sample_bias']
+           'content_hashes', 'content_order', 'halved', 'features_of', 'unbiased_distance', 'paired_features',
+           'frechet_distance', 'cifar10_network', 'cifar10_weights', 'packaged', 'cifar10_features', 'cifar10_logits',
+           'sample_bias']
 
 # %% ../../nbs/measure/features.ipynb #593db254
 EXTRACTORS = Registry("extractor")
+EXTRACTORS.register("imagenet_lite")(imagenet_lite)
 
 
 @EXTRACTORS.register("pixels")
@@ -51,6 +54,7 @@ def wavelet(
 WIDTHS = (16, 32, 64)  # channels of the random network
 
 
+@EXTRACTORS.register("random")
 @EXTRACTORS.register("random_conv")
 def random_conv(
     x: Float[Tensor, "b c h w"],  # images in [-1, 1]
@@ -151,12 +155,12 @@ def unbiased_distance(
     return whole, 2 * whole - sum(halves) / len(halves)
 
 # %% ../../nbs/measure/features.ipynb #14976a8a
-def frechet_distance(
+def paired_features(
     x: Float[Tensor, "n c h w"],  # images in [-1, 1]
     y: Float[Tensor, "m c h w"],  # images to compare with
-    extractor: str = "random_conv",  # a name in `EXTRACTORS`
-) -> Frechet:
-    "Squared Frechet distance of two sets of images."
+    extractor: str,  # a name in `EXTRACTORS`
+) -> tuple[Float[Tensor, "n d"], Float[Tensor, "m d"]]:  # each in the `content_order` of its pictures
+    "The features of two sets that can be compared."
     EXTRACTORS[extractor]  # an unknown name raises
     for z in (x, y):
         if z.ndim != 4 or not z.is_floating_point() or not bool(z.isfinite().all()):
@@ -170,7 +174,16 @@ def frechet_distance(
         )
     if min(len(x), len(y)) < 8:
         raise InputError(f"a distance of sets needs at least 8 images in each, got {len(x)} and {len(y)}")
-    p, q = (features_of(z, extractor) for z in (x, y))
+    return features_of(x, extractor), features_of(y, extractor)
+
+# %% ../../nbs/measure/features.ipynb #a9af7b70
+def frechet_distance(
+    x: Float[Tensor, "n c h w"],  # images in [-1, 1]
+    y: Float[Tensor, "m c h w"],  # images to compare with
+    extractor: str = "random_conv",  # a name in `EXTRACTORS`
+) -> Frechet:
+    "Squared Frechet distance of two sets of images."
+    p, q = paired_features(x, y, extractor)
     return Frechet(*unbiased_distance(p, q), min(len(p), len(q)), p.shape[1], extractor)
 
 # %% ../../nbs/measure/features.ipynb #75e62b75

@@ -35,6 +35,7 @@ from .record import Record, load_record, run_folder, run_path, write_csv, write_
 from .resolved import Setting, build_denoiser, field_of, resolve
 from .saved import save_denoiser
 from .settings import RunConfig, folder_request
+from .statistics import statistics_log
 from .textlog import text_log
 from .training import train_network, train_options, training_steps
 from ..sampling.engine import network_calls
@@ -198,7 +199,8 @@ def measure_run(
     watchers: Sequence[Watcher] = (),  # see every step
 ) -> None:
     "Train, and write all that a record holds; the metrics last, so that they say that everything is there."
-    rows, errors = train_network(setting, denoiser, work, workers, (text_log, *watchers))
+    own = (statistics_log(setting, denoiser),) if setting.config.evaluation.statistics else ()
+    rows, errors = train_network(setting, denoiser, work, workers, (*own, text_log, *watchers))
     samples, history = sample_run(setting, denoiser.eval(), work), pd.DataFrame(rows)
     write_csv(work / "history.csv", history)
     numbers = {

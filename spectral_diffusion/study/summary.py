@@ -163,7 +163,7 @@ def transform_section(
     figure = small_lines(lines, "side in pixels", "time ratio", logx=True)
     figure.set_size_inches(4.8, 2.8)
     drawn = image(figure, "Time ratios over size")
-    heads = [f"there and back, {size} x {size}", "time over torch rfft2", "range"]
+    heads = [f"there and back, {size} x {size}", "time over torch rfft2", "95% interval"]
     return Section("Transforms", f'<div class="beside"><div>{table_html(heads, rows)}</div>{drawn}</div>')
 
 
