@@ -42,13 +42,13 @@ def lab(tmp_path_factory):
     home = tmp_path_factory.mktemp("lab")
     (home / "work").mkdir()
     page = json.loads((ROOT / "nbs" / "guide" / PAGE).read_text(encoding="utf-8"))
-    end = next(i for i, cell in enumerate(page["cells"]) if "monitor.wait(3)" in "".join(cell["source"]))
+    end = next(i for i, cell in enumerate(page["cells"]) if "monitor.wait()" in "".join(cell["source"]))
     page["cells"] = page["cells"][
         :end
     ]  # the reader looks at the curve before that cell is run; only Stop ends training here
     for cell in page["cells"]:
-        cell["source"] = "".join(cell["source"]).replace("seconds=60,", "seconds=36_000,")
-    assert "seconds=36_000," in page["cells"][-2]["source"]
+        cell["source"] = "".join(cell["source"]).replace("steps=200,", "steps=100_000,")
+    assert "steps=100_000," in page["cells"][-1]["source"]
     (home / "work" / PAGE).write_text(json.dumps(page), encoding="utf-8")
     settings = {
         "notebook-extension/tracker": '{"windowingMode": "none"}',

@@ -48,6 +48,15 @@ CONFIGS += [
 ]
 
 
+CONFIGS += [
+    {"name": "unet_spectral", "embedding": 3},
+    {"name": "mixer", "embedding": 3, "modes": 2},
+    {"name": "unet_spectral_published", "embedding": 3, "form": "dual"},
+    {"name": "unet_spectral_deep_published", "embedding": 3, "form": "dual"},
+    {"name": "adapted", "where": "all", "network": "unet_spectral", "edges": [0.05, 0.3]},
+]
+
+
 def images(dtype, size=(8, 8), n=2, channels=2):
     return torch.randn(n, channels, *size, generator=stream(0, "dtypes")).to(dtype)
 

@@ -1,6 +1,7 @@
 """The files around the code: changelog, contributing, workflows, hooks, issue forms."""
 
 import configparser
+import json
 import re
 from pathlib import Path
 
@@ -63,3 +64,12 @@ def test_an_issue_form_asks_for_what_is_needed(name):
     assert sum(part.get("validations", {}).get("required", False) for part in asked) >= 3
     ids = [part["id"] for part in form["body"]]
     assert len(set(ids)) == len(ids) and all(part["attributes"]["label"] for part in form["body"])
+
+
+def test_a_page_puts_back_what_it_patched():
+    "Pages share a process when they are tested: a patch that stays would change the pages after it."
+    for path in sorted((ROOT / "nbs").rglob("*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        code = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+        started = [found.end() for found in re.finditer(r"\bpatch\b.*\)\.start\(\)", code)]
+        assert not started or code.rfind("patch.stopall()") > started[-1], path.name

@@ -381,6 +381,20 @@ def test_the_commands_of_the_first_hour_are_commands():
         assert parser().parse_args(shlex.split(line, comments=True)).call
 
 
+def test_the_first_hour_trains_what_its_file_says():
+    from spectral_diffusion.core.config import load_yaml
+    from spectral_diffusion.run.settings import RunConfig
+
+    run = load_yaml(RunConfig, ROOT / "examples" / "ten_minutes.yaml")
+    page = "".join("".join(c["source"]) for c in notebook("guide/first_hour")["cells"])
+    assert f'"lr": {run.train.lr * 1000:.0f}e-3, "warmup": {run.train.warmup}' in page
+    assert f'"decay": {run.train.steps:_}, "ema": {run.train.ema}' in page
+    assert f'build_model({{"name": "{run.model["name"]}"}})' in page and "flip=True" in page
+    assert run.preconditioning == "spectral" and run.train.decay == "cosine" and run.train.flip
+    history = (ROOT / "results" / "demo" / "first_hour" / "history.csv").read_text().splitlines()
+    assert history[-1].startswith(f"{run.train.steps},")
+
+
 def test_make_lab_opens_the_first_hour():
     shown = subprocess.run(["make", "-n", "lab"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     page = re.search(r"default_url=/lab/tree/(\S+)", shown)[1]

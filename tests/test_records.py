@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from spectral_diffusion.core.registry import InputError
+from spectral_diffusion.measure.ratios import ratio_table
 from spectral_diffusion.run.record import load_record, run_path
 from spectral_diffusion.study.benches import best_record, find_bench
 from spectral_diffusion.study.ledger import COLUMNS, load_ledger, run_folders
@@ -74,6 +75,65 @@ def test_a_record_has_its_parts_and_no_folders_of_runs(record):
     assert {"arm", "seed"} <= set(runs)
     if "fingerprint" in runs:
         assert runs.fingerprint.is_unique and not any((record.parent / f).exists() for f in runs.fingerprint)
+
+
+# --- pages on speed: ratios, and the times that they were computed from
+
+TIMED = sorted(p.parent for p in (ROOT / "results").glob("b*/*/measured.json"))
+RACES = {  # page -> columns of a race and of an arm, the arm with ratio 1, whether high is fast
+    "b01_fft": ("size", "arm", "torch rfft2", False),
+    "b06_truncation": ("side", "arm", "published", True),
+    "b11_scaling": ("size", "network", "unet_tiny", True),
+    "b14_cost": (None, "arm", "unet_tiny", True),
+}
+
+
+def ratios_again(record):
+    "The ratios of a record from its times alone, and those that it states."
+    race, arm, over, speed = RACES[record.parent.name]
+    times, said = pd.read_csv(record / "times.csv"), pd.read_csv(record / "ratios.csv")
+    if "width" in times:
+        times = times[times.width == load_record(record).config["width"]]
+    parts = [(None, times)] if race is None else list(times.groupby(race))
+    keys, found = [c for c in (race, arm) if c], []
+    for value, part in parts:
+        table = ratio_table(part.assign(arm=part[arm]), over, speed=speed)
+        found.append(table.rename(columns={"arm": arm}).assign(**({race: value} if race else {})))
+    return pd.concat(found).set_index(keys), said.set_index(keys)
+
+
+def test_every_page_on_speed_has_its_times():
+    assert {record.parent.name for record in TIMED} == set(RACES)
+
+
+@pytest.mark.parametrize("record", TIMED, ids=names(TIMED))
+def test_every_ratio_follows_from_the_times(record):
+    now, said = ratios_again(record)
+    columns = ["median", "low", "high"]
+    assert len(said) > 3 and said[columns].notna().all(axis=None)
+    pd.testing.assert_frame_equal(now.loc[said.index, columns], said[columns], rtol=1e-9)
+
+
+@pytest.mark.parametrize("record", TIMED, ids=names(TIMED))
+def test_a_changed_time_changes_a_ratio(record, tmp_path):
+    "The test above can fail: one arm's seconds doubled, its ratio does not follow any more."
+    copy = tmp_path / record.parent.name / record.name
+    shutil.copytree(record, copy)
+    times, arm = pd.read_csv(copy / "times.csv"), RACES[record.parent.name][1]
+    last = times[arm].iloc[-1]
+    times.loc[times[arm] == last, "seconds"] *= 2
+    times.to_csv(copy / "times.csv", index=False)
+    now, said = ratios_again(copy)
+    assert ((now.loc[said.index, "median"] / said["median"] - 1).abs() > 0.4).any()
+
+
+@pytest.mark.parametrize("record", TIMED, ids=names(TIMED))
+def test_a_record_of_times_has_the_machine_and_date_of_its_times(record):
+    kept = json.loads((record / "measured.json").read_text())
+    system = json.loads((record / "system.json").read_text())
+    assert {k: v for k, v in system.items() if k != "page"} == kept["system"]
+    assert kept["config"] == load_record(record).config and not (record / "verdict.json").exists()
+    assert best_record(record.parent.name) is not None  # of the page as it is
 
 
 def test_curves_end_where_the_runs_say():

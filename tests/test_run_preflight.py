@@ -149,7 +149,7 @@ def test_every_data_set_works(name):
     try:
         setting = resolve(config)
     except InputError as error:
-        assert name.startswith("cifar10") and "hint" in str(error)
+        assert name.startswith(("cifar10", "wallpaper")) and "hint" in str(error)
     else:
         assert setting.held_out.x0.shape[1:] == setting.size == (3, 32, 32)
         rehearse_run(setting, build_denoiser(setting))
@@ -191,6 +191,7 @@ LATE = {
     "statistics without power": {"noise": "equal_snr", "data.statistics": 2},
     "more images than there are": {"evaluation.images": 9},
     "an endless learning rate": {"train.lr": 1e38},
+    "features of another size": {"evaluation.extractor": "cifar10", "evaluation.samples": 8},
 }
 
 

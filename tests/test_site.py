@@ -151,6 +151,13 @@ def test_a_page_has_numbers_captions_texts_and_formulas(book):
     assert said[-1].startswith("site: done")
 
 
+def test_the_line_that_finds_old_names_is_folded(book):
+    hook = '#| export\n__getattr__ = names_elsewhere("tiny.one")  # names that went to other pages'
+    book.one.insert(4, code(hook))
+    one = book.build()[0]["nbs/one.html"]
+    assert re.search(r"<details[^>]*>\s*<summary>Names on other pages", one)
+
+
 def test_links_between_pages_are_relative_and_the_front_door_opens(book):
     html, _ = book.build()
     two = html["nbs/room/two.html"]
@@ -492,6 +499,15 @@ def test_sources_are_written_as_lines(book):
         for cell in json.loads(path.read_text())["cells"]:
             assert isinstance(cell["source"], list) and all(s.endswith("\n") for s in cell["source"][:-1])
             assert not any("\n" in s[:-1] for s in cell["source"])
+
+
+def test_a_cell_with_a_caption_stores_one_picture():
+    "A second one would be counted as another figure by smalldocs and as a part of this one by Quarto."
+    for path in sorted((ROOT / "nbs").rglob("*.ipynb")):
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            pictures = sum("image/png" in out.get("data", {}) for out in cell.get("outputs", ()))
+            captioned = "#| fig-cap:" in "".join(cell["source"])
+            assert pictures < 2 or not captioned, f"{path.name}: {cell['id']} has {pictures} pictures"
 
 
 # --- Quarto: what can be known without it

@@ -104,6 +104,33 @@ def test_every_page_fits_a_phone_without_errors(browser, address, long):
     assert not bad
 
 
+CODE_CUT = """() => {
+  document.querySelectorAll('details').forEach(d => d.open = true);
+  const wide = e => e.scrollWidth > e.clientWidth + 1;
+  const blocks = [...document.querySelectorAll('main pre')].filter(e => e.offsetParent);
+  const cut = blocks.filter(e => wide(e) || [...e.querySelectorAll('code')].some(wide));
+  return [blocks.length, cut.map(e => e.innerText.slice(0, 80))];
+}"""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_no_line_of_code_is_cut(browser, address, long, width):
+    "Long lines wrap, also in blocks that are folded: a block that scrolls sideways counts as cut."
+    tab, _ = watched(browser, address, viewport={"width": width, "height": 844})
+    every = sorted(p.relative_to(SITE).as_posix() for p in (SITE / "nbs").rglob("*.html"))
+    seen, bad = 0, {}
+    for path in every if long else LOOKED_AT:
+        tab.goto(f"{address}/{path}", wait_until="load")
+        blocks, cut = tab.evaluate(CODE_CUT)
+        seen += blocks
+        if cut:
+            bad[path] = cut[:3]
+    assert seen > len(LOOKED_AT) and not bad
+    tab.add_style_tag(content="main pre, main pre * { white-space: pre !important; overflow-x: auto }")
+    tab.evaluate("document.querySelector('main pre code').append('word '.repeat(99))")
+    assert tab.evaluate(CODE_CUT)[1]  # the same look sees a line that does not wrap
+
+
 def test_what_is_cut_is_seen(browser, address):
     "The same look finds words that cannot wrap, on a page that clips what is too wide."
     tab, _ = watched(browser, address, viewport={"width": 390, "height": 844})

@@ -5,9 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from PIL import Image
 
 from spectral_diffusion.core.config import load_yaml
 from spectral_diffusion.doe.balance import strength
@@ -18,6 +20,10 @@ from spectral_diffusion.study import sweep as sweep_module
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
 RUNS = ("baseline", "spectral", "sweep_base")  # examples that `train` reads
+SMALLEST = {"data.statistics": 64, "train.steps": 2, "evaluation.images": 8}
+SMALLEST |= {"evaluation.points": 2, "evaluation.samples": 4, "evaluation.sample_steps": 4}
+SHORT = [word for key, value in SMALLEST.items() for word in ("--set", f"{key}={value}")]
+CODEC = "codec={channels: [12, 6], widths: [8, 8], encoder: [0, 0], decoder: [1, 1], embedding: 4}"
 # the array of the prototype, as it was printed there: fifteen columns A to O, levels 1 and 2
 L16 = """\
 A,B,C,D,E,F,G,H,I,J,K,L,M,N,O
@@ -103,6 +109,17 @@ def test_a_study_of_runs_from_the_first_word_to_the_figures(files, quick, capsys
     runs = list((files / "sweep" / "runs").glob("*/config.yaml"))
     assert len(runs) == 4, "each row keeps its run in the folder of the sweep"
     assert {load_yaml(RunConfig, run).train.steps for run in runs} == {4}, "the base has reached every run"
+
+
+def test_place_of_an_adapter_and_its_annealing_are_factors(files, quick, capsys):
+    "Keys of the network and of the training, each with an effect that the probe sees."
+    adapted = "model: {name: adapted, edges: [0.05, 0.3], options: {base: 8, depth: 1}}"
+    (files / "base.yaml").write_text(BASE.replace("model: {name: unet_tiny, base: 8, depth: 1}", adapted))
+    (files / "factors.yaml").write_text("factors: {model.where: [both, blocks], train.anneal: [0, 0.5]}\n")
+    words = ["--array", "L4", "--factors", str(files / "factors.yaml"), "--root", str(files / "sweep")]
+    assert sweep(files, *words, "--engine", "sequential", "--report-metric", "loss") == 0
+    runs = [load_yaml(RunConfig, run) for run in (files / "sweep" / "runs").glob("*/config.yaml")]
+    assert len({(run.model["where"], run.train.anneal) for run in runs}) == 4
 
 
 def test_a_factor_that_does_nothing_stops_the_sweep(files, quick, capsys):
@@ -217,14 +234,44 @@ def test_a_printed_configuration_is_the_run_that_it_came_from(tmp_path, capsys):
 
 @pytest.mark.parametrize("name", RUNS)
 def test_examples_of_runs(name, tmp_path, capsys):
-    words = ["train", "--config", str(EXAMPLES / f"{name}.yaml"), "--set", "data.statistics=64"]
-    assert main([*words, "--results", str(tmp_path), "--dry-run"]) == 0
-    assert "dry run: nothing was written" in capsys.readouterr().out
+    words = ["train", "--config", str(EXAMPLES / f"{name}.yaml"), "--output-dir", str(tmp_path), *SHORT]
+    assert main([*words, "--set", "train.batch=4", "--device", "cpu"]) == 0
+    assert "after 2 steps" in capsys.readouterr().out
+    assert len(list(tmp_path.glob("*/*/metrics.json"))) == 1
 
 
-def test_example_of_a_sweep(capsys):
+def test_example_of_a_sweep(tmp_path, quick, capsys):
     words = ["--factors", str(EXAMPLES / "sweep_factors.yaml"), "--base", str(EXAMPLES / "sweep_base.yaml")]
-    assert (
-        main(["sweep", "--array", "L8", *words, "--report-metric", "loss_drop_per_second", "--dry-run"]) == 0
-    )
-    assert "8 runs, 2 rows each" in capsys.readouterr().out
+    ways = ["--engine", "sequential", "--output-dir", str(tmp_path / "sweep"), "--response", "mean", *SHORT]
+    assert main(["sweep", "--array", "L8", *words, *ways, "--report-metric", "loss_drop_per_second"]) == 0
+    said = capsys.readouterr().out
+    assert "16 rows done" in said and "8 runs with 2 values each" in said
+
+
+def test_example_of_a_codec(tmp_path, capsys):
+    pytest.importorskip("constriction")
+    rng, album = np.random.default_rng(0), tmp_path / "album"
+    album.mkdir()
+    for i in range(20):
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(album / f"{i}.png")
+    words = ["train-codec", "--config", str(EXAMPLES / "codec.yaml"), "--results", str(tmp_path / "results")]
+    small = ["--set", CODEC, "--steps", "2", "--set", "train.batch=1", "--device", "cpu"]
+    assert main([*words, *small, "--data", str(album)]) == 0
+    assert "codec codec/" in capsys.readouterr().out
+
+
+def test_example_of_saliency_consistency(tmp_path, capsys):
+    pytest.importorskip("mnist1d")
+    start = ["--config", str(EXAMPLES / "saliency.yaml"), "--results", str(tmp_path)]
+    small = ["--pairs", "2", "--epochs", "1", "--set", "width=8", "--set", "samples=1000"]
+    assert main(["ssc", "tune", *start, *small]) == 0
+    (search,) = (tmp_path / "saliency").iterdir()
+    further = ["--from", str(search), "--seed", "100", "--run-id", "judged", "--pairs", "2"]
+    assert main(["ssc", "evaluate", *start, *further]) == 0
+    assert len(list((tmp_path / "judged").glob("*/saliency.png"))) == 1
+
+
+def test_every_example_is_run_here():
+    "A file that is new has a test as well."
+    own = {f"{name}.yaml" for name in (*RUNS, "sweep_factors", "codec", "saliency")}
+    assert {p.name for p in EXAMPLES.iterdir()} == own

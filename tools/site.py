@@ -299,7 +299,7 @@ def processors():
                 del cell["source"]
 
     class show_exported(Processor):
-        "Imports fold; an exported cell gets a frame and an anchor for each name; a long one can be folded."
+        "Imports and old names fold; other exported cells get a frame and anchors; long ones can be folded."
 
         def cell(self, cell):
             if cell.cell_type != "code" or not cell.directives_.keys() & EXPORTS:
@@ -308,6 +308,8 @@ def processors():
             names = code.defines
             if not names and code.imports_only:
                 cell.source = f'#| code-fold: true\n#| code-summary: "Imports"\n{cell.source}'
+            elif cell.source.lstrip().startswith("__getattr__ = names_elsewhere("):
+                cell.source = f'#| code-fold: true\n#| code-summary: "Names on other pages"\n{cell.source}'
             elif names:
                 lines = cell.source.count("\n") + 1
                 if lines > LONG:

@@ -39,17 +39,19 @@ def settings_of(
 
 
 def saliency_config(args: argparse.Namespace) -> SaliencyRun:
-    "The configuration that the options add up to: a search, then the options, then --set."
+    "The configuration that the options add up to: the file, a search, the options, then --set."
+    from spectral_diffusion.core.config import load_yaml
     from spectral_diffusion.run.saliency import SaliencyRun
 
     if args.start and args.task == "tune":
         raise InputError("--from takes the settings of a search to ssc evaluate; ssc tune finds its own")
+    start = load_yaml(SaliencyRun, args.config) if args.config else SaliencyRun()
     changes = settings_of(args.start) if args.start else {}
     if args.data:
         changes.pop("content", None)  # of the pictures of the search
     changes |= {key: getattr(args, name) for name, key in KEYS.items() if getattr(args, name) is not None}
     changes |= {"task": args.task} | ({"skip_unreadable": True} if args.skip_unreadable else {})
-    return cast("SaliencyRun", override(SaliencyRun(), changes | read_changes(args.set)))
+    return cast("SaliencyRun", override(start, changes | read_changes(args.set)))
 
 # %% ../../nbs/lab/verbs_saliency.ipynb #507be2c5
 def run_ssc(args: argparse.Namespace) -> int:
@@ -91,6 +93,7 @@ def ssc_options(options: argparse.ArgumentParser) -> None:
         metavar="RUN",
         help="run of ssc tune: evaluate at its best settings",
     )
+    options.add_argument("--config", type=plain_path, help="YAML file of a SaliencyRun")
     add_changes(options)
     add_folder(options, "a folder for each class (default: MNIST-1D)")
     add_results(options)

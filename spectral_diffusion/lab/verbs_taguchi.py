@@ -13,8 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..core.registry import InputError, unknown_name
+from ..core.registry import InputError
 from .options import plain_path
+from ..study.goals import LARGER, goal_of
 
 if TYPE_CHECKING:  # imported where it is used: pandas is slow to import
     import pandas as pd
@@ -22,26 +23,11 @@ if TYPE_CHECKING:  # imported where it is used: pandas is slow to import
     from spectral_diffusion.doe.taguchi import Study
 
 # %% auto #0
-__all__ = ['LARGER', 'GOAL_HELP', 'TAGUCHI_HELP', 'goal_of', 'report_folder', 'analyze_sweep', 'describe_study', 'write_study',
-           'figures_of', 'run_taguchi', 'taguchi_options']
+__all__ = ['GOAL_HELP', 'TAGUCHI_HELP', 'report_folder', 'analyze_sweep', 'describe_study', 'write_study', 'figures_of',
+           'run_taguchi', 'taguchi_options']
 
 # %% ../../nbs/lab/verbs_taguchi.ipynb #ac7d8e80
-LARGER = ("loss_drop", "loss_drop_per_second", "images_per_second", "k", "psnr", "ssim")  # better when larger
 GOAL_HELP = f"smaller, larger, nominal or target (default: smaller, but larger for {', '.join(LARGER)})"
-
-
-def goal_of(
-    metric: str,  # a key of metrics.json
-    goal: str | None,  # as asked for
-) -> str:
-    "Where a number should go; what it is called decides only where nobody has said it."
-    from spectral_diffusion.doe.signal_to_noise import GOALS
-
-    if goal is None:
-        return "larger" if metric in LARGER else "smaller"
-    if goal not in GOALS:
-        raise unknown_name("goal", goal, list(GOALS))
-    return goal
 
 
 def report_folder(

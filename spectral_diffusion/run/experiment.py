@@ -19,7 +19,8 @@ from ..core.runtime import keep_memory
 from ..data.folders import counts_of
 from ..data.sets import floats
 from ..learn.distributed import ALONE, Workers
-from ..measure.features import frechet_distance
+from ..measure.features import EXTRACTORS
+from ..measure.floors import frechet_interval
 from ..measure.spectral import log_psd_distance
 from ..noise.denoiser import NetworkDenoiser
 from ..noise.theory import GaussianField
@@ -34,14 +35,15 @@ from .record import Record, load_record, run_folder, run_path, write_csv, write_
 from .resolved import Setting, build_denoiser, field_of, resolve
 from .saved import save_denoiser
 from .settings import RunConfig, folder_request
+from .statistics import statistics_log
 from .textlog import text_log
 from .training import train_network, train_options, training_steps
 from ..sampling.engine import network_calls
 from ..sampling.named_lists import times_from
 
 # %% auto #0
-__all__ = ['finite_distance', 'rehearse_run', 'use_cpu', 'train_run', 'run_times', 'sample_run', 'asked_numbers', 'measure_run',
-           'follow_run']
+__all__ = ['finite_distance', 'rehearse_run', 'use_cpu', 'train_run', 'run_times', 'sample_run', 'frechet_numbers',
+           'asked_numbers', 'measure_run', 'follow_run']
 
 # %% ../../nbs/run/experiment.ipynb #e0c5fc25
 def finite_distance(
@@ -60,6 +62,8 @@ def rehearse_run(
     "Do all that the run will do once with two images, and write nothing: see `run.preflight`."
     few, c = setting.held_out.first(2), setting.config
     run_times(setting, denoiser)  # a list that cannot be made raises here
+    if c.evaluation.extractor != "none":
+        EXTRACTORS[c.evaluation.extractor](few.x0)  # so does a package that is missing, or a size
 
     def finish(trained: NetworkDenoiser, samples: Tensor, folder: Path) -> float:
         errors = eps_errors(trained, few.to(setting.device))
@@ -153,6 +157,23 @@ def sample_run(
     return samples
 
 
+def frechet_numbers(
+    samples: Tensor,  # of the run
+    test: Tensor,  # held-out images as the data set holds them
+    extractor: str,  # a name in `EXTRACTORS`
+) -> dict[str, object]:  # for metrics.json
+    "The distance of the samples to as many held-out images, or 512, with its interval and its extractor."
+    found = frechet_interval(samples, floats(test[: max(512, len(samples))]), extractor)
+    return {
+        "frechet": found.value,
+        "frechet_unbiased": found.unbiased,
+        "frechet_low": found.low,
+        "frechet_high": found.high,
+        "frechet_images": found.n,
+        "extractor": found.extractor,
+    }
+
+
 def asked_numbers(
     setting: Setting,  # of the run
     denoiser: NetworkDenoiser,  # trained
@@ -163,12 +184,7 @@ def asked_numbers(
     c, e, test = setting.config.train, setting.config.evaluation, floats(setting.images.test[:512])
     numbers = curve_numbers(history, c.batch, e.thresholds)
     if e.extractor != "none":
-        distance = frechet_distance(samples, test, e.extractor)
-        numbers |= {
-            "frechet": distance.value,
-            "frechet_unbiased": distance.unbiased,
-            "extractor": e.extractor,
-        }
+        numbers |= frechet_numbers(samples, setting.images.test, e.extractor)
     if e.profile:
         few = test[: min(c.batch, 8)].to(setting.device)
         numbers |= {"fft_share": fft_share(denoiser, few, e.profile), "profiled_steps": e.profile}
@@ -183,7 +199,8 @@ def measure_run(
     watchers: Sequence[Watcher] = (),  # see every step
 ) -> None:
     "Train, and write all that a record holds; the metrics last, so that they say that everything is there."
-    rows, errors = train_network(setting, denoiser, work, workers, (text_log, *watchers))
+    own = (statistics_log(setting, denoiser),) if setting.config.evaluation.statistics else ()
+    rows, errors = train_network(setting, denoiser, work, workers, (*own, text_log, *watchers))
     samples, history = sample_run(setting, denoiser.eval(), work), pd.DataFrame(rows)
     write_csv(work / "history.csv", history)
     numbers = {

@@ -16,12 +16,12 @@ import pandas as pd
 
 from ..core.registry import InputError
 from ..run.numbers import curve_numbers
-from ..run.record import Record, load_record, read_csv, results_root
+from ..run.record import CACHE, Record, load_record, read_csv, results_root
 from .ledger import ABOUT, about_run, leaves, run_folders
 
 # %% auto #0
 __all__ = ['OWN', 'DESIGN', 'NUMBERS', 'UNNAMED', 'ASKED', 'Found', 'numeric', 'pick', 'numbers_of', 'group_name', 'data_of',
-           'bench_runs', 'own_names', 'own_runs', 'unfinished_runs', 'read_records', 'collect']
+           'bench_runs', 'own_names', 'own_runs', 'unfinished_runs', 'read_records', 'is_training', 'collect']
 
 # %% ../../nbs/study/found.ipynb #bea1f88d
 OWN = "your runs"  # the group of runs that belong to no benchmark
@@ -197,6 +197,13 @@ def read_records(
     return records, damaged
 
 
+def is_training(
+    record: Record,  # a single run with a history
+) -> bool:
+    "Whether its series is that of a training: the cache of benchmarks holds accuracies and trials as well."
+    return record.path.parent.name != CACHE or {"step", "seconds", "loss"} <= set(record.history())
+
+
 def collect(
     root: Path | str | None = None,  # of the results
 ) -> Found:
@@ -215,6 +222,7 @@ def collect(
             continue
         rows, curves = rows + more, curves | kept
     single = [r for r in with_curves if not (r.path / "runs.csv").is_file() and r.path.name not in held]
+    single = [r for r in single if is_training(r)]
     more, kept = own_runs(single)
     columns = ["group", "data", "arm", "seed", "key", *NUMBERS, "steps", "batch"]
     runs = pd.DataFrame(rows + more, columns=columns)
