@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -76,7 +76,7 @@ def read_measured(
 
 # %% ../../nbs/run/measured.ipynb #6054472b
 def measured(
-    config: object,  # dataclass of the page, with bench and preset
+    config: Any,  # dataclass of the page, with bench and preset
     measure: Callable[[], tuple[dict, dict[str, pd.DataFrame]]],  # -> facts, tables; takes its time
     root: Path | str | None = None,  # of the results
 ) -> Measured:
