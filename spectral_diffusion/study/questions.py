@@ -25,18 +25,21 @@ __all__ = ['MARGIN', 'CONTROL', 'gains_at_convergence', 'what_a_drop_measures', 
 # %% ../../nbs/study/questions.ipynb #2ebb3727
 @asks("Is a start at the spectrum still worth anything after a whole training?", "b19_convergence")
 def gains_at_convergence(record: Record) -> Answer:
-    "What is left of the lead after the whole training, and the steps saved on the way."
-    final, saved = verdict_of(record, "final"), table_of(record, "saved_step")
+    "What is left of the lead after the whole training, in the loss and in the samples."
+    final, samples = verdict_of(record, "final"), verdict_of(record, "samples")
+    saved = table_of(record, "saved_step")
     lines = {"steps saved": (saved.step, saved.ratio)}
     drawn = small_lines(lines, "steps of the plain network", "ratio", logx=True)
     drawn.axes[0].set_yscale("log")
-    half = saved.iloc[(saved.step - saved.step.max() / 2).abs().argmin()]
     said = (
-        f"after {saved.step.max():,.0f} steps on CIFAR-10 the loss is {with_span(final)} lower; half-way"
-        f" the plain network had needed {half.ratio:.2g} times as many steps"
-        f" ({half.low:.2g} to {half.high:.2g}) to the same loss."
+        f"after {record.config['run']['train']['steps']:,} steps on CIFAR-10 the loss is lower by"
+        f" {with_span(final)}, and samples are closer to held-out images by {with_span(samples)} (Frechet"
+        " distance)."
     )
-    word = {"Supported": "yes", "Refuted": "no"}.get(final.outcome, "undecided")
+    words = {"Supported": "yes", "Refuted": "no"}
+    first, second = (words.get(v.outcome, "undecided") for v in (final, samples))
+    word = "undecided" if "undecided" in (first, second) else "it depends"
+    word = first if first == second else word
     return Answer(word, f"{word.capitalize()}: {said}", drawn)
 
 # %% ../../nbs/study/questions.ipynb #9022dfef
