@@ -15,7 +15,9 @@ from spectral_diffusion.core.config import load_yaml
 from spectral_diffusion.doe.balance import strength
 from spectral_diffusion.lab.cli import main
 from spectral_diffusion.run.settings import RunConfig
+from spectral_diffusion.study import studies as studies_module
 from spectral_diffusion.study import sweep as sweep_module
+from spectral_diffusion.study.factors import Factors, NoEffect
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
@@ -275,3 +277,29 @@ def test_every_example_is_run_here():
     "A file that is new has a test as well."
     own = {f"{name}.yaml" for name in (*RUNS, "sweep_factors", "codec", "saliency")}
     assert {p.name for p in EXAMPLES.iterdir()} == own
+
+
+@pytest.mark.parametrize(
+    ("key", "levels", "moves"), [("train.checkpoint", [200, 100], False), ("train.lr", [0.001, 0.1], True)]
+)
+def test_a_benchmark_page_is_probed_up_to_its_configuration(tmp_path, monkeypatch, key, levels, moves):
+    "A key of its run that does nothing stops the sweep; one that does something lets its rows begin."
+    monkeypatch.setattr(sweep_module, "run_notebook", run_here)
+    page = ROOT / "nbs" / "bench" / "b09_ablation.ipynb"
+    begun = []
+    monkeypatch.setattr(studies_module, "run_sweep", lambda *given, **more: begun.append(given))
+    factors = Factors(factors={f"run.{key}": levels}, noise={"preset": ["smoke"]})
+    ways = {"root": tmp_path / "study", "cwd": ROOT}
+    if moves:
+        studies_module.run_study(page, factors, "full", "sequential", **ways)
+    else:
+        with pytest.raises(NoEffect, match=f"run.{key} does nothing: it changes the configuration"):
+            studies_module.run_study(page, factors, "full", "sequential", **ways)
+    assert len(begun) == moves and (tmp_path / "study").exists() == moves
+
+
+def test_every_benchmark_page_can_be_probed():
+    "The line in which a page reads its configuration is the same on all of them."
+    pages = sorted((ROOT / "nbs" / "bench").glob("*.ipynb"))
+    assert len(pages) > 10
+    assert [p.stem for p in pages if studies_module.probe_of(p) is not studies_module.run_settings_of] == []

@@ -33,13 +33,13 @@ __all__ = ['SWEEP_HELP', 'warn_before_sweep', 'Asked', 'read_asked', 'table_file
 # %% ../../nbs/lab/verbs_study.ipynb #1fb68eda
 def warn_before_sweep(args: argparse.Namespace) -> None:
     "Say on stderr what a sweep cannot check, and where its results go when its folder is named otherwise."
-    from spectral_diffusion.study.notebooks import known_parameters
+    from spectral_diffusion.study.studies import probe_of
     from spectral_diffusion.study.sweep import sweep_root
 
     if not args.notebook:
         return
     name = Path(args.notebook).name
-    if "probe" not in known_parameters(args.notebook):
+    if not probe_of(args.notebook):
         print(f"{name} has no parameter `probe`: factors are not checked", file=sys.stderr)
     folder = sweep_root(args.notebook, args.root).name
     if not args.root and folder != f"sweep-{Path(name).stem}":
@@ -181,7 +181,7 @@ FACTORS is a file such as
   replicates: 1            # more than one sets the parameter `replicate`
 
 Before anything runs each factor is moved alone, if the notebook has a parameter `probe`; one that changes \
-nothing stops the sweep.
+nothing stops the sweep. A benchmark is executed up to its configuration for this, at its smallest preset.
 A row that trains a run whose settings cannot work together fails before its first step; the other rows go on.
 Finished rows are never run again: after a crash, start the same command again. Failed rows are listed at \
 the end and kept in

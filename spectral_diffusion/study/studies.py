@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ from ..run.record import write_json
 from .engines import check_engine
 from .factors import Factors, Plan, check_factors, rows_of
 from .jobs import Job, read_mapping, read_metrics
-from .notebooks import known_parameters
+from .notebooks import known_parameters, read_notebook
 from .rows import Sweep
 from spectral_diffusion.study.sweep import (
     place_parameters,
@@ -33,8 +34,8 @@ from spectral_diffusion.study.sweep import (
 )
 
 # %% auto #0
-__all__ = ['answer_probe', 'probe_page', 'save_study', 'study_mark', 'checked_before', 'run_study', 'read_plan', 'read_metric',
-           'read_study']
+__all__ = ['CONFIGURED', 'answer_probe', 'probe_page', 'cell_of_settings', 'answer_settings', 'run_settings_of', 'probe_of',
+           'save_study', 'study_mark', 'checked_before', 'run_study', 'read_plan', 'read_metric', 'read_study']
 
 # %% ../../nbs/study/studies.ipynb #00beadff
 def answer_probe(
@@ -72,6 +73,64 @@ def probe_page(
             if stop.code:
                 raise
         return read_metrics(Path(work), "probe.json")
+
+# %% ../../nbs/study/studies.ipynb #3059975a
+CONFIGURED = "config = override(PRESETS[preset], overrides)"  # the line of every benchmark page
+
+
+def cell_of_settings(
+    page: dict[str, Any],  # from `read_notebook`
+) -> int | None:  # None where the page is no benchmark
+    "The place of the cell in which a benchmark page reads its configuration."
+    for number, cell in enumerate(page["cells"]):
+        if cell["cell_type"] == "code" and CONFIGURED in "".join(cell["source"]).splitlines():
+            return number
+    return None
+
+# %% ../../nbs/study/studies.ipynb #78ca3315
+def answer_settings(
+    out: Path | str,  # parameter `out` of the page
+    config: object,  # of a benchmark page, a dataclass
+) -> None:
+    "Answer a probe by a configuration and a few steps of each run that it holds, and stop the page."
+    from spectral_diffusion.run.settings import RunConfig
+    from spectral_diffusion.study.run_settings import probe_run
+
+    rest, losses = to_dict(config), [0.0]
+    for name, run in vars(config).items():
+        if isinstance(run, RunConfig):
+            loss, rest[name] = probe_run(run)  # what it computes, in place of what it says
+            losses.append(loss)
+    answer_probe(out, config, sum(losses), fingerprint(rest))
+
+# %% ../../nbs/study/studies.ipynb #0f8af6d1
+def run_settings_of(
+    parameters: dict[str, object],  # of the page, and `probe`, which it does not have
+    work: Path,  # folder to fill
+    *,
+    notebook: Path,  # a benchmark page
+    cwd: Path,  # working folder of the kernel
+    limit: float | None,  # seconds
+) -> None:
+    "Execute a benchmark page up to its configuration, and answer there."
+    page = read_notebook(notebook)
+    cells = page["cells"][: (cell_of_settings(page) or 0) + 1]
+    lines = ["from spectral_diffusion.study.studies import answer_settings", "answer_settings(out, config)"]
+    answer = {"cell_type": "code", "metadata": {}, "source": "\n".join(lines)}
+    short = work / "page" / notebook.name
+    short.parent.mkdir()
+    write_json(short, {**page, "cells": [*cells, answer]})
+    given = {name: value for name, value in parameters.items() if name != "probe"}
+    run_page(given, work, notebook=short, cwd=cwd, limit=limit)
+
+# %% ../../nbs/study/studies.ipynb #33733391
+def probe_of(
+    notebook: Path | str,  # an .ipynb file
+) -> Callable | None:  # None: its factors cannot be checked
+    "How a page is executed when it is probed: in full, if it has the parameter, or up to its configuration."
+    if "probe" in known_parameters(notebook):
+        return run_page
+    return None if cell_of_settings(read_notebook(notebook)) is None else run_settings_of
 
 # %% ../../nbs/study/studies.ipynb #72e26546
 def save_study(
@@ -117,7 +176,7 @@ def checked_before(
 
 # %% ../../nbs/study/studies.ipynb #5d3e36fd
 def run_study(
-    notebook: Path | str,  # a page with the parameters `out` and, to be checked, `probe`
+    notebook: Path | str,  # a page with the parameter `out` and, to be checked, `probe`; or a benchmark
     factors: Factors | dict[str, list],  # what is varied
     array: str | pd.DataFrame | None = None,  # see `rows_of`; the smallest that works when not given
     engine: str = "loky",  # sequential, loky, dask or ray
@@ -139,10 +198,12 @@ def run_study(
     root, here = sweep_root(notebook, root), Path(cwd or Path.cwd()).resolve()
     workers = {"engine": engine, "jobs": jobs, "address": address}
     rows = sweep_rows(notebook, plan.rows, limit, run)
-    mark = study_mark(notebook, factors, base) if "probe" in known else None
-    if mark and mark != checked_before(root):
-        execute = run or partial(run_page, notebook=Path(notebook).resolve(), cwd=here, limit=limit)
-        check_factors(partial(probe_page, known=known, run=execute), factors, base, **workers)
+    page = probe_of(notebook)
+    mark = study_mark(notebook, factors, base) if page and not (run and page is run_settings_of) else None
+    if mark and page and mark != checked_before(root):
+        execute = run or partial(page, notebook=Path(notebook).resolve(), cwd=here, limit=limit)
+        stands = {"preset": "smoke", **(base or {})} if page is run_settings_of else base
+        check_factors(partial(probe_page, known=known, run=execute), factors, stands, **workers)
     root.mkdir(parents=True, exist_ok=True)
     save_study(root, factors, plan, [Job(root, sweep_base(notebook), row).name for row in rows], mark)
     ways = {"retry_failed": retry_failed, "limit": limit, "cwd": here, "strict": strict, "run": run}
