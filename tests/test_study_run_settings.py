@@ -285,7 +285,7 @@ def test_every_example_is_run_here():
 def test_a_benchmark_page_is_probed_up_to_its_configuration(tmp_path, monkeypatch, key, levels, moves):
     "A key of its run that does nothing stops the sweep; one that does something lets its rows begin."
     monkeypatch.setattr(sweep_module, "run_notebook", run_here)
-    page = ROOT / "nbs" / "bench" / "b09_ablation.ipynb"
+    page = ROOT / "nbs" / "bench" / "b19_convergence.ipynb"
     begun = []
     monkeypatch.setattr(studies_module, "run_sweep", lambda *given, **more: begun.append(given))
     factors = Factors(factors={f"run.{key}": levels}, noise={"preset": ["smoke"]})
