@@ -208,8 +208,8 @@ def test_a_reader_finds_each_section_and_its_sentence(path):
     "The table of contents names every section; each section ends in a sentence that a cell computes."
     found = sections(path)
     listed = re.findall(r"\]\(#([\w-]+)\)", "".join(cell.source for cell in found.pop(None)))
-    others = {"Configuration", "What the page says"}
-    assert len(listed) == len(set(listed)) and set(listed) == {anchor(h) for h in set(found) - others}
+    others = {"Configuration", "Limits"}
+    assert set(listed) == {anchor(h) for h in set(found) - others}
     for heading in set(found) - others:
         said = [c.source for c in found[heading] if c.cell_type == "code" and "Markdown(" in c.source]
         assert said and re.search(r'\bf"', said[-1]), heading

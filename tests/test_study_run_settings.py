@@ -21,7 +21,7 @@ from spectral_diffusion.study.factors import Factors, NoEffect
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
-RUNS = ("baseline", "spectral", "sweep_base")  # examples that `train` reads
+RUNS = ("baseline", "spectral", "sweep_base", "ten_minutes")  # examples that `train` reads
 SMALLEST = {"data.statistics": 64, "train.steps": 2, "evaluation.images": 8}
 SMALLEST |= {"evaluation.points": 2, "evaluation.samples": 4, "evaluation.sample_steps": 4}
 SHORT = [word for key, value in SMALLEST.items() for word in ("--set", f"{key}={value}")]

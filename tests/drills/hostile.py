@@ -306,7 +306,14 @@ def names(book: Book, room: Path, short: bool) -> None:
             "a tag of samples",
             lambda n=name: run_sample(
                 argparse.Namespace(
-                    run=str(run), num_samples=1, num_steps=1, sampler_type="ddim", seed=0, tag=n, out=None
+                    run=str(run),
+                    run_dir=None,
+                    num_samples=1,
+                    num_steps=1,
+                    sampler_type="ddim",
+                    seed=0,
+                    tag=n,
+                    out=None,
                 )
             ),
         )
