@@ -49,6 +49,15 @@ def test_haar_is_that_of_pywavelets():
         assert np.abs(ours.numpy() - theirs).max() < 1e-13
 
 
+def test_patches_are_those_of_pixel_unshuffle():
+    x = draw(2, 3, 8, 12)
+    parts = nn.functional.pixel_unshuffle(x, 2).unflatten(1, (3, 4)).transpose(1, 2).flatten(1, 2)
+    assert torch.equal(to_blocks(x, 2, cosine=False), parts)
+    mix = torch.tensor([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]], dtype=x.dtype) / 2
+    haar = torch.einsum("kp,bpchw->bkchw", mix, parts.unflatten(1, (4, 3))).flatten(1, 2)
+    assert (to_blocks(x, 2) - haar).abs().max() < 1e-14
+
+
 @given(
     h=st.integers(1, 20),
     w=st.integers(1, 20),
@@ -119,7 +128,7 @@ def test_gradient_of_a_block_by_finite_differences():
     assert torch.autograd.gradcheck(block, (draw(2, 4, 3, 4).requires_grad_(), draw(2, 3).requires_grad_()))
 
 
-@pytest.mark.parametrize("name", ["unet", "unet_haar", "unet_dct"])
+@pytest.mark.parametrize("name", ["unet", "unet_patch", "unet_haar", "unet_dct"])
 def test_memory_layout_does_not_change_the_function(name):
     net = build_model({"name": name, "base": 8, "zero_output": False}).double()
     x, t = draw(3, 3, 10, 9), torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
@@ -128,7 +137,7 @@ def test_memory_layout_does_not_change_the_function(name):
     assert (net.to(memory_format=torch.contiguous_format)(x, t) - y).abs().max() < 1e-12
 
 
-@pytest.mark.parametrize("name", ["unet", "unet_haar", "unet_dct"])
+@pytest.mark.parametrize("name", ["unet", "unet_patch", "unet_haar", "unet_dct"])
 def test_half_precision_stays_near_single(name):
     net = build_model({"name": name, "base": 8, "zero_output": False})
     x, t = draw(2, 3, 16, 16).float(), torch.tensor([0.2, 0.8])

@@ -179,7 +179,7 @@ def residual_unet(
     ):
         if value < least:
             raise InputError(f"option {name!r} of a residual U-Net must be at least {least}, got {value}")
-    side = DOMAINS[domain]
+    side = DOMAINS[domain].side
     attend = [math.ceil(PICTURE / (side * 2**level)) <= attention for level in range(depth)]
     body = UNetBody(
         views * channels * side**2, channels * side**2, base=base, attend=attend, zero_output=zero_output

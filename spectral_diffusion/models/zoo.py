@@ -26,8 +26,8 @@ from .spectral import SpectralUNet
 from .unet import TinyUNet
 
 # %% auto #0
-__all__ = ['MODELS', 'PLACES', 'unet_spectral', 'unet_spectral_deep', 'mixer', 'hybrid', 'unet', 'unet_haar', 'unet_dct',
-           'model_options', 'check_options', 'Adapted', 'build_model', 'ADAPTERS']
+__all__ = ['MODELS', 'PLACES', 'unet_spectral', 'unet_spectral_deep', 'mixer', 'hybrid', 'unet', 'unet_patch', 'unet_haar',
+           'unet_dct', 'model_options', 'check_options', 'Adapted', 'build_model', 'ADAPTERS']
 
 # %% ../../nbs/models/zoo.ipynb #2ad23999
 MODELS = Registry("model")
@@ -156,6 +156,29 @@ def unet(
         zero_output=zero_output,
         views=views,
     )
+
+# %% ../../nbs/models/zoo.ipynb #6f7a21c4
+@MODELS.register("unet_patch")
+def unet_patch(
+    channels: int = 3,
+    *,
+    base: int = 48,
+    depth: int = 2,
+    attention: int = 8,
+    zero_output: bool = True,
+    views: int = 1,
+) -> InDomain:
+    "The residual U-Net on patches of 2x2 pixels: the maps of `unet_haar` without its basis."
+    return residual_unet(
+        channels,
+        domain="patch2",
+        base=base,
+        depth=depth,
+        attention=attention,
+        zero_output=zero_output,
+        views=views,
+    )
+
 
 # %% ../../nbs/models/zoo.ipynb #1ed375cd
 @MODELS.register("unet_haar")
