@@ -5,6 +5,7 @@
 # %% ../../nbs/run/held_out.ipynb #567cfad0
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -15,12 +16,13 @@ from ..core.registry import InputError
 from ..core.runtime import stream
 from ..data.sets import floats
 from ..noise.denoiser import NetworkDenoiser
+from ..noise.process import CoefficientGains
 from ..signals.fourier import bin_weights, rfft2
 from ..signals.spectra import band_masks
 
 # %% auto #0
-__all__ = ['EvaluationSet', 'evaluation_set', 'eps_errors', 'image_losses', 'squared_errors', 'by_time', 'by_band',
-           'errors_in_parts']
+__all__ = ['SAMPLED', 'LEVELS', 'EvaluationSet', 'evaluation_set', 'eps_errors', 'image_losses', 'squared_errors', 'by_time',
+           'by_band', 'errors_in_parts', 'sampler_weights', 'sampler_errors']
 
 # %% ../../nbs/run/held_out.ipynb #f321edc6
 class EvaluationSet(NamedTuple):
@@ -112,3 +114,43 @@ def errors_in_parts(
 ) -> dict[str, object]:  # by_time: a list; by_band: by name
     "The error by time and by band."
     return {"by_time": by_time(image_losses(errors), t), "by_band": by_band(errors)}
+
+# %% ../../nbs/run/held_out.ipynb #1b5be2f7
+SAMPLED = (0.002, 80.0)  # noise levels sigma/a that samplers visit (Karras et al. 2022, table 1)
+LEVELS = (0.0, 0.1, 0.5, 2.0, math.inf)  # edges of four parts of the noise levels
+
+
+def sampler_weights(
+    t: Float[Tensor, " n"],  # stratified times, one in each n-th of [0, 1]
+    process: CoefficientGains,  # whose schedule gives the levels
+) -> Float[Tensor, " n"]:  # float64, mean one
+    "The length of log-SNR that each time stands for, within the levels that samplers visit."
+    edges = torch.stack([t.double() - 0.5 / len(t), t.double() + 0.5 / len(t)]).clamp(0, 1)
+    level = process.level(edges)
+    ends = (-2 * math.log(sigma) for sigma in reversed(SAMPLED))
+    logsnr = (2 * (level.a.log() - level.s.log())).clamp(*ends)
+    length = logsnr[0] - logsnr[1]
+    if not length.sum() > 0:
+        raise InputError(f"no level of this process lies between sigma {SAMPLED[0]:g} and {SAMPLED[1]:g}")
+    return length * len(t) / length.sum()
+
+
+# %% ../../nbs/run/held_out.ipynb #c52d10ab
+def sampler_errors(
+    errors: Float[Tensor, "n c h w"],  # of the estimated noise
+    t: Float[Tensor, " n"],  # stratified times of the images
+    process: CoefficientGains,  # whose schedule gives the levels
+) -> dict[str, float]:  # all, each band, each part of the noise levels that has weight
+    "Mean squared error with the weight of a sampler: in all, by band, and by noise level."
+    weights = sampler_weights(t, process)
+    shaped = errors.double() * weights.sqrt()[:, None, None, None]
+    found = {"all": shaped.square().mean().item(), **by_band(shaped)}
+    level = process.level(t)
+    sigma = level.s / level.a
+    for low, high in zip(LEVELS[:-1], LEVELS[1:], strict=True):
+        inside = (sigma > low) & (sigma <= high)
+        if weights[inside].sum() > 0:
+            name = f"σ {low:g} to {high:g}" if high < math.inf else f"σ above {low:g}"
+            found[name] = (shaped[inside].square().mean() / weights[inside].mean()).item()
+    return found
+
