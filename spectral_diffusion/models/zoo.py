@@ -179,7 +179,6 @@ def unet_patch(
         views=views,
     )
 
-
 # %% ../../nbs/models/zoo.ipynb #1ed375cd
 @MODELS.register("unet_haar")
 def unet_haar(

@@ -134,7 +134,6 @@ def sampler_weights(
         raise InputError(f"no level of this process lies between sigma {SAMPLED[0]:g} and {SAMPLED[1]:g}")
     return length * len(t) / length.sum()
 
-
 # %% ../../nbs/run/held_out.ipynb #c52d10ab
 def sampler_errors(
     errors: Float[Tensor, "n c h w"],  # of the estimated noise
@@ -153,4 +152,3 @@ def sampler_errors(
             name = f"σ {low:g} to {high:g}" if high < math.inf else f"σ above {low:g}"
             found[name] = (shaped[inside].square().mean() / weights[inside].mean()).item()
     return found
-
