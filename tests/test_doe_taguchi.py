@@ -1,6 +1,7 @@
 """Ratios by definition; analysis of variance, means and intervals against statsmodels; published and
 simulated checks of the rest."""
 
+import itertools
 import math
 
 import numpy as np
@@ -13,13 +14,14 @@ from statsmodels.stats.anova import anova_lm
 
 from spectral_diffusion.core.registry import InputError
 from spectral_diffusion.core.runtime import stream
+from spectral_diffusion.doe.anova import choose_pool
 from spectral_diffusion.doe.arrays import orthogonal_array
 from spectral_diffusion.doe.confirm import confirm, optimum, predict
 from spectral_diffusion.doe.lenth import half_normal, lenth
 from spectral_diffusion.doe.ranking import ranking
 from spectral_diffusion.doe.signal_to_noise import signal_to_noise
 from spectral_diffusion.doe.taguchi import analyze
-from spectral_diffusion.doe.terms import contrasts
+from spectral_diffusion.doe.terms import contrasts, model_blocks, read_design
 
 GOALS = {
     "smaller": lambda r, t: -10 * math.log10(sum(v * v for v in r) / len(r)),
@@ -197,6 +199,21 @@ def test_auto_pooling_stops_at_half():
         squares = got.anova["sum_sq"].drop(["error", "total"])
         assert got.error_dof == dof and set(got.pooled) == set(squares.nsmallest(dof).index)
         assert any("optimistic" in n for n in got.notes)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_each_pooled_term_is_the_smallest_that_may_go(seed):
+    rng = np.random.default_rng(seed)
+    pairs = [pair for pair in itertools.combinations("ABC", 2) if rng.random() < 0.6]
+    blocks = model_blocks(read_design(orthogonal_array("L16")[:, [0, 1, 3, 7]]), pairs)
+    squares = dict(zip(blocks, rng.permutation(len(blocks)).tolist(), strict=True))
+    kept, dof = set(blocks), 0
+    for term in choose_pool(blocks, squares, 0, 15):
+        inside = {f for t in kept if " x " in t for f in t.split(" x ")}
+        assert dof < 7
+        assert term == min(kept - inside, key=squares.get)
+        kept, dof = kept - {term}, dof + 1
+    assert dof >= 7 or len(kept) == 1
 
 
 def test_saturated_says_so():

@@ -94,13 +94,13 @@ def choose_pool(
 ) -> list[str]:  # terms in the order of pooling
     "Taguchi's rule: smallest mean squares first, until the error has half of all degrees of freedom."
     pooled: list[str] = []
-    for term in sorted(blocks, key=lambda t: squares[t] / blocks[t].shape[1]):
-        held = any(t not in pooled and set(term_factors(term)) < set(term_factors(t)) for t in blocks)
-        if dof >= total // 2 or len(pooled) == len(blocks) - 1:
-            break
-        if not held:
-            pooled.append(term)
-            dof += blocks[term].shape[1]
+    rising = sorted(blocks, key=lambda t: squares[t] / blocks[t].shape[1])
+    while dof < total // 2 and len(rising) > 1:
+        inside = [set(term_factors(t)) for t in rising]
+        free = [t for t, own in zip(rising, inside, strict=True) if not any(own < other for other in inside)]
+        pooled.append(free[0])  # the smallest that no kept interaction contains
+        rising.remove(free[0])
+        dof += blocks[free[0]].shape[1]
     return pooled
 
 # %% ../../nbs/doe/anova.ipynb #d8ba54d0

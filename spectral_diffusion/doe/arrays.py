@@ -97,7 +97,7 @@ def register_array(
 # (q, m): q levels, q^m runs
 LINEAR = ((2, 2), (2, 3), (3, 2), (2, 4), (5, 2), (3, 3), (2, 5), (7, 2), (2, 6), (3, 4))
 HADAMARD = (12, 20, 24, 28, 36, 40, 44, 48, 52, 56, 60)
-FOURS = {3: 1, 4: 4, 5: 8}  # m -> most factors of four levels that are merged from 2^m runs
+FOURS = {3: 1, 4: 4, 5: 9}  # m -> most factors of four levels beside some of two, in 2^m runs
 
 
 def register_levels() -> None:
@@ -197,7 +197,7 @@ def full_factorial(
             f"all combinations of {list(levels)} levels are {runs} runs, allowed are 4096; hint: an"
             " orthogonal array"
         )
-    return verify(np.array(list(itertools.product(*(range(q) for q in levels)))))
+    return verify(all_combinations(*levels))
 
 # %% ../../nbs/doe/arrays.ipynb #11314d3a
 def write_array(
