@@ -19,8 +19,8 @@ from spectral_diffusion.study.asking import (
 from .drawings import small_bars, small_lines
 
 # %% auto #0
-__all__ = ['MARGIN', 'CONTROL', 'gains_at_convergence', 'what_a_drop_measures', 'is_fourier_slow', 'what_half_saves',
-           'helps_equal_snr', 'replaces_steps', 'which_levels', 'saves_bits', 'helps_saliency']
+__all__ = ['MARGIN', 'CONTROL', 'gains_at_convergence', 'pays_to_compute_in_frequency', 'what_a_drop_measures', 'is_fourier_slow',
+           'what_half_saves', 'helps_equal_snr', 'replaces_steps', 'which_levels', 'saves_bits', 'helps_saliency']
 
 # %% ../../nbs/study/questions.ipynb #2ebb3727
 @asks("Is a start at the spectrum still worth anything after a whole training?", "b19_convergence")
@@ -43,6 +43,25 @@ def gains_at_convergence(record: Record) -> Answer:
     word = "undecided" if "undecided" in (first, second) else "it depends"
     word = first if first == second else word
     return Answer(word, f"{word.capitalize()}: {said}", drawn)
+
+# %% ../../nbs/study/questions.ipynb #3d7c40be
+@asks("Does it pay to compute on frequencies instead of pixels?", "b20_bases")
+def pays_to_compute_in_frequency(record: Record) -> Answer:
+    "Haar coefficients against pixels at equal cost, and against patches on equal maps."
+    found = {name: verdict_of(record, name) for name in ("pixels", "basis")}
+    bars, spans = [100 * v.gain for v in found.values()], [percent_span(v) for v in found.values()]
+    drawn = small_bars(["than pixels", "than patches"], bars, "lower loss (%)", spans=spans, line=0)
+    loss = {arm: record.metrics[f"loss_{arm}"] for arm in ("pixel", "patch", "haar")}
+    said = (
+        f"at equal cost one U-Net ends at a loss of {loss['pixel']:.4f} in pixels and {loss['haar']:.4f} in Haar"
+        f" coefficients, which gain {with_span(found['pixels'])}; against patches of pixels on the same maps,"
+        f" which have no frequencies, they gain {with_span(found['basis'])}."
+    )
+    words = {"Supported": "yes", "Refuted": "no"}
+    answers = {words.get(v.outcome, "undecided") for v in found.values()}
+    word = answers.pop() if len(answers) == 1 else "it depends"
+    return Answer(word, f"{word.capitalize()}: {said}", drawn)
+
 
 # %% ../../nbs/study/questions.ipynb #9022dfef
 @asks("What did the first report's loss drop measure?", "b18_results_table")
