@@ -225,15 +225,15 @@ def save_record(
     history: pd.DataFrame | None = None,  # all curves: columns arm, seed, step, ...
 ) -> None:
     "Write what a benchmark has computed."
-    out, tables = Path(out), dict(tables or {})
+    out, tables = Path(out), {check_name(name): table for name, table in (tables or {}).items()}
     for name, table in (("runs", runs), ("history", history)):
         if table is None:
             continue
         if not {"arm", "seed"} <= set(table):
             raise InputError(f"{name}.csv of a record needs the columns arm and seed, got {list(table)}")
         tables[name] = table
+    write_json(out / "metrics.json", metrics)  # first: what is no plain data raises
     write_config(out / "config.yaml", config)
     write_json(out / "system.json", environment())
-    write_json(out / "metrics.json", metrics)
     for name, table in tables.items():
-        write_csv(out / f"{check_name(name)}.csv", table)
+        write_csv(out / f"{name}.csv", table)
