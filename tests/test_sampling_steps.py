@@ -18,7 +18,7 @@ from spectral_diffusion.noise.distances import kl, w2
 from spectral_diffusion.noise.process import Process
 from spectral_diffusion.noise.schedules import Level
 from spectral_diffusion.noise.theory import GaussianField
-from spectral_diffusion.sampling.levels import ratio_at, scale_of
+from spectral_diffusion.sampling.levels import ratio_at, scale_of, time_at
 from spectral_diffusion.sampling.list_errors import INITIAL, list_error
 from spectral_diffusion.sampling.lists import AYS, FirstOrder, ask
 from spectral_diffusion.sampling.ranges import end_error, noise_range, start_error
@@ -452,6 +452,20 @@ def test_tables_of_ays_are_those_of_diffusers():
     }
     for name, key in theirs.items():
         assert list(AYS[name]) == utils.AysSchedules[key][:-1]
+
+
+def test_tables_of_ays_are_those_of_the_paper():
+    "Table 3 of Sabour, Fidler and Kreis 2024, on its own range: eleven levels, log-linear between them."
+    own = Process("scaled_linear")
+    table = np.array([14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029])
+    for n in (4, 10, 25):
+        times = LISTS["ays"](n, process=own, end=time_at(own, torch.tensor([0.029]).double()).item())
+        expected = np.exp(np.interp(np.linspace(0, 10, n + 1), range(11), np.log(table)))
+        np.testing.assert_allclose(ratio_at(own, times).numpy(), expected, rtol=1e-4)
+        howto = np.exp(np.interp(np.linspace(0, 10, n), range(11), np.log(table)))  # and then the clean image
+        clean = ratio_at(own, LISTS["ays"](n, process=own)).numpy()
+        np.testing.assert_allclose(clean[:-1], howto, rtol=1e-2)
+        assert clean[-1] == 0
 
 
 def test_karras_is_the_published_formula():

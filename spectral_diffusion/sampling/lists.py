@@ -25,8 +25,8 @@ from .samplers import check_times, time_grid
 from .spectrum import DISTANCES, Spectrum, binned, coefficients
 
 # %% auto #0
-__all__ = ['LISTS', 'DEFAULT_SOLVER', 'RHO', 'BETA', 'AYS', 'POINTS', 'ROUNDS', 'Ask', 'step_list', 'ask', 'from_levels',
-           'shaped', 'even', 'log_sigma', 'karras', 'beta', 'tangent_list', 'cosine', 'published',
+__all__ = ['LISTS', 'DEFAULT_SOLVER', 'RHO', 'BETA', 'AYS', 'AYS_END', 'POINTS', 'ROUNDS', 'Ask', 'step_list', 'ask',
+           'from_levels', 'shaped', 'even', 'log_sigma', 'karras', 'beta', 'tangent_list', 'cosine', 'published',
            'tangent_coefficient', 'FirstOrder', 'warn_order', 'needed', 'tangent', 'arc_levels', 'arc_list', 'arc',
            'arc_reweighted']
 
@@ -162,16 +162,17 @@ def cosine(wish: Ask) -> Tensor:
     return tangent_list(wish, 1.0)
 
 # %% ../../nbs/sampling/lists.ipynb #f62c8219
-AYS = {
+AYS = {  # the levels at which a network is called
     "ays": (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152),
     "ays_sdxl": (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113),
     "ays_svd": (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034),
 }
+AYS_END = {"ays": 0.029, "ays_sdxl": 0.029, "ays_svd": 0.002}  # the eleventh level, where their lists end
 
 
 def published(name: str) -> Callable[[Ask], Tensor]:
     "The rule of a published table."
-    logs = torch.tensor(AYS[name], dtype=torch.float64).log()
+    logs = torch.tensor([*AYS[name], AYS_END[name]], dtype=torch.float64).log()
     shares = (logs - logs[0]) / (logs[-1] - logs[0])
 
     def shape(u):
