@@ -62,7 +62,6 @@ def pays_to_compute_in_frequency(record: Record) -> Answer:
     word = answers.pop() if len(answers) == 1 else "it depends"
     return Answer(word, f"{word.capitalize()}: {said}", drawn)
 
-
 # %% ../../nbs/study/questions.ipynb #9022dfef
 @asks("What did the first report's loss drop measure?", "b18_results_table")
 def what_a_drop_measures(record: Record) -> Answer:
