@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from spectral_diffusion.core.registry import InputError
-from spectral_diffusion.measure.ratios import ratio_table
+from spectral_diffusion.measure.ratios import ratio_table, time_ratio
 from spectral_diffusion.run.record import load_record, run_path
 from spectral_diffusion.study.benches import best_record, find_bench
 from spectral_diffusion.study.ledger import COLUMNS, load_ledger, run_folders
@@ -79,7 +79,8 @@ def test_a_record_has_its_parts_and_no_folders_of_runs(record):
 
 # --- pages on speed: ratios, and the times that they were computed from
 
-TIMED = sorted(p.parent for p in (ROOT / "results").glob("b*/*/measured.json"))
+MEASURED = sorted(p.parent for p in (ROOT / "results").glob("b*/*/measured.json"))
+TIMED = [record for record in MEASURED if not (record / "verdict.json").exists()]  # they judge nothing
 RACES = {  # page -> columns of a race and of an arm, the arm with ratio 1, whether high is fast
     "b01_fft": ("size", "arm", "torch rfft2", False),
     "b06_truncation": ("side", "arm", "published", True),
@@ -136,9 +137,22 @@ def test_a_record_of_times_has_the_machine_and_date_of_its_times(record):
     assert best_record(record.parent.name) is not None  # of the page as it is
 
 
+def test_the_cost_of_a_basis_follows_from_the_times():
+    record = best_record("b20_bases")
+    assert record.path in MEASURED
+    times = pd.read_csv(record.path / "times.csv")
+    price, steps = record.metrics["price"], {"pixel": 9_200, "patch": 20_000, "haar": 20_000}
+    for arm, ratio in price.items():
+        assert ratio == pytest.approx(time_ratio(times, arm, "haar").median, rel=1e-9)
+        assert record.metrics["cost"][arm] == pytest.approx(ratio * steps[arm] / steps["haar"], rel=1e-9)
+    runs = pd.read_csv(record.path / "runs.csv").groupby("arm").steps.first()
+    assert runs.to_dict() == steps
+
+
 def test_curves_end_where_the_runs_say():
     "The last point of a curve is the loss of its run: the two tables belong together."
-    for bench, column in (("b18_results_table", "last"), ("b19_convergence", "loss")):
+    ends_of = {"b18_results_table": "last", "b19_convergence": "loss", "b20_bases": "loss"}
+    for bench, column in ends_of.items():
         record = best_record(bench)
         runs, history = pd.read_csv(record.path / "runs.csv"), record.history()
         ends = history.sort_values("step").groupby(["arm", "seed"]).loss.last()

@@ -45,7 +45,7 @@ def block_filters(
     device: torch.device,  # of the filters
     cosine: bool = True,  # of the DCT-II; if not, one pixel each
 ) -> Float[Tensor, "{channels*side**2} {channels} {side} {side}"]:  # shared, so never written to
-    "Kernels of the block transform as a convolution of stride `side`; low frequencies first, colours together."
+    "Kernels of the block transform, a convolution of stride `side`: low frequencies first, colours together."
     with torch.inference_mode(False), torch.no_grad():
         rows = dct_matrix(side).to(device)
         rows = rows if cosine else torch.eye(side).to(rows)

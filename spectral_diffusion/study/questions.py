@@ -53,9 +53,9 @@ def pays_to_compute_in_frequency(record: Record) -> Answer:
     drawn = small_bars(["than pixels", "than patches"], bars, "lower loss (%)", spans=spans, line=0)
     loss = {arm: record.metrics[f"loss_{arm}"] for arm in ("pixel", "patch", "haar")}
     said = (
-        f"at equal cost one U-Net ends at a loss of {loss['pixel']:.4f} in pixels and {loss['haar']:.4f} in Haar"
-        f" coefficients, which gain {with_span(found['pixels'])}; against patches of pixels on the same maps,"
-        f" which have no frequencies, they gain {with_span(found['basis'])}."
+        f"at equal cost one U-Net ends at a loss of {loss['pixel']:.4f} in pixels and {loss['haar']:.4f} in"
+        f" Haar coefficients, which gain {with_span(found['pixels'])}; against patches of pixels on the same"
+        f" maps, which have no frequencies, they gain {with_span(found['basis'])}."
     )
     word = {"Supported": "yes", "Refuted": "no"}.get(found["pixels"].outcome, "undecided")
     return Answer(word, f"{word.capitalize()}: {said}", drawn)
