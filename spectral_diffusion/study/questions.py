@@ -36,7 +36,7 @@ def gains_at_convergence(record: Record) -> Answer:
         f"after {record.config['run']['train']['steps']:,} steps on CIFAR-10 the start gains"
         f" {with_span(final)} in the loss and {with_span(samples)} in the Frechet distance of samples, which"
         f" is {frechet:.2f}; EDM's gains, which know no spectrum, reach"
-        f" {record.metrics['frechet_beside']:.2f}."
+        f" {record.metrics['frechet_beside']:.2f} in one run."
     )
     words = {"Supported": "yes", "Refuted": "no"}
     first, second = (words.get(v.outcome, "undecided") for v in (final, samples))
