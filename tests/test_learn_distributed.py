@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -73,20 +74,36 @@ if __name__ == "__main__":
     Path(sys.argv[1], f"rank{workers.rank}.json").write_text(json.dumps(answer))
 """
 
+ABORTS = """
+import os
+from pathlib import Path
+
+if os.environ["RANK"] == "1":
+    begun = len(list(Path({folder!r}).glob("begun-*")))
+    Path({folder!r}, f"begun-{{begun}}").touch()
+    if begun < {times}:
+        os.abort()
+"""
+
+
+def two_processes(words):
+    """What a launcher of two processes returns, begun again once where one was aborted. That was seen once in
+    many runs; no code of ours aborts, an exception ends with another code. Compare pytorch#188266."""
+    words = [*TORCHRUN, *words]
+    done = subprocess.run(words, env=ENV, capture_output=True, text=True, timeout=1_200)
+    if "(SIGABRT)" in done.stderr:
+        warnings.warn(f"a process was aborted, and both begin again:\n{done.stderr}", stacklevel=2)
+        done = subprocess.run(words, env=ENV, capture_output=True, text=True, timeout=1_200)
+    assert done.returncode == 0, done.stderr
+    return done
+
 
 def test_loop_of_two_is_that_of_one(tmp_path):
     """Losses, gradient norms and averaged weights in double precision, clipping and resuming included; both
     processes have the same; one of them saves."""
     (tmp_path / "loop.py").write_text(LOOP)
     (tmp_path / "two").mkdir()
-    done = subprocess.run(
-        [*TORCHRUN, str(tmp_path / "loop.py"), str(tmp_path / "two")],
-        env=ENV,
-        capture_output=True,
-        text=True,
-        timeout=1_200,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    two_processes([str(tmp_path / "loop.py"), str(tmp_path / "two")])
     space = {"__name__": "loop"}
     exec(LOOP, space)
     (tmp_path / "one").mkdir()
@@ -120,11 +137,7 @@ def test_command_line(alone, tmp_path, launcher):
         pytest.importorskip("accelerate")
 
     def call(words):
-        return subprocess.run(
-            [*TORCHRUN, "-m", "spectral_diffusion.lab.cli", *words, "--launcher", launcher],
-            env=ENV,
-            timeout=1_200,
-        ).returncode
+        return two_processes(["-m", "spectral_diffusion.lab.cli", *words, "--launcher", launcher]).returncode
 
     two = trained(tmp_path / "results", call)
     assert (
@@ -141,6 +154,18 @@ def test_command_line(alone, tmp_path, launcher):
     assert all(
         torch.allclose(weights[0][k], weights[1][k], rtol=1e-3, atol=2e-4) for k in weights[0]
     ) and any(not torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_begun_again_after_an_abort_and_only_once(times, tmp_path):
+    "One abort is begun again, with a warning that has all that was printed; two are a failure."
+    (tmp_path / "script.py").write_text(ABORTS.format(folder=str(tmp_path), times=times))
+    if times == 1:
+        with pytest.warns(UserWarning, match="(?s)begin again.*SIGABRT"):
+            two_processes([str(tmp_path / "script.py")])
+        return
+    with pytest.warns(UserWarning, match="begin again"), pytest.raises(AssertionError, match="SIGABRT"):
+        two_processes([str(tmp_path / "script.py")])
 
 
 def test_a_batch_that_is_too_small(tmp_path, monkeypatch, capsys):
