@@ -8,8 +8,10 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from spectral_diffusion.core.registry import InputError
 from spectral_diffusion.measure.ratios import ratio_table, time_ratio
@@ -149,9 +151,38 @@ def test_the_cost_of_a_basis_follows_from_the_times():
     assert runs.to_dict() == steps
 
 
+def test_effects_and_prediction_of_the_switches_follow_from_their_runs():
+    "Main effects by hand, and the prediction by plain least squares with a constant for each outer column."
+    record = best_record("b21_switches")
+    runs = pd.read_csv(record.path / "runs.csv")
+    on = {"noise": "noise rising", "adapter": "adapter bands", "weight": "weight radial"}
+    signs = np.stack([np.where(runs[name] == level, 1.0, -1.0) for name, level in on.items()], 1)
+    columns = (runs.seed.to_numpy()[:, None] == runs.seed.unique()).astype(float)
+    y, x = np.log(runs.frechet.to_numpy()), np.concatenate([columns, signs], 1)
+    beta = np.linalg.lstsq(x, y, rcond=None)[0]
+    for i, name in enumerate(on):
+        by_hand = y[signs[:, i] > 0].mean() - y[signs[:, i] < 0].mean()
+        assert np.log(record.metrics["effects"][name]) == pytest.approx(by_hand, rel=1e-9)
+        assert 2 * beta[-3 + i] == pytest.approx(by_hand, rel=1e-9)
+    said = record.metrics["confirmation"]
+    tested = signs[(runs.arm == said["row"]).to_numpy()][0]
+    step = np.concatenate([np.zeros(columns.shape[1]), tested + 1])
+    dof = len(y) - x.shape[1]
+    error = ((y - x @ beta) ** 2).sum() / dof
+    spread = step @ np.linalg.inv(x.T @ x) @ step + 2 / len(said["measured"])
+    half = stats.t.ppf(0.975, dof) * np.sqrt(error * spread)
+    assert said["predicted"] == pytest.approx(step @ beta, rel=1e-9)
+    assert said["high"] - said["predicted"] == pytest.approx(half, rel=1e-9)
+    inside = said["low"] <= np.mean(said["measured"]) <= said["high"]
+    assert inside == record.metrics["confirmed"]
+    fresh = pd.read_csv(record.path / "fresh.csv").pivot(index="seed", columns="arm", values="frechet")
+    assert said["measured"] == pytest.approx(np.log(fresh[said["row"]] / fresh["row 1"]).tolist(), rel=1e-9)
+
+
 def test_curves_end_where_the_runs_say():
     "The last point of a curve is the loss of its run: the two tables belong together."
-    ends_of = {"b18_results_table": "last", "b19_convergence": "loss", "b20_bases": "loss"}
+    ends_of = {"b18_results_table": "last"}
+    ends_of |= dict.fromkeys(("b19_convergence", "b20_bases", "b21_switches"), "loss")
     for bench, column in ends_of.items():
         record = best_record(bench)
         runs, history = pd.read_csv(record.path / "runs.csv"), record.history()

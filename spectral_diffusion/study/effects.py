@@ -23,8 +23,8 @@ from .jobs import read_metrics
 from .studies import read_plan, read_study
 
 # %% auto #0
-__all__ = ['Effects', 'rank_table', 'factor_columns', 'design_of', 'failed_confirmation', 'bench_effects', 'common_metrics',
-           'sweep_effects', 'find_effects']
+__all__ = ['RESPONSES', 'Effects', 'rank_table', 'factor_columns', 'design_of', 'failed_confirmation', 'bench_effects',
+           'common_metrics', 'sweep_effects', 'find_effects']
 
 # %% ../../nbs/study/effects.ipynb #ecfa2503
 class Effects(NamedTuple):
@@ -73,6 +73,9 @@ def design_of(
     return pd.DataFrame(plain), (y - y.mean()).to_numpy()
 
 # %% ../../nbs/study/effects.ipynb #31c5cb1e
+RESPONSES = ("excess", "frechet")  # columns of runs.csv that are analysed before the loss
+
+
 def failed_confirmation(
     record: Record,  # of a benchmark
 ) -> str:  # empty where it held, or where there is none
@@ -92,7 +95,7 @@ def bench_effects(
     runs = read_csv(record.path / "runs.csv")
     if "arm" not in runs or not runs.arm.astype(str).str.fullmatch(DESIGN).any():
         return None
-    metric = "excess" if "excess" in runs else "loss"
+    metric = next(name for name in (*RESPONSES, "loss") if name in runs)
     design, y = design_of(runs, metric)
     study = analyze(design, y, "smaller", response="raw")
     return Effects(group_name(record), f"log {metric}", study, rank_table(study), failed_confirmation(record))

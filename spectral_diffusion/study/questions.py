@@ -19,8 +19,9 @@ from spectral_diffusion.study.asking import (
 from .drawings import small_bars, small_lines
 
 # %% auto #0
-__all__ = ['MARGIN', 'CONTROL', 'gains_at_convergence', 'pays_to_compute_in_frequency', 'what_a_drop_measures', 'is_fourier_slow',
-           'what_half_saves', 'helps_equal_snr', 'replaces_steps', 'which_levels', 'saves_bits', 'helps_saliency']
+__all__ = ['MARGIN', 'CONTROL', 'gains_at_convergence', 'pays_to_compute_in_frequency', 'which_switches', 'what_a_drop_measures',
+           'is_fourier_slow', 'what_half_saves', 'helps_equal_snr', 'replaces_steps', 'which_levels', 'saves_bits',
+           'helps_saliency']
 
 # %% ../../nbs/study/questions.ipynb #2ebb3727
 @asks("Is a start at the spectrum still worth anything after a whole training?", "b19_convergence")
@@ -58,6 +59,27 @@ def pays_to_compute_in_frequency(record: Record) -> Answer:
         f" maps, which have no frequencies, they gain {with_span(found['basis'])}."
     )
     word = {"Supported": "yes", "Refuted": "no"}.get(found["pixels"].outcome, "undecided")
+    return Answer(word, f"{word.capitalize()}: {said}", drawn)
+
+# %% ../../nbs/study/questions.ipynb #c21a5b7e
+@asks("Which of the first experiments' spectral switches improve the samples?", "b21_switches")
+def which_switches(record: Record) -> Answer:
+    "Three switches in all combinations, by the distance of samples."
+    found = {name: verdict_of(record, name) for name in ("noise", "adapter", "weight")}
+    named = {"noise": "rising noise", "adapter": "learned bands", "weight": "radial weight"}
+    bars, spans = [100 * v.gain for v in found.values()], [percent_span(v) for v in found.values()]
+    drawn = small_bars(list(named.values()), bars, "closer samples (%)", spans=spans, line=0)
+    gains = ", ".join(f"{named[name]} {with_span(v)}" for name, v in found.items())
+    helps, columns = record.metrics["helps_in"], record.config["columns"]
+    often = ", ".join(f"{named[name]} in {helps[name]}" for name in found)
+    said = (
+        f"gains in the Frechet distance of samples, over all settings of the others: {gains}; of"
+        f" {len(columns)} pairs of data and seed {often} come closer."
+    )
+    outcomes = {v.outcome for v in found.values()}
+    if outcomes == {"Refuted"}:
+        return Answer("no", f"No: none by the 5% that were claimed; {said}", drawn)
+    word = "it depends" if outcomes <= {"Supported", "Refuted"} else "undecided"
     return Answer(word, f"{word.capitalize()}: {said}", drawn)
 
 # %% ../../nbs/study/questions.ipynb #9022dfef
